@@ -1,0 +1,98 @@
+//! Takes deliveries off a queue, a bounded number at a time.
+
+use futures_util::StreamExt;
+use lapin::{
+    Acker, Channel, Connection,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+
+use super::BrokerError;
+
+/// One message, taken and not yet settled.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The raw body.
+    pub body: Vec<u8>,
+    /// The routing key it was published with: the account id, by contract, but nobody has checked that.
+    pub routing_key: String,
+    /// What settles it.
+    pub receipt: Receipt,
+}
+
+/// The right to settle one delivery, once, on the channel that it came by.
+#[derive(Debug)]
+pub struct Receipt {
+    /// Grows by one per delivery of a channel, from 1.
+    pub(super) tag: u64,
+    pub(super) acker: Acker,
+}
+
+/// A consumer with a channel of its own, so that its delivery tags have no gaps.
+pub struct Consumer {
+    channel: Channel,
+    stream: lapin::Consumer,
+}
+
+impl Consumer {
+    /// Starts to consume `queue` with at most `prefetch_count` unsettled deliveries.
+    ///
+    /// # Errors
+    /// Where the broker refuses.
+    pub async fn open(
+        connection: &Connection,
+        queue: &str,
+        prefetch_count: u16,
+    ) -> Result<Self, BrokerError> {
+        let channel = connection.create_channel().await?;
+        channel
+            .basic_qos(prefetch_count, BasicQosOptions::default())
+            .await?;
+        let stream = channel
+            .basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(Self { channel, stream })
+    }
+
+    /// The next delivery; `None` when the broker cancelled the consumer, for example because the queue was deleted.
+    ///
+    /// Cancel-safe: a delivery is not lost when this future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        let delivery = match self.stream.next().await? {
+            Ok(delivery) => delivery,
+            Err(error) => return Some(Err(error.into())),
+        };
+        Some(Ok(Delivery {
+            body: delivery.data,
+            routing_key: delivery.routing_key.to_string(),
+            receipt: Receipt {
+                tag: delivery.delivery_tag,
+                acker: delivery.acker,
+            },
+        }))
+    }
+
+    /// Asks the broker for no more deliveries. What is unsettled stays with this channel until it closes.
+    ///
+    /// # Errors
+    /// Where the channel is gone already.
+    pub async fn cancel(&self) -> Result<(), BrokerError> {
+        Ok(self
+            .channel
+            .basic_cancel(self.stream.tag(), BasicCancelOptions::default())
+            .await?)
+    }
+
+    /// Closes the channel: the broker takes back all that is unsettled.
+    ///
+    /// # Errors
+    /// Where the channel is gone already, which has the same effect.
+    pub async fn close(self) -> Result<(), BrokerError> {
+        Ok(self.channel.close(200, "closing".into()).await?)
+    }
+}

@@ -1,0 +1,79 @@
+//! RabbitMQ: connect, declare, consume, settle, publish. The only place that knows lapin.
+//!
+//! lapin's own recovery stays off: after a channel-level close it can leave a consumer's stream pending for ever, and an ack
+//! sent over a recovered channel can hit another message. Every error here ends the session; the worker's supervisor opens
+//! the next one, with a new channel and new delivery tags.
+
+mod consume;
+mod publish;
+mod settle;
+pub mod topology;
+
+use std::time::Duration;
+
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+
+pub use consume::{Consumer, Delivery, Receipt};
+pub use publish::{Confirm, PublishError, Publisher};
+pub use settle::{Settlement, Settler, Verb};
+
+/// Heartbeat asked for where the URL names none. The peer is declared dead after twice this; RabbitMQ's documentation advises
+/// 5 to 20 s.
+const HEARTBEAT_S: u16 = 10;
+
+/// How long opening a connection may take, TCP, TLS and AMQP handshake together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The names of one instance's objects on the broker (contract §1), prefix included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Topic exchange that publishers send to.
+    pub exchange: String,
+    /// Quorum queue that workers take from.
+    pub queue: String,
+    /// Quorum queue of messages that the broker gave up.
+    pub dead_queue: String,
+}
+
+impl Names {
+    /// The names under `prefix`, which may be empty.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            exchange: format!("{prefix}payment.callbacks"),
+            queue: format!("{prefix}payment.callbacks"),
+            dead_queue: format!("{prefix}payment.callbacks.dead"),
+        }
+    }
+}
+
+/// The broker could not be reached, refused something, or went away. The session is over; a new connection may work.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The address cannot be read as an AMQP URL. Trying again does not help.
+    #[error("amqp_url is not an AMQP URL: expected amqp://user:password@host:port/vhost")]
+    Url,
+    /// Connecting took too long.
+    #[error("RabbitMQ did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    ConnectTimeout,
+    /// Anything that RabbitMQ or the connection to it reports.
+    #[error("RabbitMQ: {0}")]
+    Lapin(#[from] lapin::Error),
+    /// An acknowledgement could not be written, because the channel is gone. The messages will come again.
+    #[error("the channel closed before an acknowledgement was written")]
+    NotAcked,
+}
+
+/// Opens a connection named `connection_name` (shown by RabbitMQ's management page).
+///
+/// # Errors
+/// [`BrokerError::Url`] for an address that cannot be one; otherwise the broker's or the network's refusal.
+pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, BrokerError> {
+    let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::Url)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
+    tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri, properties))
+        .await
+        .map_err(|_| BrokerError::ConnectTimeout)?
+        .map_err(BrokerError::Lapin)
+}

@@ -1,0 +1,95 @@
+//! Publishing with confirms: a message counts as sent only when the broker has it on a durable queue.
+
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+
+use super::{BrokerError, Names};
+
+const PERSISTENT: u8 = 2;
+const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// Why a message is not safely on the queue. It may be sent again: workers turn the copy away.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No queue is bound to the exchange.
+    #[error("the broker returned the message as unroutable: {0}")]
+    Unroutable(String),
+    /// The broker refused to store it, for example because the queue is at its limit.
+    #[error("the broker refused to store the message (negative confirm)")]
+    Refused,
+    /// The channel is not in confirm mode; a defect of payonce.
+    #[error("the channel is not in confirm mode")]
+    NotConfirmed,
+    /// The connection ended first: the message may or may not be on the queue.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// A channel in confirm mode.
+pub struct Publisher {
+    channel: Channel,
+    exchange: String,
+}
+
+impl Publisher {
+    /// Opens a channel of its own. One publisher writes its messages to the queue in order.
+    ///
+    /// # Errors
+    /// Where the broker refuses the channel or confirm mode.
+    pub async fn open(connection: &Connection, names: &Names) -> Result<Self, BrokerError> {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self {
+            channel,
+            exchange: names.exchange.clone(),
+        })
+    }
+
+    /// Writes a persistent, mandatory message. It is not on the queue before [`Confirm::wait`] says so.
+    ///
+    /// # Errors
+    /// Where the channel is gone.
+    pub async fn publish(&self, routing_key: &str, body: &[u8]) -> Result<Confirm, BrokerError> {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type(CONTENT_TYPE.into());
+        let confirm = self
+            .channel
+            .basic_publish(
+                self.exchange.as_str().into(),
+                routing_key.into(),
+                options,
+                body,
+                properties,
+            )
+            .await?;
+        Ok(Confirm(confirm))
+    }
+}
+
+/// The broker's answer to one message, still on its way.
+pub struct Confirm(PublisherConfirm);
+
+impl Confirm {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`PublishError`] for anything but "stored on a queue".
+    pub async fn wait(self) -> Result<(), PublishError> {
+        match self.0.await.map_err(BrokerError::Lapin)? {
+            Confirmation::Ack(None) => Ok(()),
+            // lapin reports a returned message as an ack that carries it: `is_ack()` alone would lose it.
+            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+                Err(PublishError::Unroutable(returned.reply_text.to_string()))
+            }
+            Confirmation::Nack(None) => Err(PublishError::Refused),
+            Confirmation::NotRequested => Err(PublishError::NotConfirmed),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! The whole business rule: a snapshot and a batch of callbacks in, a plan out.
+
+use std::collections::{HashMap, hash_map};
+
+use super::{
+    Account, AccountChange, AccountId, Callback, CaseCopies, CaseEnd, CaseId, Entry, Fingerprint, Key, Kind,
+    Known, Layer, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal,
+    ResolvedCase, Snapshot, payment::Step,
+};
+
+/// Decides a batch, callback by callback, in its order. Deciding never fails: every callback gets exactly one [`Outcome`].
+///
+/// Pure: equal arguments give equal plans, and any way of cutting a stream of callbacks into batches gives the same ledger.
+#[must_use]
+pub fn decide(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
+    let mut book = Book::new(snapshot, callbacks);
+    for index in 0..callbacks.len() {
+        book.take(index);
+    }
+    book.into_plan()
+}
+
+/// Where the decision about one callback stands; a waiting one can still change while the batch goes on.
+#[derive(Debug, Clone)]
+enum Verdict {
+    Duplicate(Layer),
+    Case(Reason, String),
+    Applied,
+}
+
+/// A callback that waits for a payment: stored by an earlier batch, or of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiter {
+    Stored(CaseId),
+    InBatch(usize),
+}
+
+struct AccountWork {
+    expected: Option<i64>,
+    now: Account,
+}
+
+struct PaymentWork {
+    expected: Option<i64>,
+    now: Payment,
+}
+
+/// The snapshot as it changes while the batch is decided.
+struct Book<'a> {
+    snapshot: &'a Snapshot,
+    callbacks: &'a [Callback],
+    verdicts: Vec<Verdict>,
+    /// First copy of each content seen in this batch, by key.
+    seen: HashMap<&'a Key, Vec<usize>>,
+    /// Second keys that this batch uses: (content, whether it is applied).
+    operations: HashMap<OperationKey, (Fingerprint, bool)>,
+    copies_in_batch: HashMap<usize, i32>,
+    copies_of_cases: HashMap<CaseId, i32>,
+    accounts: HashMap<AccountId, AccountWork>,
+    payments: HashMap<PaymentKey, PaymentWork>,
+    waiting: HashMap<PaymentKey, Vec<(Waiter, &'a Callback)>>,
+    entries: Vec<Entry>,
+    resolved: Vec<ResolvedCase>,
+}
+
+impl<'a> Book<'a> {
+    fn new(snapshot: &'a Snapshot, callbacks: &'a [Callback]) -> Self {
+        let waiting = snapshot
+            .waiting
+            .iter()
+            .map(|(key, cases)| {
+                (
+                    key.clone(),
+                    cases
+                        .iter()
+                        .map(|case| (Waiter::Stored(case.id), &case.callback))
+                        .collect(),
+                )
+            })
+            .collect();
+        Self {
+            snapshot,
+            callbacks,
+            verdicts: Vec::with_capacity(callbacks.len()),
+            seen: HashMap::with_capacity(callbacks.len()),
+            operations: HashMap::new(),
+            copies_in_batch: HashMap::new(),
+            copies_of_cases: HashMap::new(),
+            accounts: HashMap::new(),
+            payments: HashMap::new(),
+            waiting,
+            entries: Vec::with_capacity(callbacks.len()),
+            resolved: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        let callbacks = self.callbacks;
+        let Some(callback) = callbacks.get(index) else {
+            return;
+        };
+        let verdict = self
+            .known(index, callback)
+            .unwrap_or_else(|| self.judge(Waiter::InBatch(index), callback));
+        let applied = matches!(verdict, Verdict::Applied);
+        self.verdicts.push(verdict);
+        if applied {
+            self.wake(callback);
+        }
+    }
+
+    /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
+    fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Verdict> {
+        let earlier = self.seen.entry(&callback.key).or_default();
+        let same = earlier.iter().copied().find(|at| {
+            self.callbacks
+                .get(*at)
+                .is_some_and(|first| first.fingerprint == callback.fingerprint)
+        });
+        if let Some(first) = same {
+            let copies = self.copies_in_batch.entry(first).or_default();
+            *copies = copies.saturating_add(1);
+            return Some(Verdict::Duplicate(Layer::Batch));
+        }
+        let owner_in_batch = earlier
+            .iter()
+            .copied()
+            .find(|at| self.verdicts.get(*at).is_some_and(owns_key));
+        earlier.push(index);
+
+        let known = self
+            .snapshot
+            .known
+            .get(&callback.key)
+            .map_or(&[][..], Vec::as_slice);
+        let is_applied = known
+            .iter()
+            .any(|known| matches!(known, Known::Ledger(seen) if *seen == callback.fingerprint));
+        if is_applied {
+            return Some(Verdict::Duplicate(Layer::Ledger));
+        }
+        let operation = callback.operation_key();
+        let applied_operation = operation
+            .as_ref()
+            .and_then(|key| self.operation(key))
+            .filter(|(_, applied)| *applied);
+        if applied_operation.is_some_and(|(seen, _)| seen == callback.fingerprint) {
+            return Some(Verdict::Duplicate(Layer::Operation));
+        }
+        let stored_case = known.iter().find_map(|known| match known {
+            Known::Case { id, fingerprint, .. } if *fingerprint == callback.fingerprint => Some(*id),
+            Known::Case { .. } | Known::Ledger(_) => None,
+        });
+        if let Some(id) = stored_case {
+            let copies = self.copies_of_cases.entry(id).or_default();
+            *copies = copies.saturating_add(1);
+            return Some(Verdict::Duplicate(Layer::Quarantine));
+        }
+        if let Some((seen, _)) = operation.as_ref().and_then(|key| self.operation(key)) {
+            if seen == callback.fingerprint {
+                return Some(Verdict::Duplicate(Layer::Operation));
+            }
+            return Some(mismatch("operation_id", seen, callback.fingerprint));
+        }
+        let owner = owner_in_batch
+            .and_then(|at| self.callbacks.get(at))
+            .map(|owner| owner.fingerprint)
+            .or_else(|| known.iter().find_map(owner_of_key));
+        owner.map(|seen| mismatch("source and id", seen, callback.fingerprint))
+    }
+
+    /// Who uses this second key: this batch or the database; the content, and whether it is applied.
+    fn operation(&self, key: &OperationKey) -> Option<(Fingerprint, bool)> {
+        self.operations
+            .get(key)
+            .copied()
+            .or_else(|| match self.snapshot.operations.get(key)? {
+                Known::Ledger(fingerprint) => Some((*fingerprint, true)),
+                Known::Case { fingerprint, .. } => Some((*fingerprint, false)),
+            })
+    }
+
+    /// What a new callback does to its account and payment.
+    fn judge(&mut self, waiter: Waiter, callback: &'a Callback) -> Verdict {
+        let verdict = self.post(waiter, callback);
+        if let Some(key) = callback.operation_key() {
+            match &verdict {
+                Verdict::Applied => {
+                    self.operations.insert(key, (callback.fingerprint, true));
+                }
+                Verdict::Case(reason, _) if reason.owns_key() => {
+                    self.operations
+                        .entry(key)
+                        .or_insert((callback.fingerprint, false));
+                }
+                Verdict::Case(..) | Verdict::Duplicate(_) => {}
+            }
+        }
+        verdict
+    }
+
+    fn post(&mut self, waiter: Waiter, callback: &'a Callback) -> Verdict {
+        let Some(account) = self.account(callback) else {
+            return Verdict::Case(
+                Reason::UnknownAccount,
+                format!(
+                    "no deposit has opened the account, {} cannot",
+                    callback.kind.as_str()
+                ),
+            );
+        };
+        if account.currency != callback.currency {
+            return Verdict::Case(
+                Reason::CurrencyMismatch,
+                format!(
+                    "the account is in {}, the callback in {}",
+                    account.currency, callback.currency
+                ),
+            );
+        }
+        let payment_key = callback.payment_key();
+        let (step, payment) = match &payment_key {
+            None => (deposit(callback), None),
+            Some(key) => {
+                let payment = self.payment(key, callback);
+                if payment.account_id != callback.account_id {
+                    return Verdict::Case(
+                        Reason::InvalidTransition,
+                        format!("the payment belongs to account {}", payment.account_id),
+                    );
+                }
+                (payment.step(callback), Some(payment))
+            }
+        };
+        match step {
+            Step::Refuse(reason, detail) => Verdict::Case(reason, detail),
+            Step::Wait => {
+                // The payment's version moves although nothing else does: a rival that brings the awaited callback at this
+                // moment then loses its guard, looks again, and finds this one waiting.
+                if let (Some(key), Some(payment)) = (payment_key, payment) {
+                    if matches!(waiter, Waiter::InBatch(_)) {
+                        self.waiting
+                            .entry(key.clone())
+                            .or_default()
+                            .push((waiter, callback));
+                    }
+                    self.put_payment(key, payment);
+                }
+                Verdict::Case(
+                    Reason::WaitingForPayment,
+                    format!("{} needs a payment that has not come", callback.kind.as_str()),
+                )
+            }
+            Step::Post {
+                after,
+                balance_delta,
+                held_delta,
+            } => match account.post(balance_delta, held_delta) {
+                Err(Refusal::Overflow) => Verdict::Case(
+                    Reason::AmountOverflow,
+                    format!("balance {}, this change {balance_delta}", account.balance),
+                ),
+                Err(Refusal::Insufficient { available }) => Verdict::Case(
+                    Reason::InsufficientFunds,
+                    format!("available {available}, needed {}", callback.amount.minor_units()),
+                ),
+                Ok(account) => {
+                    self.put_account(callback.account_id.clone(), account);
+                    if let Some(key) = payment_key {
+                        self.put_payment(key, after);
+                    }
+                    self.entries.push(Entry {
+                        callback: callback.clone(),
+                        account_version: account.version,
+                        balance_delta,
+                        held_delta,
+                        balance_after: account.balance,
+                        held_after: account.held,
+                    });
+                    Verdict::Applied
+                }
+            },
+        }
+    }
+
+    /// After `callback` moved its payment: what waited for it is decided again, captures before refunds (which need them),
+    /// and the final capture last among them (it releases the rest of the hold).
+    fn wake(&mut self, callback: &Callback) {
+        let Some(key) = callback.payment_key() else { return };
+        let Some(mut waiters) = self.waiting.remove(&key) else {
+            return;
+        };
+        waiters.sort_by_key(|(_, waiting)| (waiting.kind != Kind::PaymentCaptured, waiting.is_final));
+        for (waiter, waiting) in waiters {
+            let verdict = self.reconsider(waiter, waiting);
+            if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
+                if let Waiter::Stored(_) = waiter {
+                    self.waiting
+                        .entry(key.clone())
+                        .or_default()
+                        .push((waiter, waiting));
+                }
+                continue;
+            }
+            match waiter {
+                Waiter::InBatch(index) => {
+                    if let Some(slot) = self.verdicts.get_mut(index) {
+                        *slot = verdict;
+                    }
+                }
+                Waiter::Stored(id) => {
+                    let end = match verdict {
+                        Verdict::Applied => CaseEnd::Applied,
+                        Verdict::Duplicate(_) => CaseEnd::Duplicate(
+                            "the same operation was applied under another event".to_owned(),
+                        ),
+                        Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
+                    };
+                    self.resolved.push(ResolvedCase {
+                        id,
+                        account_id: waiting.account_id.clone(),
+                        end,
+                    });
+                }
+            }
+        }
+    }
+
+    fn reconsider(&mut self, waiter: Waiter, waiting: &'a Callback) -> Verdict {
+        // Two events of one fact can wait side by side, stored by rival workers; the first one applied ends the other.
+        let applied_operation = waiting
+            .operation_key()
+            .and_then(|key| self.operation(&key))
+            .filter(|(_, applied)| *applied);
+        match applied_operation {
+            Some((seen, _)) if seen == waiting.fingerprint => Verdict::Duplicate(Layer::Operation),
+            Some((seen, _)) => mismatch("operation_id", seen, waiting.fingerprint),
+            None => self.judge(waiter, waiting),
+        }
+    }
+
+    fn account(&self, callback: &Callback) -> Option<Account> {
+        if let Some(work) = self.accounts.get(&callback.account_id) {
+            return Some(work.now);
+        }
+        self.snapshot
+            .accounts
+            .get(&callback.account_id)
+            .copied()
+            .or_else(|| match callback.kind {
+                Kind::DepositSucceeded => Some(Account::unopened(callback.currency)),
+                Kind::PaymentAuthorized
+                | Kind::PaymentCaptured
+                | Kind::PaymentVoided
+                | Kind::PaymentSucceeded
+                | Kind::PaymentFailed
+                | Kind::RefundSucceeded => None,
+            })
+    }
+
+    fn put_account(&mut self, account_id: AccountId, now: Account) {
+        match self.accounts.entry(account_id) {
+            hash_map::Entry::Occupied(mut entry) => entry.get_mut().now = now,
+            hash_map::Entry::Vacant(entry) => {
+                let expected = self
+                    .snapshot
+                    .accounts
+                    .get(entry.key())
+                    .map(|account| account.version);
+                entry.insert(AccountWork { expected, now });
+            }
+        }
+    }
+
+    fn payment(&self, key: &PaymentKey, callback: &Callback) -> Payment {
+        self.payments
+            .get(key)
+            .map(|work| &work.now)
+            .or_else(|| self.snapshot.payments.get(key))
+            .cloned()
+            .unwrap_or_else(|| Payment::expected(callback.account_id.clone(), callback.currency))
+    }
+
+    fn put_payment(&mut self, key: PaymentKey, after: Payment) {
+        let now = Payment {
+            version: after.version.saturating_add(1),
+            ..after
+        };
+        match self.payments.entry(key) {
+            hash_map::Entry::Occupied(mut entry) => entry.get_mut().now = now,
+            hash_map::Entry::Vacant(entry) => {
+                let expected = self
+                    .snapshot
+                    .payments
+                    .get(entry.key())
+                    .map(|payment| payment.version);
+                entry.insert(PaymentWork { expected, now });
+            }
+        }
+    }
+
+    fn into_plan(self) -> Plan {
+        let mut plan = Plan {
+            entries: self.entries,
+            resolved_cases: self.resolved,
+            ..Plan::default()
+        };
+        for (index, (verdict, callback)) in self.verdicts.into_iter().zip(self.callbacks).enumerate() {
+            plan.outcomes.push(match verdict {
+                Verdict::Applied => Outcome::Applied,
+                Verdict::Duplicate(layer) => Outcome::Duplicate(layer),
+                Verdict::Case(reason, detail) => {
+                    let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0);
+                    let attempts = copies.saturating_add(1);
+                    plan.new_cases.push(NewCase {
+                        index,
+                        callback: callback.clone(),
+                        reason,
+                        detail,
+                        attempts,
+                    });
+                    if reason == Reason::WaitingForPayment {
+                        Outcome::Waiting
+                    } else {
+                        Outcome::Quarantined(reason)
+                    }
+                }
+            });
+        }
+        plan.accounts = self
+            .accounts
+            .into_iter()
+            .map(|(account_id, work)| AccountChange {
+                account_id,
+                expected: work.expected,
+                after: work.now,
+            })
+            .collect();
+        plan.payments = self
+            .payments
+            .into_iter()
+            .map(|(key, work)| PaymentChange {
+                key,
+                expected: work.expected,
+                after: work.now,
+            })
+            .collect();
+        plan.case_copies = self
+            .copies_of_cases
+            .into_iter()
+            .map(|(id, copies)| CaseCopies { id, copies })
+            .collect();
+        // Maps have no order; sorted, equal arguments give equal plans, and rivals lock rows in one order.
+        plan.accounts.sort_by(|a, b| a.account_id.cmp(&b.account_id));
+        plan.payments.sort_by(|a, b| a.key.cmp(&b.key));
+        plan.case_copies.sort_by_key(|copies| copies.id);
+        plan
+    }
+}
+
+fn deposit(callback: &Callback) -> Step {
+    // A deposit belongs to no payment; the placeholder is never stored.
+    Payment::expected(callback.account_id.clone(), callback.currency).step(callback)
+}
+
+fn owns_key(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Applied => true,
+        Verdict::Case(reason, _) => reason.owns_key(),
+        // Its owner, if it has one, is stored: `owner_of_key` finds it.
+        Verdict::Duplicate(_) => false,
+    }
+}
+
+fn owner_of_key(known: &Known) -> Option<Fingerprint> {
+    match known {
+        Known::Ledger(fingerprint) => Some(*fingerprint),
+        Known::Case {
+            fingerprint, reason, ..
+        } => reason.owns_key().then_some(*fingerprint),
+    }
+}
+
+fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Verdict {
+    Verdict::Case(
+        Reason::PayloadMismatch,
+        format!(
+            "same {key} as a known callback, other content: stored payload_sha256 {seen}, this one {found}"
+        ),
+    )
+}

@@ -1,0 +1,27 @@
+//! The pure core: what a valid callback is, and what it does to accounts and payments.
+//!
+//! [`decide`] takes a [`Snapshot`] of the database and a batch of callbacks and returns a [`Plan`]: the ledger rows, the new
+//! balances with the version each expects, and one [`Outcome`] per callback.
+//!
+//! What must not live here: async, clocks, randomness, logging, serde, SQL, or any other I/O. A business outcome is a value, so
+//! nothing in this module fails at run time, and a rule can be tested with data in and data out.
+
+mod account;
+mod callback;
+mod currency;
+mod decide;
+mod payment;
+mod plan;
+
+pub use account::{Account, Refusal};
+pub use callback::{
+    AccountId, Amount, Callback, EventId, Fingerprint, Key, Kind, OperationId, OperationKey, PaymentId,
+    PaymentKey, Source, TEXT_BYTES_MAX, TextError,
+};
+pub use currency::Currency;
+pub use decide::decide;
+pub use payment::{Payment, PaymentState};
+pub use plan::{
+    AccountChange, CaseCopies, CaseEnd, CaseId, Entry, Known, Layer, NewCase, Outcome, PaymentChange, Plan,
+    Reason, ResolvedCase, Snapshot, WaitingCase,
+};

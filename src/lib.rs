@@ -1,0 +1,13 @@
+//! payonce takes payment callbacks from RabbitMQ, turns every duplicate away, and changes balances in PostgreSQL: applied at
+//! most once per idempotency key, acknowledged only after the commit.
+//!
+//! A message's path, module by module: [`broker`] delivers it, [`worker`] gathers a batch, [`wire`] decodes it, [`dedupe`] asks
+//! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
+//! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
+//!
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `metrics` and
+//! `telemetry` are leaves.
+
+pub mod broker;
+pub mod ledger;
+pub mod wire;

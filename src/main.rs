@@ -1,0 +1,3 @@
+//! The `payonce` binary.
+
+fn main() {}

@@ -1,0 +1,213 @@
+//! The JSON on the queue ↔ [`Callback`]. The only place that knows the wire format (contract §2: a CloudEvents 1.0 event in
+//! structured mode); what must not live here is any rule about money.
+
+use std::{borrow::Cow, fmt};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::ledger::{
+    AccountId, Amount, Callback, Currency, EventId, Key, Kind, OperationId, PaymentId, Reason, Source,
+    TextError,
+};
+
+/// Largest message body in bytes (contract §2).
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// A message that is not a callback payonce can decide on. It goes to quarantine with its body; its neighbours go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireError {
+    /// [`Reason::Malformed`] or [`Reason::UnsupportedType`].
+    pub reason: Reason,
+    /// Which member, what was found, what is expected.
+    pub detail: String,
+    /// The idempotency key, where that much could be read. It only helps to find the case: such a message owns no key.
+    pub key: Option<Key>,
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+impl std::error::Error for WireError {}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    specversion: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    subject: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    payment_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    operation_id: Option<Cow<'a, str>>,
+    /// serde_json gives an `i64` only for an integer token: a fraction, an exponent or a string is an error, never rounded.
+    amount: i64,
+    #[serde(borrow)]
+    currency: Cow<'a, str>,
+    #[serde(rename = "final")]
+    is_final: Option<bool>,
+}
+
+/// Bytes from the queue → a checked callback.
+///
+/// # Errors
+/// [`WireError`] with [`Reason::Malformed`] where the body is over [`BODY_BYTES_MAX`], is not UTF-8 JSON, or a member is
+/// missing or outside its range; with [`Reason::UnsupportedType`] where all but the type is a sound event.
+pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(malformed(
+            None,
+            format!(
+                "the body has {} bytes, at most {BODY_BYTES_MAX} are allowed",
+                body.len()
+            ),
+        ));
+    }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        malformed(
+            None,
+            format!("the body is not UTF-8 after byte {}", error.valid_up_to()),
+        )
+    })?;
+    let event: Event<'_> = serde_json::from_str(text)
+        .map_err(|error| malformed(readable_key(text), format!("not a CloudEvents event: {error}")))?;
+    if event.specversion != "1.0" {
+        return Err(malformed(
+            readable_key(text),
+            format!("specversion: found {:?}, expected \"1.0\"", event.specversion),
+        ));
+    }
+    let key = Key {
+        source: Source::new(&event.source).map_err(|error| text_error(None, "source", error))?,
+        event_id: EventId::new(&event.id).map_err(|error| text_error(None, "id", error))?,
+    };
+    decode_event(&key, &event).map_err(|(reason, detail)| WireError {
+        reason,
+        detail,
+        key: Some(key.clone()),
+    })
+}
+
+fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, String)> {
+    let invalid = |detail: String| (Reason::Malformed, detail);
+    let kind = Kind::parse(&event.kind).ok_or_else(|| (Reason::UnsupportedType, unsupported(&event.kind)))?;
+    let subject = event
+        .subject
+        .as_deref()
+        .ok_or_else(|| invalid("subject: missing, expected the account id".to_owned()))?;
+    let account_id = AccountId::new(subject).map_err(|error| invalid(format!("subject: {error}")))?;
+    let occurred_at_us = event
+        .time
+        .as_deref()
+        .map(parse_time)
+        .transpose()
+        .map_err(invalid)?;
+
+    let raw = event
+        .data
+        .ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
+    let data: Data<'_> =
+        serde_json::from_str(raw.get()).map_err(|error| invalid(format!("data: {error}")))?;
+    let payment_id = data
+        .payment_id
+        .as_deref()
+        .map(PaymentId::new)
+        .transpose()
+        .map_err(|error| invalid(format!("data.payment_id: {error}")))?;
+    if payment_id.is_none() && kind != Kind::DepositSucceeded {
+        return Err(invalid(format!(
+            "data.payment_id: missing, {} needs it",
+            kind.as_str()
+        )));
+    }
+    let operation_id = data
+        .operation_id
+        .as_deref()
+        .map(OperationId::new)
+        .transpose()
+        .map_err(|error| invalid(format!("data.operation_id: {error}")))?;
+    let amount = Amount::new(data.amount).ok_or_else(|| {
+        invalid(format!(
+            "data.amount: found {}, expected 1 to {} minor units",
+            data.amount,
+            Amount::MAX
+        ))
+    })?;
+    let currency = Currency::parse(&data.currency).ok_or_else(|| {
+        invalid("data.currency: not an ISO 4217 alphabetic code, expected one such as \"EUR\"".to_owned())
+    })?;
+    let is_final = data.is_final.unwrap_or(false);
+
+    Ok(Callback {
+        fingerprint: Callback::canonical_fingerprint(
+            kind,
+            &account_id,
+            payment_id.as_ref(),
+            operation_id.as_ref(),
+            amount,
+            currency,
+            is_final,
+        ),
+        key: key.clone(),
+        kind,
+        account_id,
+        payment_id,
+        operation_id,
+        amount,
+        currency,
+        is_final,
+        occurred_at_us,
+    })
+}
+
+fn parse_time(text: &str) -> Result<i64, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|error| format!("time: not an RFC 3339 timestamp: {error}"))?;
+    // RFC 3339 years are 0 to 9999, so microseconds fit in 64 bits.
+    i64::try_from(time.unix_timestamp_nanos() / 1_000).map_err(|_| "time: out of range".to_owned())
+}
+
+fn unsupported(kind: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 100;
+    let shown: String = kind.chars().take(SHOWN_CHARS_MAX).collect();
+    format!("type: {shown:?} is not supported by this version of payonce")
+}
+
+fn text_error(key: Option<Key>, member: &str, error: TextError) -> WireError {
+    malformed(key, format!("{member}: {error}"))
+}
+
+fn malformed(key: Option<Key>, detail: String) -> WireError {
+    WireError {
+        reason: Reason::Malformed,
+        detail,
+        key,
+    }
+}
+
+/// The key of a message that is JSON but not an event, so that an operator can find its case by it.
+fn readable_key(text: &str) -> Option<Key> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(Key {
+        source: Source::new(value.get("source")?.as_str()?).ok()?,
+        event_id: EventId::new(value.get("id")?.as_str()?).ok()?,
+    })
+}
