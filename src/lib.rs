@@ -5,9 +5,19 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `metrics` and
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `metrics`, `retry` and
 //! `telemetry` are leaves.
 
+pub mod app;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod dedupe;
 pub mod ledger;
+pub mod metrics;
+pub mod ops;
+pub mod retry;
+pub mod store;
+pub mod telemetry;
 pub mod wire;
+pub mod worker;

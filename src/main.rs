@@ -1,3 +1,7 @@
-//! The `payonce` binary.
+//! The `payonce` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    payonce::cli::main()
+}

@@ -75,17 +75,11 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
     if body.len() > BODY_BYTES_MAX {
         return Err(malformed(
             None,
-            format!(
-                "the body has {} bytes, at most {BODY_BYTES_MAX} are allowed",
-                body.len()
-            ),
+            format!("the body has {} bytes, at most {BODY_BYTES_MAX} are allowed", body.len()),
         ));
     }
     let text = std::str::from_utf8(body).map_err(|error| {
-        malformed(
-            None,
-            format!("the body is not UTF-8 after byte {}", error.valid_up_to()),
-        )
+        malformed(None, format!("the body is not UTF-8 after byte {}", error.valid_up_to()))
     })?;
     let event: Event<'_> = serde_json::from_str(text)
         .map_err(|error| malformed(readable_key(text), format!("not a CloudEvents event: {error}")))?;
@@ -114,16 +108,9 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         .as_deref()
         .ok_or_else(|| invalid("subject: missing, expected the account id".to_owned()))?;
     let account_id = AccountId::new(subject).map_err(|error| invalid(format!("subject: {error}")))?;
-    let occurred_at_us = event
-        .time
-        .as_deref()
-        .map(parse_time)
-        .transpose()
-        .map_err(invalid)?;
+    let occurred_at_us = event.time.as_deref().map(parse_time).transpose().map_err(invalid)?;
 
-    let raw = event
-        .data
-        .ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
+    let raw = event.data.ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
     let data: Data<'_> =
         serde_json::from_str(raw.get()).map_err(|error| invalid(format!("data: {error}")))?;
     let payment_id = data
@@ -133,10 +120,7 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         .transpose()
         .map_err(|error| invalid(format!("data.payment_id: {error}")))?;
     if payment_id.is_none() && kind != Kind::DepositSucceeded {
-        return Err(invalid(format!(
-            "data.payment_id: missing, {} needs it",
-            kind.as_str()
-        )));
+        return Err(invalid(format!("data.payment_id: missing, {} needs it", kind.as_str())));
     }
     let operation_id = data
         .operation_id
@@ -145,11 +129,7 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         .transpose()
         .map_err(|error| invalid(format!("data.operation_id: {error}")))?;
     let amount = Amount::new(data.amount).ok_or_else(|| {
-        invalid(format!(
-            "data.amount: found {}, expected 1 to {} minor units",
-            data.amount,
-            Amount::MAX
-        ))
+        invalid(format!("data.amount: found {}, expected 1 to {} minor units", data.amount, Amount::MAX))
     })?;
     let currency = Currency::parse(&data.currency).ok_or_else(|| {
         invalid("data.currency: not an ISO 4217 alphabetic code, expected one such as \"EUR\"".to_owned())
@@ -196,11 +176,7 @@ fn text_error(key: Option<Key>, member: &str, error: TextError) -> WireError {
 }
 
 fn malformed(key: Option<Key>, detail: String) -> WireError {
-    WireError {
-        reason: Reason::Malformed,
-        detail,
-        key,
-    }
+    WireError { reason: Reason::Malformed, detail, key }
 }
 
 /// The key of a message that is JSON but not an event, so that an operator can find its case by it.

@@ -45,16 +45,9 @@ impl Consumer {
         prefetch_count: u16,
     ) -> Result<Self, BrokerError> {
         let channel = connection.create_channel().await?;
-        channel
-            .basic_qos(prefetch_count, BasicQosOptions::default())
-            .await?;
+        channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
         let stream = channel
-            .basic_consume(
-                queue.into(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
+            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
         Ok(Self { channel, stream })
     }
@@ -70,10 +63,7 @@ impl Consumer {
         Some(Ok(Delivery {
             body: delivery.data,
             routing_key: delivery.routing_key.to_string(),
-            receipt: Receipt {
-                tag: delivery.delivery_tag,
-                acker: delivery.acker,
-            },
+            receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
         }))
     }
 
@@ -82,10 +72,7 @@ impl Consumer {
     /// # Errors
     /// Where the channel is gone already.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
-        Ok(self
-            .channel
-            .basic_cancel(self.stream.tag(), BasicCancelOptions::default())
-            .await?)
+        Ok(self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default()).await?)
     }
 
     /// Closes the channel: the broker takes back all that is unsettled.

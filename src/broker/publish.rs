@@ -41,10 +41,7 @@ impl Publisher {
     pub async fn open(connection: &Connection, names: &Names) -> Result<Self, BrokerError> {
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self {
-            channel,
-            exchange: names.exchange.clone(),
-        })
+        Ok(Self { channel, exchange: names.exchange.clone() })
     }
 
     /// Writes a persistent, mandatory message. It is not on the queue before [`Confirm::wait`] says so.
@@ -52,22 +49,12 @@ impl Publisher {
     /// # Errors
     /// Where the channel is gone.
     pub async fn publish(&self, routing_key: &str, body: &[u8]) -> Result<Confirm, BrokerError> {
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
-        let properties = BasicProperties::default()
-            .with_delivery_mode(PERSISTENT)
-            .with_content_type(CONTENT_TYPE.into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties =
+            BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type(CONTENT_TYPE.into());
         let confirm = self
             .channel
-            .basic_publish(
-                self.exchange.as_str().into(),
-                routing_key.into(),
-                options,
-                body,
-                properties,
-            )
+            .basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body, properties)
             .await?;
         Ok(Confirm(confirm))
     }

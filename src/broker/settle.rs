@@ -45,11 +45,7 @@ impl Settler {
     /// acknowledged one by one, so that a stalled lane does not use up the prefetch of the others.
     #[must_use]
     pub fn new(out_of_order_max: usize) -> Self {
-        Self {
-            next_tag: 1,
-            settled: BTreeMap::new(),
-            out_of_order_max,
-        }
+        Self { next_tag: 1, settled: BTreeMap::new(), out_of_order_max }
     }
 
     /// Settles these and all that has become contiguous.

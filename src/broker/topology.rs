@@ -35,10 +35,7 @@ pub enum TopologyError {
 /// [`TopologyError::Differs`] with the broker's own words for the difference.
 pub async fn declare(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
     let channel = connection.create_channel().await.map_err(BrokerError::Lapin)?;
-    let exchange_options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
+    let exchange_options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel
         .exchange_declare(
             names.exchange.as_str().into(),
@@ -48,14 +45,10 @@ pub async fn declare(connection: &Connection, names: &Names) -> Result<(), Topol
         )
         .await
         .map_err(|error| differs("exchange", &names.exchange, error))?;
-    for (name, arguments) in [
-        (&names.dead_queue, dead_queue_arguments()),
-        (&names.queue, queue_arguments(names)),
-    ] {
-        let options = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
+    for (name, arguments) in
+        [(&names.dead_queue, dead_queue_arguments()), (&names.queue, queue_arguments(names))]
+    {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel
             .queue_declare(name.as_str().into(), options, arguments)
             .await
@@ -71,10 +64,7 @@ pub async fn declare(connection: &Connection, names: &Names) -> Result<(), Topol
         )
         .await
         .map_err(BrokerError::Lapin)?;
-    channel
-        .close(200, "declared".into())
-        .await
-        .map_err(BrokerError::Lapin)?;
+    channel.close(200, "declared".into()).await.map_err(BrokerError::Lapin)?;
     Ok(())
 }
 
@@ -83,19 +73,11 @@ fn queue_arguments(names: &Names) -> FieldTable {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
     arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
-    arguments.insert(
-        "x-dead-letter-routing-key".into(),
-        AMQPValue::LongString(names.dead_queue.as_str().into()),
-    );
+    arguments
+        .insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(names.dead_queue.as_str().into()));
     // Dead-lettering is at-most-once unless asked, and at-least-once needs reject-publish (RabbitMQ: Quorum Queues).
-    arguments.insert(
-        "x-dead-letter-strategy".into(),
-        AMQPValue::LongString("at-least-once".into()),
-    );
-    arguments.insert(
-        "x-overflow".into(),
-        AMQPValue::LongString("reject-publish".into()),
-    );
+    arguments.insert("x-dead-letter-strategy".into(), AMQPValue::LongString("at-least-once".into()));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     arguments
 }
 

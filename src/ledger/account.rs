@@ -13,6 +13,9 @@ pub struct Account {
     pub held: i64,
     /// Grows by one per ledger row; 0 for an account that has none yet.
     pub version: i64,
+    /// Grows by one per new quarantine case about it. A second guard: of two rivals that decide copies of one callback at the
+    /// same time, one to apply it and one to quarantine it, the later sees that the account is not what it decided on.
+    pub cases: i64,
 }
 
 /// Why a change of an account is refused.
@@ -28,15 +31,10 @@ pub enum Refusal {
 }
 
 impl Account {
-    /// An account before its first deposit.
+    /// An account before its first deposit, of which so many cases are quarantined.
     #[must_use]
-    pub fn unopened(currency: Currency) -> Self {
-        Self {
-            currency,
-            balance: 0,
-            held: 0,
-            version: 0,
-        }
+    pub fn unopened(currency: Currency, cases: i64) -> Self {
+        Self { currency, balance: 0, held: 0, version: 0, cases }
     }
 
     /// The account after one more ledger row with these deltas, in minor units.
@@ -48,16 +46,9 @@ impl Account {
         let held = self.held.checked_add(held_delta).ok_or(Refusal::Overflow)?;
         let version = self.version.checked_add(1).ok_or(Refusal::Overflow)?;
         if held < 0 || balance < held {
-            return Err(Refusal::Insufficient {
-                available: self.available(),
-            });
+            return Err(Refusal::Insufficient { available: self.available() });
         }
-        Ok(Self {
-            currency: self.currency,
-            balance,
-            held,
-            version,
-        })
+        Ok(Self { balance, held, version, ..*self })
     }
 
     /// Minor units that a debit or a hold may take.

@@ -143,9 +143,7 @@ impl Amount {
     /// `None` where `minor_units` is outside 1 to [`Amount::MAX`].
     #[must_use]
     pub fn new(minor_units: i64) -> Option<Self> {
-        (1..=Self::MAX)
-            .contains(&minor_units)
-            .then_some(Self(minor_units))
+        (1..=Self::MAX).contains(&minor_units).then_some(Self(minor_units))
     }
 
     /// Minor units, always positive.
@@ -301,10 +299,10 @@ impl Callback {
             | Kind::PaymentVoided
             | Kind::PaymentSucceeded
             | Kind::PaymentFailed
-            | Kind::RefundSucceeded => self.payment_id.clone().map(|payment_id| PaymentKey {
-                source: self.key.source.clone(),
-                payment_id,
-            }),
+            | Kind::RefundSucceeded => self
+                .payment_id
+                .clone()
+                .map(|payment_id| PaymentKey { source: self.key.source.clone(), payment_id }),
         }
     }
 
@@ -312,10 +310,6 @@ impl Callback {
     #[must_use]
     pub fn operation_key(&self) -> Option<OperationKey> {
         let operation_id = self.operation_id.clone()?;
-        Some(OperationKey {
-            source: self.key.source.clone(),
-            kind: self.kind,
-            operation_id,
-        })
+        Some(OperationKey { source: self.key.source.clone(), kind: self.kind, operation_id })
     }
 }

@@ -36,7 +36,8 @@ enum Waiter {
 }
 
 struct AccountWork {
-    expected: Option<i64>,
+    opens: bool,
+    before: Account,
     now: Account,
 }
 
@@ -55,7 +56,7 @@ struct Book<'a> {
     /// Second keys that this batch uses: (content, whether it is applied).
     operations: HashMap<OperationKey, (Fingerprint, bool)>,
     copies_in_batch: HashMap<usize, i32>,
-    copies_of_cases: HashMap<CaseId, i32>,
+    copies_of_cases: HashMap<CaseId, (&'a Callback, i32)>,
     accounts: HashMap<AccountId, AccountWork>,
     payments: HashMap<PaymentKey, PaymentWork>,
     waiting: HashMap<PaymentKey, Vec<(Waiter, &'a Callback)>>,
@@ -69,13 +70,7 @@ impl<'a> Book<'a> {
             .waiting
             .iter()
             .map(|(key, cases)| {
-                (
-                    key.clone(),
-                    cases
-                        .iter()
-                        .map(|case| (Waiter::Stored(case.id), &case.callback))
-                        .collect(),
-                )
+                (key.clone(), cases.iter().map(|case| (Waiter::Stored(case.id), &case.callback)).collect())
             })
             .collect();
         Self {
@@ -99,9 +94,8 @@ impl<'a> Book<'a> {
         let Some(callback) = callbacks.get(index) else {
             return;
         };
-        let verdict = self
-            .known(index, callback)
-            .unwrap_or_else(|| self.judge(Waiter::InBatch(index), callback));
+        let verdict =
+            self.known(index, callback).unwrap_or_else(|| self.judge(Waiter::InBatch(index), callback));
         let applied = matches!(verdict, Verdict::Applied);
         self.verdicts.push(verdict);
         if applied {
@@ -113,37 +107,25 @@ impl<'a> Book<'a> {
     fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Verdict> {
         let earlier = self.seen.entry(&callback.key).or_default();
         let same = earlier.iter().copied().find(|at| {
-            self.callbacks
-                .get(*at)
-                .is_some_and(|first| first.fingerprint == callback.fingerprint)
+            self.callbacks.get(*at).is_some_and(|first| first.fingerprint == callback.fingerprint)
         });
         if let Some(first) = same {
             let copies = self.copies_in_batch.entry(first).or_default();
             *copies = copies.saturating_add(1);
             return Some(Verdict::Duplicate(Layer::Batch));
         }
-        let owner_in_batch = earlier
-            .iter()
-            .copied()
-            .find(|at| self.verdicts.get(*at).is_some_and(owns_key));
+        let owner_in_batch = earlier.iter().copied().find(|at| self.verdicts.get(*at).is_some_and(owns_key));
         earlier.push(index);
 
-        let known = self
-            .snapshot
-            .known
-            .get(&callback.key)
-            .map_or(&[][..], Vec::as_slice);
-        let is_applied = known
-            .iter()
-            .any(|known| matches!(known, Known::Ledger(seen) if *seen == callback.fingerprint));
+        let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
+        let is_applied =
+            known.iter().any(|known| matches!(known, Known::Ledger(seen) if *seen == callback.fingerprint));
         if is_applied {
             return Some(Verdict::Duplicate(Layer::Ledger));
         }
         let operation = callback.operation_key();
-        let applied_operation = operation
-            .as_ref()
-            .and_then(|key| self.operation(key))
-            .filter(|(_, applied)| *applied);
+        let applied_operation =
+            operation.as_ref().and_then(|key| self.operation(key)).filter(|(_, applied)| *applied);
         if applied_operation.is_some_and(|(seen, _)| seen == callback.fingerprint) {
             return Some(Verdict::Duplicate(Layer::Operation));
         }
@@ -152,7 +134,7 @@ impl<'a> Book<'a> {
             Known::Case { .. } | Known::Ledger(_) => None,
         });
         if let Some(id) = stored_case {
-            let copies = self.copies_of_cases.entry(id).or_default();
+            let (_, copies) = self.copies_of_cases.entry(id).or_insert((callback, 0));
             *copies = copies.saturating_add(1);
             return Some(Verdict::Duplicate(Layer::Quarantine));
         }
@@ -171,13 +153,10 @@ impl<'a> Book<'a> {
 
     /// Who uses this second key: this batch or the database; the content, and whether it is applied.
     fn operation(&self, key: &OperationKey) -> Option<(Fingerprint, bool)> {
-        self.operations
-            .get(key)
-            .copied()
-            .or_else(|| match self.snapshot.operations.get(key)? {
-                Known::Ledger(fingerprint) => Some((*fingerprint, true)),
-                Known::Case { fingerprint, .. } => Some((*fingerprint, false)),
-            })
+        self.operations.get(key).copied().or_else(|| match self.snapshot.operations.get(key)? {
+            Known::Ledger(fingerprint) => Some((*fingerprint, true)),
+            Known::Case { fingerprint, .. } => Some((*fingerprint, false)),
+        })
     }
 
     /// What a new callback does to its account and payment.
@@ -189,9 +168,7 @@ impl<'a> Book<'a> {
                     self.operations.insert(key, (callback.fingerprint, true));
                 }
                 Verdict::Case(reason, _) if reason.owns_key() => {
-                    self.operations
-                        .entry(key)
-                        .or_insert((callback.fingerprint, false));
+                    self.operations.entry(key).or_insert((callback.fingerprint, false));
                 }
                 Verdict::Case(..) | Verdict::Duplicate(_) => {}
             }
@@ -203,24 +180,18 @@ impl<'a> Book<'a> {
         let Some(account) = self.account(callback) else {
             return Verdict::Case(
                 Reason::UnknownAccount,
-                format!(
-                    "no deposit has opened the account, {} cannot",
-                    callback.kind.as_str()
-                ),
+                format!("no deposit has opened the account, {} cannot", callback.kind.as_str()),
             );
         };
         if account.currency != callback.currency {
             return Verdict::Case(
                 Reason::CurrencyMismatch,
-                format!(
-                    "the account is in {}, the callback in {}",
-                    account.currency, callback.currency
-                ),
+                format!("the account is in {}, the callback in {}", account.currency, callback.currency),
             );
         }
         let payment_key = callback.payment_key();
-        let (step, payment) = match &payment_key {
-            None => (deposit(callback), None),
+        let step = match &payment_key {
+            None => deposit(callback),
             Some(key) => {
                 let payment = self.payment(key, callback);
                 if payment.account_id != callback.account_id {
@@ -229,57 +200,47 @@ impl<'a> Book<'a> {
                         format!("the payment belongs to account {}", payment.account_id),
                     );
                 }
-                (payment.step(callback), Some(payment))
+                payment.step(callback)
             }
         };
         match step {
             Step::Refuse(reason, detail) => Verdict::Case(reason, detail),
             Step::Wait => {
-                // The payment's version moves although nothing else does: a rival that brings the awaited callback at this
-                // moment then loses its guard, looks again, and finds this one waiting.
-                if let (Some(key), Some(payment)) = (payment_key, payment) {
-                    if matches!(waiter, Waiter::InBatch(_)) {
-                        self.waiting
-                            .entry(key.clone())
-                            .or_default()
-                            .push((waiter, callback));
-                    }
-                    self.put_payment(key, payment);
+                if let (Some(key), Waiter::InBatch(_)) = (payment_key, waiter) {
+                    self.waiting.entry(key).or_default().push((waiter, callback));
                 }
                 Verdict::Case(
                     Reason::WaitingForPayment,
                     format!("{} needs a payment that has not come", callback.kind.as_str()),
                 )
             }
-            Step::Post {
-                after,
-                balance_delta,
-                held_delta,
-            } => match account.post(balance_delta, held_delta) {
-                Err(Refusal::Overflow) => Verdict::Case(
-                    Reason::AmountOverflow,
-                    format!("balance {}, this change {balance_delta}", account.balance),
-                ),
-                Err(Refusal::Insufficient { available }) => Verdict::Case(
-                    Reason::InsufficientFunds,
-                    format!("available {available}, needed {}", callback.amount.minor_units()),
-                ),
-                Ok(account) => {
-                    self.put_account(callback.account_id.clone(), account);
-                    if let Some(key) = payment_key {
-                        self.put_payment(key, after);
+            Step::Post { after, balance_delta, held_delta } => {
+                match account.post(balance_delta, held_delta) {
+                    Err(Refusal::Overflow) => Verdict::Case(
+                        Reason::AmountOverflow,
+                        format!("balance {}, this change {balance_delta}", account.balance),
+                    ),
+                    Err(Refusal::Insufficient { available }) => Verdict::Case(
+                        Reason::InsufficientFunds,
+                        format!("available {available}, needed {}", callback.amount.minor_units()),
+                    ),
+                    Ok(account) => {
+                        self.put_account(callback, account);
+                        if let Some(key) = payment_key {
+                            self.put_payment(key, after);
+                        }
+                        self.entries.push(Entry {
+                            callback: callback.clone(),
+                            account_version: account.version,
+                            balance_delta,
+                            held_delta,
+                            balance_after: account.balance,
+                            held_after: account.held,
+                        });
+                        Verdict::Applied
                     }
-                    self.entries.push(Entry {
-                        callback: callback.clone(),
-                        account_version: account.version,
-                        balance_delta,
-                        held_delta,
-                        balance_after: account.balance,
-                        held_after: account.held,
-                    });
-                    Verdict::Applied
                 }
-            },
+            }
         }
     }
 
@@ -295,10 +256,7 @@ impl<'a> Book<'a> {
             let verdict = self.reconsider(waiter, waiting);
             if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
                 if let Waiter::Stored(_) = waiter {
-                    self.waiting
-                        .entry(key.clone())
-                        .or_default()
-                        .push((waiter, waiting));
+                    self.waiting.entry(key.clone()).or_default().push((waiter, waiting));
                 }
                 continue;
             }
@@ -316,11 +274,7 @@ impl<'a> Book<'a> {
                         ),
                         Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
                     };
-                    self.resolved.push(ResolvedCase {
-                        id,
-                        account_id: waiting.account_id.clone(),
-                        end,
-                    });
+                    self.resolved.push(ResolvedCase { id, account_id: waiting.account_id.clone(), end });
                 }
             }
         }
@@ -328,10 +282,8 @@ impl<'a> Book<'a> {
 
     fn reconsider(&mut self, waiter: Waiter, waiting: &'a Callback) -> Verdict {
         // Two events of one fact can wait side by side, stored by rival workers; the first one applied ends the other.
-        let applied_operation = waiting
-            .operation_key()
-            .and_then(|key| self.operation(&key))
-            .filter(|(_, applied)| *applied);
+        let applied_operation =
+            waiting.operation_key().and_then(|key| self.operation(&key)).filter(|(_, applied)| *applied);
         match applied_operation {
             Some((seen, _)) if seen == waiting.fingerprint => Verdict::Duplicate(Layer::Operation),
             Some((seen, _)) => mismatch("operation_id", seen, waiting.fingerprint),
@@ -343,33 +295,29 @@ impl<'a> Book<'a> {
         if let Some(work) = self.accounts.get(&callback.account_id) {
             return Some(work.now);
         }
-        self.snapshot
-            .accounts
-            .get(&callback.account_id)
-            .copied()
-            .or_else(|| match callback.kind {
-                Kind::DepositSucceeded => Some(Account::unopened(callback.currency)),
-                Kind::PaymentAuthorized
-                | Kind::PaymentCaptured
-                | Kind::PaymentVoided
-                | Kind::PaymentSucceeded
-                | Kind::PaymentFailed
-                | Kind::RefundSucceeded => None,
-            })
+        let open = self.snapshot.accounts.get(&callback.account_id).copied();
+        match callback.kind {
+            Kind::DepositSucceeded => Some(open.unwrap_or_else(|| self.unopened(callback))),
+            Kind::PaymentAuthorized
+            | Kind::PaymentCaptured
+            | Kind::PaymentVoided
+            | Kind::PaymentSucceeded
+            | Kind::PaymentFailed
+            | Kind::RefundSucceeded => open,
+        }
     }
 
-    fn put_account(&mut self, account_id: AccountId, now: Account) {
-        match self.accounts.entry(account_id) {
-            hash_map::Entry::Occupied(mut entry) => entry.get_mut().now = now,
-            hash_map::Entry::Vacant(entry) => {
-                let expected = self
-                    .snapshot
-                    .accounts
-                    .get(entry.key())
-                    .map(|account| account.version);
-                entry.insert(AccountWork { expected, now });
-            }
-        }
+    fn unopened(&self, deposit: &Callback) -> Account {
+        let cases = self.snapshot.unopened_cases.get(&deposit.account_id).copied().unwrap_or(0);
+        Account::unopened(deposit.currency, cases)
+    }
+
+    fn put_account(&mut self, callback: &Callback, now: Account) {
+        let before = self.snapshot.accounts.get(&callback.account_id).copied();
+        let opens = before.is_none();
+        let before = before.unwrap_or_else(|| self.unopened(callback));
+        let work = AccountWork { opens, before, now };
+        self.accounts.entry(callback.account_id.clone()).and_modify(|work| work.now = now).or_insert(work);
     }
 
     fn payment(&self, key: &PaymentKey, callback: &Callback) -> Payment {
@@ -382,34 +330,25 @@ impl<'a> Book<'a> {
     }
 
     fn put_payment(&mut self, key: PaymentKey, after: Payment) {
-        let now = Payment {
-            version: after.version.saturating_add(1),
-            ..after
-        };
+        let now = Payment { version: after.version.saturating_add(1), ..after };
         match self.payments.entry(key) {
             hash_map::Entry::Occupied(mut entry) => entry.get_mut().now = now,
             hash_map::Entry::Vacant(entry) => {
-                let expected = self
-                    .snapshot
-                    .payments
-                    .get(entry.key())
-                    .map(|payment| payment.version);
+                let expected = self.snapshot.payments.get(entry.key()).map(|payment| payment.version);
                 entry.insert(PaymentWork { expected, now });
             }
         }
     }
 
-    fn into_plan(self) -> Plan {
-        let mut plan = Plan {
-            entries: self.entries,
-            resolved_cases: self.resolved,
-            ..Plan::default()
-        };
-        for (index, (verdict, callback)) in self.verdicts.into_iter().zip(self.callbacks).enumerate() {
+    fn into_plan(mut self) -> Plan {
+        let mut plan = Plan::default();
+        let verdicts = std::mem::take(&mut self.verdicts);
+        for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
             plan.outcomes.push(match verdict {
                 Verdict::Applied => Outcome::Applied,
                 Verdict::Duplicate(layer) => Outcome::Duplicate(layer),
                 Verdict::Case(reason, detail) => {
+                    self.count_case(callback, &mut plan.unopened);
                     let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0);
                     let attempts = copies.saturating_add(1);
                     plan.new_cases.push(NewCase {
@@ -427,34 +366,53 @@ impl<'a> Book<'a> {
                 }
             });
         }
+        plan.entries = self.entries;
+        plan.resolved_cases = self.resolved;
         plan.accounts = self
             .accounts
             .into_iter()
-            .map(|(account_id, work)| AccountChange {
+            .map(|(account_id, AccountWork { opens, before, now })| AccountChange {
                 account_id,
-                expected: work.expected,
-                after: work.now,
+                opens,
+                before,
+                after: now,
             })
             .collect();
         plan.payments = self
             .payments
             .into_iter()
-            .map(|(key, work)| PaymentChange {
-                key,
-                expected: work.expected,
-                after: work.now,
-            })
+            .map(|(key, work)| PaymentChange { key, expected: work.expected, after: work.now })
             .collect();
         plan.case_copies = self
             .copies_of_cases
             .into_iter()
-            .map(|(id, copies)| CaseCopies { id, copies })
+            .map(|(id, (callback, copies))| CaseCopies {
+                id,
+                account_id: callback.account_id.clone(),
+                copies,
+            })
             .collect();
         // Maps have no order; sorted, equal arguments give equal plans, and rivals lock rows in one order.
         plan.accounts.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         plan.payments.sort_by(|a, b| a.key.cmp(&b.key));
         plan.case_copies.sort_by_key(|copies| copies.id);
+        plan.unopened.sort();
+        plan.unopened.dedup();
         plan
+    }
+
+    /// A new case changes its account too, so that a rival who decides a copy of the same callback at this moment loses its
+    /// guard and looks again, instead of applying what is quarantined here.
+    fn count_case(&mut self, callback: &Callback, unopened: &mut Vec<AccountId>) {
+        let open = self.snapshot.accounts.get(&callback.account_id).copied();
+        let work = match self.accounts.entry(callback.account_id.clone()) {
+            hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            hash_map::Entry::Vacant(entry) => match open {
+                Some(account) => entry.insert(AccountWork { opens: false, before: account, now: account }),
+                None => return unopened.push(callback.account_id.clone()),
+            },
+        };
+        work.now.cases = work.now.cases.saturating_add(1);
     }
 }
 
@@ -475,9 +433,7 @@ fn owns_key(verdict: &Verdict) -> bool {
 fn owner_of_key(known: &Known) -> Option<Fingerprint> {
     match known {
         Known::Ledger(fingerprint) => Some(*fingerprint),
-        Known::Case {
-            fingerprint, reason, ..
-        } => reason.owns_key().then_some(*fingerprint),
+        Known::Case { fingerprint, reason, .. } => reason.owns_key().then_some(*fingerprint),
     }
 }
 

@@ -7,8 +7,7 @@ use super::{AccountId, Callback, Currency, Kind, Reason};
 /// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PaymentState {
-    /// Nothing is known of it yet but callbacks that wait for it. The row is where they and the awaited callback meet: both
-    /// change its version, so that neither can miss the other.
+    /// Nothing is known of it yet. Never stored.
     Expected,
     /// A hold is open; part of it may be captured.
     Authorized,
@@ -24,14 +23,8 @@ pub enum PaymentState {
 
 impl PaymentState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
-        Self::Expected,
-        Self::Authorized,
-        Self::Captured,
-        Self::Succeeded,
-        Self::Voided,
-        Self::Failed,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Expected, Self::Authorized, Self::Captured, Self::Succeeded, Self::Voided, Self::Failed];
 
     /// The `payments.state` column.
     #[must_use]
@@ -68,7 +61,7 @@ pub struct Payment {
     pub captured: i64,
     /// Refunded so far; never more than `captured`.
     pub refunded: i64,
-    /// Grows with every change, a callback that starts to wait included; 0 for a payment that has no row yet.
+    /// Grows with every change; 0 for a payment that has no row yet.
     pub version: i64,
 }
 
@@ -76,11 +69,7 @@ pub struct Payment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// The payment becomes `after`, and the account changes by the deltas (minor units), if the account can bear them.
-    Post {
-        after: Payment,
-        balance_delta: i64,
-        held_delta: i64,
-    },
+    Post { after: Payment, balance_delta: i64, held_delta: i64 },
     /// What it needs has not come yet.
     Wait,
     /// It can never be applied as it is.
@@ -136,20 +125,13 @@ impl Payment {
         let amount = callback.amount.minor_units();
         match self.state {
             PaymentState::Expected => Step::Post {
-                after: Self {
-                    state: PaymentState::Authorized,
-                    authorized: amount,
-                    ..self.clone()
-                },
+                after: Self { state: PaymentState::Authorized, authorized: amount, ..self.clone() },
                 balance_delta: 0,
                 held_delta: amount,
             },
             // The try that comes after its cancel (TCC suspension): recorded, holds nothing.
             PaymentState::Voided | PaymentState::Failed if self.authorized == 0 => Step::Post {
-                after: Self {
-                    authorized: amount,
-                    ..self.clone()
-                },
+                after: Self { authorized: amount, ..self.clone() },
                 balance_delta: 0,
                 held_delta: 0,
             },
@@ -173,11 +155,7 @@ impl Payment {
                 return self.invalid(callback);
             }
         };
-        let Some(captured) = self
-            .captured
-            .checked_add(amount)
-            .filter(|sum| *sum <= self.authorized)
-        else {
+        let Some(captured) = self.captured.checked_add(amount).filter(|sum| *sum <= self.authorized) else {
             return Step::Refuse(
                 Reason::OverCapture,
                 format!(
@@ -191,20 +169,12 @@ impl Payment {
         let released = if callback.is_final { rest } else { 0 };
         Step::Post {
             after: Self {
-                state: if closes {
-                    PaymentState::Captured
-                } else {
-                    PaymentState::Authorized
-                },
+                state: if closes { PaymentState::Captured } else { PaymentState::Authorized },
                 captured,
                 ..self.clone()
             },
             balance_delta: amount.saturating_neg(),
-            held_delta: if hold_is_open {
-                amount.saturating_add(released).saturating_neg()
-            } else {
-                0
-            },
+            held_delta: if hold_is_open { amount.saturating_add(released).saturating_neg() } else { 0 },
         }
     }
 
@@ -213,10 +183,7 @@ impl Payment {
         match self.state {
             // The cancel that comes before its try (TCC empty rollback) leaves a tombstone for the late authorization.
             PaymentState::Expected | PaymentState::Authorized => Step::Post {
-                after: Self {
-                    state,
-                    ..self.clone()
-                },
+                after: Self { state, ..self.clone() },
                 balance_delta: 0,
                 held_delta: self.held().saturating_neg(),
             },
@@ -231,11 +198,7 @@ impl Payment {
         let amount = callback.amount.minor_units();
         match self.state {
             PaymentState::Expected => Step::Post {
-                after: Self {
-                    state: PaymentState::Succeeded,
-                    captured: amount,
-                    ..self.clone()
-                },
+                after: Self { state: PaymentState::Succeeded, captured: amount, ..self.clone() },
                 balance_delta: amount.saturating_neg(),
                 held_delta: 0,
             },
@@ -257,14 +220,7 @@ impl Payment {
             PaymentState::Succeeded | PaymentState::Voided | PaymentState::Failed => self.captured,
         };
         if refunded <= self.captured {
-            Step::Post {
-                after: Self {
-                    refunded,
-                    ..self.clone()
-                },
-                balance_delta: amount,
-                held_delta: 0,
-            }
+            Step::Post { after: Self { refunded, ..self.clone() }, balance_delta: amount, held_delta: 0 }
         } else if refunded <= capturable {
             Step::Wait
         } else {
@@ -281,11 +237,7 @@ impl Payment {
     fn invalid(&self, callback: &Callback) -> Step {
         Step::Refuse(
             Reason::InvalidTransition,
-            format!(
-                "the payment is {}, {} cannot follow",
-                self.state.as_str(),
-                callback.kind.as_str()
-            ),
+            format!("the payment is {}, {} cannot follow", self.state.as_str(), callback.kind.as_str()),
         )
     }
 }

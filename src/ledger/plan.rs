@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub operations: HashMap<OperationKey, Known>,
     /// Accounts of the batch that are open.
     pub accounts: HashMap<AccountId, Account>,
+    /// How many cases are about an account of the batch that is not open, where there are any.
+    pub unopened_cases: HashMap<AccountId, i64>,
     /// Payments of the batch that have a row.
     pub payments: HashMap<PaymentKey, Payment>,
     /// Callbacks that wait for those payments, oldest first.
@@ -79,13 +81,7 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer, in the order they are tried.
-    pub const ALL: [Self; 5] = [
-        Self::Batch,
-        Self::Redis,
-        Self::Ledger,
-        Self::Operation,
-        Self::Quarantine,
-    ];
+    pub const ALL: [Self; 5] = [Self::Batch, Self::Redis, Self::Ledger, Self::Operation, Self::Quarantine];
 
     /// The label in metrics and tables.
     #[must_use]
@@ -224,8 +220,10 @@ pub struct Entry {
 pub struct AccountChange {
     /// Which.
     pub account_id: AccountId,
-    /// The version the change was decided on; `None` opens the account.
-    pub expected: Option<i64>,
+    /// Whether this opens it.
+    pub opens: bool,
+    /// What the change was decided on. It stands only while version and number of cases are still these.
+    pub before: Account,
     /// What it becomes.
     pub after: Account,
 }
@@ -257,10 +255,12 @@ pub struct NewCase {
 }
 
 /// More copies of a callback that is quarantined already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseCopies {
     /// The case.
     pub id: CaseId,
+    /// The account its callback is about.
+    pub account_id: AccountId,
     /// How many more, at least 1.
     pub copies: i32,
 }
@@ -294,8 +294,10 @@ pub struct Plan {
     pub outcomes: Vec<Outcome>,
     /// Ledger rows, in the order of each account's versions.
     pub entries: Vec<Entry>,
-    /// At most one per account.
+    /// At most one per account; one whose only change is a new case included.
     pub accounts: Vec<AccountChange>,
+    /// Accounts that new cases are about and that are not open. The plan stands only while they are not.
+    pub unopened: Vec<AccountId>,
     /// At most one per payment.
     pub payments: Vec<PaymentChange>,
     /// New cases, waiting ones included.
@@ -310,14 +312,12 @@ impl Plan {
     /// Takes out all that concerns these accounts: a rival changed them after the snapshot, so what was decided about them is
     /// void and must be decided again. The rest of the plan stands.
     pub fn drop_accounts(&mut self, lost: &HashSet<AccountId>) {
-        self.entries
-            .retain(|entry| !lost.contains(&entry.callback.account_id));
+        self.entries.retain(|entry| !lost.contains(&entry.callback.account_id));
         self.accounts.retain(|change| !lost.contains(&change.account_id));
-        self.payments
-            .retain(|change| !lost.contains(&change.after.account_id));
-        self.new_cases
-            .retain(|case| !lost.contains(&case.callback.account_id));
-        self.resolved_cases
-            .retain(|case| !lost.contains(&case.account_id));
+        self.payments.retain(|change| !lost.contains(&change.after.account_id));
+        self.unopened.retain(|account_id| !lost.contains(account_id));
+        self.case_copies.retain(|copies| !lost.contains(&copies.account_id));
+        self.new_cases.retain(|case| !lost.contains(&case.callback.account_id));
+        self.resolved_cases.retain(|case| !lost.contains(&case.account_id));
     }
 }

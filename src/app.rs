@@ -1,0 +1,172 @@
+//! The composition root: builds what a command needs from the configuration, starts it, and stops it on a signal.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    broker::Names,
+    config::{Config, Secret},
+    dedupe::Dedupe,
+    metrics, ops,
+    store::{Database, Reader},
+    worker::{self, Readiness, Refusal, Worker},
+};
+
+/// Why a long-running command ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A setting is missing or cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The worker cannot go on.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A defect of this machine, such as a port that closes by itself.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The settings' PostgreSQL.
+///
+/// # Errors
+/// Where `database_url` is missing or is not a PostgreSQL URL.
+pub fn database(config: &Config, application_name: &str) -> Result<Database, AppError> {
+    let url = required(config.database_url.as_ref(), "database_url")?;
+    Database::new(url.expose(), application_name, config.database_deadline)
+        .map_err(|problem| AppError::Usage(format!("database_url (PAYONCE_DATABASE_URL): {problem}")))
+}
+
+/// The settings' Redis.
+///
+/// # Errors
+/// Where `redis_url` is missing or is not a Redis URL.
+pub fn dedupe(config: &Config) -> Result<Dedupe, AppError> {
+    let url = required(config.redis_url.as_ref(), "redis_url")?;
+    Dedupe::new(url.expose(), &config.prefix, config.dedupe.clone())
+        .map_err(|problem| AppError::Usage(format!("redis_url (PAYONCE_REDIS_URL): {problem}")))
+}
+
+/// The settings' RabbitMQ.
+///
+/// # Errors
+/// Where `amqp_url` is missing.
+pub fn amqp_url(config: &Config) -> Result<&Secret, AppError> {
+    required(config.amqp_url.as_ref(), "amqp_url")
+}
+
+/// Runs one member of the worker pool until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AppError`]; a server that is away is not one, it is waited for.
+pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<(), AppError> {
+    if config.signatures_required {
+        return Err(AppError::Usage(
+            "signatures (PAYONCE_SIGNATURES): \"required\", but this version cannot verify signatures yet; set it to \"off\" \
+             only where every program that can write to the queue may move money"
+                .to_owned(),
+        ));
+    }
+    let stop = stop_on_signal()?;
+    let name = process_name("payonce-worker");
+    let readiness = Readiness::default();
+    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let serving = match listen {
+        None => None,
+        Some(address) => {
+            let listener = ops::bind(address).await.map_err(AppError::Usage)?;
+            info!(address = %address, "serving /healthz, /readyz and /metrics");
+            let ready = readiness.clone();
+            let served =
+                ops::serve_worker(listener, prometheus, Arc::new(move || ready.is_ready()), stop.clone());
+            Some(tokio::spawn(served))
+        }
+    };
+    let worker = Worker {
+        database: Arc::new(database(&config, &name)?),
+        dedupe: Arc::new(dedupe(&config)?),
+        amqp_url: amqp_url(&config)?.clone(),
+        names: Names::new(&config.prefix),
+        by_source: metrics::BySource::new(config.source_labels_max),
+        config: config.worker,
+        retry: config.retry,
+        readiness,
+        name,
+    };
+    let result = worker::run(worker, stop.clone()).await;
+    stop.cancel();
+    if let Some(serving) = serving {
+        // The worker has drained; what becomes of a last scrape does not matter.
+        drop(serving.await);
+    }
+    Ok(result?)
+}
+
+/// Serves the pool's pages until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AppError`]; a server that is away is not one, `/readyz` says so.
+pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
+    if !listen.ip().is_loopback() {
+        return Err(AppError::Usage(format!(
+            "--listen {listen}: only loopback addresses are served, because these pages have no login yet"
+        )));
+    }
+    let stop = stop_on_signal()?;
+    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let reader = Reader::new(&database(&config, &process_name("payonce-ops"))?, config.database_pool_max);
+    let dedupe = dedupe(&config)?;
+    let watch_redis = {
+        let stop = stop.clone();
+        tokio::spawn(async move { dedupe.keep_connected(worker::REDIS_PROBE_PAUSE, &stop).await })
+    };
+    let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
+    let pool = ops::Pool { reader, prometheus, by_source: metrics::BySource::new(config.source_labels_max) };
+    info!(address = %listen, "serving /healthz, /readyz and /metrics");
+    let served = ops::serve_pool(listener, pool, stop.clone()).await;
+    stop.cancel();
+    drop(watch_redis.await);
+    served.map_err(|error| AppError::Failed(error.to_string()))
+}
+
+fn required<'a>(secret: Option<&'a Secret>, setting: &str) -> Result<&'a Secret, AppError> {
+    secret.ok_or_else(|| {
+        AppError::Usage(format!(
+            "{setting}: not set; export PAYONCE_{}, or put {setting} into the file that --config names",
+            setting.to_uppercase()
+        ))
+    })
+}
+
+/// Host and process id: enough to find the process that a log line, a connection or a count belongs to.
+fn process_name(what: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "unknown-host" } else { host.trim() };
+    format!("{what}@{host}:{}", std::process::id())
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once, as it would a program without a handler.
+fn stop_on_signal() -> Result<CancellationToken, AppError> {
+    let stop = CancellationToken::new();
+    let failed = |error: std::io::Error| AppError::Failed(format!("cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if cancelled.is_cancelled() {
+                warn!(signal = name, "second signal; ending without draining");
+                std::process::exit(130);
+            }
+            info!(signal = name, "stopping: finishing the started batches");
+            cancelled.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,63 @@
+//! `payonce account ID`.
+
+use super::{Failure, print_json, table, with_database};
+use crate::{
+    config::Config,
+    store::report::{self, AccountStory},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The account: CloudEvents `subject`.
+    id: String,
+    /// How many of the last entries to show.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000), value_name = "N")]
+    limit: u16,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let limit = i64::from(args.limit);
+    let story =
+        with_database(config, async |connection| report::account(connection, &args.id, limit).await).await?;
+    let Some(story) = story else {
+        return Err(Failure::No(format!("no deposit has opened an account {}", table::safe(&args.id))));
+    };
+    if args.json {
+        return print_json(&story);
+    }
+    print(&story);
+    Ok(())
+}
+
+fn print(story: &AccountStory) {
+    println!(
+        "Account {}: balance {}, held {}, available {} {} (minor units), version {}",
+        table::safe(&story.account_id),
+        story.balance,
+        story.held,
+        story.available,
+        story.currency,
+        story.version
+    );
+    let mut rows = table::new(&[
+        "version", "recorded", "type", "amount", "balance", "held", "payment", "event", "source",
+    ]);
+    for row in &story.entries {
+        rows.add_row([
+            row.account_version.to_string(),
+            table::time(row.recorded_at),
+            row.kind.clone(),
+            row.amount.to_string(),
+            row.balance_after.to_string(),
+            row.held_after.to_string(),
+            table::optional(row.payment_id.as_ref()),
+            table::safe(&row.event_id),
+            table::safe(&row.source),
+        ]);
+    }
+    table::align_right(&mut rows, &[0, 3, 4, 5]);
+    println!("{rows}");
+}

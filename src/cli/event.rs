@@ -1,0 +1,79 @@
+//! `payonce event SOURCE ID`.
+
+use super::{Failure, print_json, table, with_database};
+use crate::{
+    config::Config,
+    store::report::{self, EventStory},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The provider: CloudEvents `source`, such as /providers/stripe.
+    source: String,
+    /// The provider's id of the event: CloudEvents `id`.
+    id: String,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let story =
+        with_database(config, async |connection| report::event(connection, &args.source, &args.id).await)
+            .await?;
+    let Some(story) = story else {
+        return Err(Failure::No(format!("no callback {} of {} was ever settled", args.id, args.source)));
+    };
+    if args.json {
+        return print_json(&story);
+    }
+    print(&story);
+    Ok(())
+}
+
+fn print(story: &EventStory) {
+    println!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
+    if let Some(row) = &story.applied {
+        println!(
+            "  applied      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
+            table::time(row.recorded_at),
+            row.kind,
+            row.amount,
+            row.currency,
+            table::safe(&row.account_id),
+            row.account_version,
+            row.balance_after,
+            row.held_after,
+        );
+    }
+    for case in &story.quarantined {
+        println!(
+            "  quarantined  {}  case {}, {}, {}: {}; came {} times, last {}",
+            table::time(case.first_seen_at),
+            case.id,
+            case.state,
+            case.reason,
+            table::safe(&case.detail),
+            case.attempts,
+            table::time(case.last_seen_at),
+        );
+        if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
+            println!(
+                "  {:<11}  {}  by {}: {}",
+                case.state,
+                table::time(at),
+                table::safe(by),
+                table::optional(case.resolved_why.as_ref())
+            );
+        }
+    }
+    for copies in &story.duplicates {
+        println!(
+            "  duplicates   {}  {} turned away by {}, last {}",
+            table::time(copies.first_seen_at),
+            copies.copies,
+            copies.layer,
+            table::time(copies.last_seen_at),
+        );
+    }
+}

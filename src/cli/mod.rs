@@ -1,0 +1,229 @@
+//! The command line: arguments in, exit code out. One file a command, thin: what it does lives in the modules below.
+//!
+//! Exit codes (contract §5): 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached.
+
+mod account;
+mod audit;
+mod event;
+mod migrate;
+mod publish;
+mod table;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    app::{self, AppError},
+    broker::BrokerError,
+    config::{self, Config, Domain, SETTINGS},
+    store::{self, PgConnection, SchemaError, StoreError},
+    telemetry,
+    worker::Refusal,
+};
+
+/// Applies each payment callback at most once per idempotency key, acknowledged only after the commit.
+#[derive(Debug, Parser)]
+#[command(name = "payonce", version, about, long_about = None)]
+#[command(
+    after_help = "Settings come from flags, else PAYONCE_* variables, else the file of --config, else defaults.\n\
+                        Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL.\n\
+                        Exit codes: 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached."
+)]
+struct Cli {
+    /// TOML file with settings; payonce.example.toml lists all of them.
+    #[arg(long, global = true, env = "PAYONCE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Brings the schema up to date.
+    Migrate {
+        /// One JSON object in place of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs one member of the worker pool, until SIGTERM or SIGINT.
+    Worker {
+        /// Serve /healthz, /readyz and /metrics here.
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Serves health and metrics of the whole pool, until SIGTERM or SIGINT.
+    Ops {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9300")]
+        listen: SocketAddr,
+    },
+    /// Publishes callbacks from NDJSON files, with confirms; reports each refused line by number.
+    Publish(publish::Args),
+    /// The whole story of one callback: where it ended, when, by which duplicates it was followed.
+    Event(event::Args),
+    /// Balance, held, version, and the last entries of an account.
+    Account(account::Args),
+    /// Checks every stored invariant with its own SQL; exits 1 where one fails.
+    Audit(audit::Args),
+}
+
+/// Why a command did not end with exit code 0.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The answer is no; it is printed already, or these words say it.
+    #[error("{0}")]
+    No(String),
+    /// Wrong usage or configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// A server could not be reached.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::No(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+        }
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        match error {
+            AppError::Usage(text) => Self::Usage(text),
+            AppError::Refused(refusal @ (Refusal::Schema(_) | Refusal::Topology(_))) => {
+                Self::Usage(refusal.to_string())
+            }
+            AppError::Failed(text) => Self::No(text),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Conflict(_) => Self::Unreachable(error.to_string()),
+            StoreError::Refused(_) => Self::No(error.to_string()),
+        }
+    }
+}
+
+impl From<SchemaError> for Failure {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::TooOld { .. } | SchemaError::TooNew { .. } | SchemaError::Migration(_) => {
+                Self::Usage(error.to_string())
+            }
+            SchemaError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Url => Self::Usage(error.to_string()),
+            BrokerError::ConnectTimeout | BrokerError::Lapin(_) | BrokerError::NotAcked => {
+                Self::Unreachable(error.to_string())
+            }
+        }
+    }
+}
+
+/// Parses the arguments, runs the command, and says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let config = match config::load(cli.config.as_deref(), &flags(&matches), |name| std::env::var(name).ok())
+    {
+        Ok(config) => config,
+        Err(error) => return fail(&Failure::Usage(error.to_string())),
+    };
+    telemetry::start(&config.log_level, config.log_json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::No(format!("cannot start threads: {error}"))),
+    };
+    match runtime.block_on(run(cli.command, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+async fn run(command: Command, config: Config) -> Result<(), Failure> {
+    match command {
+        Command::Migrate { json } => migrate::run(&config, json).await,
+        Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
+        Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
+        Command::Publish(args) => publish::run(&config, args).await,
+        Command::Event(args) => event::run(&config, args).await,
+        Command::Account(args) => account::run(&config, args).await,
+        Command::Audit(args) => audit::run(&config, args).await,
+    }
+}
+
+/// The derived commands, and a flag for each setting that is not a secret.
+fn command() -> clap::Command {
+    let settings = SETTINGS.iter().filter(|setting| !matches!(setting.domain, Domain::Secret));
+    Cli::command().args(settings.map(|setting| {
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!(" [default: {}]", setting.default)
+        };
+        Arg::new(setting.name)
+            .long(setting.name.replace('_', "-"))
+            .value_name("VALUE")
+            .help(format!("{}{default}", setting.help))
+            .help_heading("Settings")
+            .hide_short_help(true)
+            .global(true)
+    }))
+}
+
+fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
+    // Global flags may stand before or after the command; clap hands all of them down to it.
+    let (_, matches) = matches.subcommand().unwrap_or(("", matches));
+    SETTINGS
+        .iter()
+        .filter(|setting| !matches!(setting.domain, Domain::Secret))
+        .filter_map(|setting| {
+            Some((setting.name.to_owned(), matches.get_one::<String>(setting.name)?.clone()))
+        })
+        .collect()
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    let text = failure.to_string();
+    if !text.is_empty() {
+        eprintln!("payonce: {text}");
+    }
+    ExitCode::from(failure.code())
+}
+
+/// Connects for one question, and refuses a schema that does not fit.
+async fn with_database<T>(
+    config: &Config,
+    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+) -> Result<T, Failure> {
+    let database = app::database(config, "payonce")?.for_reading();
+    let mut connection = database.connect().await?;
+    store::check_schema(&mut connection).await?;
+    Ok(question(&mut connection).await?)
+}
+
+/// Prints one JSON value on a line.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! Redis: claims and done markers. Advice only, and any failure means "not seen": the ledger's unique key decides.
+//!
+//! A *claim* says that some worker began with a key. It proves nothing, since its owner may have died before the commit, so
+//! nobody is turned away by it. A *done marker* is written after the commit; its key starts with the database's epoch, and it
+//! is trusted only after that epoch was read again. What must not live here: any decision to acknowledge.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ExistenceCheck, Pipeline, RedisError, SetExpiry, SetOptions,
+    aio::MultiplexedConnection,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::DedupeConfig,
+    ledger::{Fingerprint, Key},
+    metrics,
+};
+
+const DONE: &[u8] = b"done:";
+const CLAIM: &str = "claim";
+
+/// The link to Redis: either a connection that works, or none.
+pub struct Dedupe {
+    client: Client,
+    prefix: String,
+    config: DedupeConfig,
+    /// `None` while Redis is away: batches then skip it, and pay nothing for waiting.
+    connection: Mutex<Option<MultiplexedConnection>>,
+    lost: Notify,
+}
+
+impl Dedupe {
+    /// Does not connect yet: [`Dedupe::keep_connected`] does.
+    ///
+    /// # Errors
+    /// Words for what is wrong with the URL, which they do not repeat.
+    pub fn new(url: &str, prefix: &str, config: DedupeConfig) -> Result<Self, String> {
+        let client = Client::open(url).map_err(|error| describe(&error))?;
+        Ok(Self {
+            client,
+            prefix: prefix.to_owned(),
+            config,
+            connection: Mutex::new(None),
+            lost: Notify::new(),
+        })
+    }
+
+    /// Connects, and again whenever the connection is lost, until `stop`. Runs beside the lanes, so that they never wait for a
+    /// Redis that is away.
+    pub async fn keep_connected(&self, probe_pause: Duration, stop: &CancellationToken) {
+        metrics::redis_available(false);
+        let mut was_available = None;
+        loop {
+            let available = self.probe().await;
+            metrics::redis_available(available.is_ok());
+            match &available {
+                Ok(()) if was_available != Some(true) => info!("Redis is available"),
+                Err(error) if was_available != Some(false) => {
+                    warn!(error = %describe(error), "Redis is away; every callback is checked in the ledger alone");
+                }
+                Ok(()) | Err(_) => {}
+            }
+            was_available = Some(available.is_ok());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(probe_pause) => {}
+                () = self.lost.notified(), if available.is_ok() => {}
+            }
+        }
+    }
+
+    /// Claims each key for this worker, in one round trip, and returns the content of those that are done already. With Redis
+    /// away: none.
+    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Option<Fingerprint>> {
+        let unknown = || vec![None; keys.len()];
+        let Some(mut connection) = self.connected() else { return unknown() };
+        let lease_ms = millis(self.config.claim_lease);
+        // NX: an earlier claim or marker stays. GET: the answer is what was there. One trip for both.
+        let options = SetOptions::default()
+            .conditional_set(ExistenceCheck::NX)
+            .get(true)
+            .with_expiration(SetExpiry::PX(lease_ms));
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.set_options(self.name(epoch, key), CLAIM, options.clone());
+        }
+        match pipeline.query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await {
+            Ok(found) if found.len() == keys.len() => {
+                found.iter().map(|value| done(value.as_deref()?)).collect()
+            }
+            Ok(_) => unknown(),
+            Err(error) => {
+                self.give_up(&error);
+                unknown()
+            }
+        }
+    }
+
+    /// Remembers callbacks whose ledger row is committed in this epoch.
+    pub async fn remember(&self, epoch: &str, committed: impl Iterator<Item = (&Key, Fingerprint)>) {
+        let Some(mut connection) = self.connected() else { return };
+        let options = SetOptions::default().with_expiration(SetExpiry::PX(millis(self.config.marker_ttl)));
+        let mut pipeline = Pipeline::new();
+        for (key, fingerprint) in committed {
+            let value = [DONE, &fingerprint.0[..]].concat();
+            pipeline.set_options(self.name(epoch, key), value, options.clone()).ignore();
+        }
+        if pipeline.is_empty() {
+            return;
+        }
+        if let Err(error) = pipeline.query_async::<()>(&mut connection).await {
+            self.give_up(&error);
+        }
+    }
+
+    /// Whether Redis answered last time it was asked.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.connected().is_some()
+    }
+
+    /// Writes and connects as the lanes do: a Redis that answers PING but is read-only or full is of no use.
+    async fn probe(&self) -> Result<(), RedisError> {
+        let mut connection = match self.connected() {
+            Some(connection) => connection,
+            None => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.config.timeout))
+                    .set_response_timeout(Some(self.config.timeout));
+                self.client.get_multiplexed_async_connection_with_config(&config).await?
+            }
+        };
+        let probed = redis::cmd("SET")
+            .arg(format!("{}payonce:probe", self.prefix))
+            .arg(1)
+            .arg("PX")
+            .arg(1_000)
+            .query_async::<()>(&mut connection)
+            .await;
+        let now = probed.is_ok().then_some(connection);
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        probed
+    }
+
+    fn connected(&self) -> Option<MultiplexedConnection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Any error ends the connection: redis-rs keeps one that timed out, or that leads to a replica which is read-only.
+    fn give_up(&self, error: &RedisError) {
+        let was_connected = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+        if was_connected {
+            metrics::redis_available(false);
+            warn!(error = %describe(error), "Redis failed; going on without it");
+            self.lost.notify_one();
+        }
+    }
+
+    /// `<prefix>payonce:<epoch>:<length of source>:<source>:<id>`. The length keeps two pairs of source and id from having one
+    /// name, whatever characters they hold.
+    fn name(&self, epoch: &str, key: &Key) -> String {
+        let source = key.source.as_str();
+        format!("{}payonce:{epoch}:{}:{source}:{}", self.prefix, source.len(), key.event_id)
+    }
+}
+
+fn done(value: &[u8]) -> Option<Fingerprint> {
+    let hash = value.strip_prefix(DONE)?;
+    Some(Fingerprint(hash.try_into().ok()?))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An error's kind, without the server's text: that can quote keys and values.
+fn describe(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("{} ({code})", error.category()),
+        None => error.category().to_owned(),
+    }
+}

@@ -1,0 +1,186 @@
+//! Every metric, with its help text, in one list (contract §6).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+const RECEIVED: &str = "payonce_callbacks_received_total";
+const APPLIED: &str = "payonce_callbacks_applied_total";
+const DUPLICATES: &str = "payonce_duplicates_rejected_total";
+const QUARANTINED: &str = "payonce_callbacks_quarantined_total";
+const BATCH_SIZE: &str = "payonce_batch_size";
+const BATCH_DURATION: &str = "payonce_batch_duration_seconds";
+const LATENCY: &str = "payonce_callback_latency_seconds";
+const CONFLICTS: &str = "payonce_version_conflicts_total";
+const REDIS_AVAILABLE: &str = "payonce_redis_available";
+const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
+
+const BATCH_SIZE_BUCKETS: [f64; 12] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
+const SECONDS_BUCKETS: [f64; 15] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+/// The label of sources beyond the limit.
+const OTHER: &str = "other";
+
+/// Installs the recorder of this process.
+///
+/// # Errors
+/// Where one is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.to_owned()), &BATCH_SIZE_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .install_recorder()?;
+    describe_counter!(RECEIVED, "Deliveries taken from the queue, redeliveries included.");
+    describe_counter!(APPLIED, "Callbacks written to the ledger.");
+    describe_counter!(DUPLICATES, "Copies turned away, by the layer that knew them.");
+    describe_counter!(QUARANTINED, "Callbacks put into quarantine, by reason.");
+    describe_counter!(CONFLICTS, "Accounts whose decision was void because a rival changed them first.");
+    describe_counter!(
+        DEAD_LETTERED,
+        "Messages that PostgreSQL refuses to store, sent to the dead-letter queue."
+    );
+    describe_gauge!(REDIS_AVAILABLE, "1 while Redis answers, 0 while the worker goes on without it.");
+    describe_histogram!(BATCH_SIZE, "Deliveries per batch.");
+    describe_histogram!(BATCH_DURATION, Unit::Seconds, "Time a batch spends in each stage.");
+    describe_histogram!(LATENCY, Unit::Seconds, "Time from taking a delivery to acknowledging it.");
+    counter!(RECEIVED).absolute(0);
+    counter!(CONFLICTS).absolute(0);
+    Ok(handle)
+}
+
+/// The parts of a batch's life, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes to callbacks.
+    Decode,
+    /// Asking Redis.
+    Dedupe,
+    /// Reading the snapshot.
+    Load,
+    /// Deciding.
+    Decide,
+    /// The transaction.
+    Apply,
+    /// Writing done markers.
+    Mark,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Dedupe => "dedupe",
+            Self::Load => "load",
+            Self::Decide => "decide",
+            Self::Apply => "apply",
+            Self::Mark => "mark",
+        }
+    }
+}
+
+/// One delivery came.
+pub fn received() {
+    counter!(RECEIVED).increment(1);
+}
+
+/// A batch was closed with so many deliveries.
+pub fn batch_closed(size: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "a batch has at most 5 000 deliveries")]
+    histogram!(BATCH_SIZE).record(size as f64);
+}
+
+/// A stage of a batch took so long.
+pub fn stage_took(stage: Stage, duration: Duration) {
+    histogram!(BATCH_DURATION, "stage" => stage.as_str()).record(duration.as_secs_f64());
+}
+
+/// A delivery was settled so long after it came.
+pub fn settled(latency: Duration) {
+    histogram!(LATENCY).record(latency.as_secs_f64());
+}
+
+/// So many accounts were lost to rivals.
+pub fn conflicts(accounts: u64) {
+    counter!(CONFLICTS).increment(accounts);
+}
+
+/// Redis answers, or not.
+pub fn redis_available(available: bool) {
+    gauge!(REDIS_AVAILABLE).set(if available { 1.0 } else { 0.0 });
+}
+
+/// A message was given to the dead-letter queue.
+pub fn dead_lettered() {
+    counter!(DEAD_LETTERED).increment(1);
+}
+
+/// Counters by source, of a bounded number of sources: whoever writes to the queue invents names at will.
+#[derive(Debug, Clone)]
+pub struct BySource {
+    known: Arc<Mutex<HashSet<String>>>,
+    sources_max: usize,
+}
+
+impl BySource {
+    /// Names the first `sources_max` sources it sees.
+    #[must_use]
+    pub fn new(sources_max: usize) -> Self {
+        Self { known: Arc::default(), sources_max }
+    }
+
+    /// So many callbacks of this source and type are in the ledger.
+    pub fn applied(&self, source: &str, kind: &'static str, n: u64) {
+        counter!(APPLIED, "source" => self.label(source), "type" => kind).increment(n);
+    }
+
+    /// So many copies were turned away.
+    pub fn duplicates(&self, source: &str, layer: &'static str, n: u64) {
+        counter!(DUPLICATES, "source" => self.label(source), "layer" => layer).increment(n);
+    }
+
+    /// So many callbacks were quarantined.
+    pub fn quarantined(&self, reason: &'static str, n: u64) {
+        counter!(QUARANTINED, "reason" => reason).increment(n);
+    }
+
+    /// Sets the counters to the totals that all workers have committed: (kind, source, label, how many).
+    pub fn set_totals<'a>(&self, totals: impl Iterator<Item = (&'a str, &'a str, &'a str, i64)>) {
+        type Series = (&'static str, Vec<(&'static str, String)>);
+        let mut sums: BTreeMap<Series, u64> = BTreeMap::new();
+        for (kind, source, label, n) in totals {
+            let n = u64::try_from(n).unwrap_or(0);
+            let label = label.to_owned();
+            let line = match kind {
+                "applied" | "released" => (APPLIED, vec![("source", self.label(source)), ("type", label)]),
+                "duplicate" => (DUPLICATES, vec![("source", self.label(source)), ("layer", label)]),
+                _ => (QUARANTINED, vec![("reason", label)]),
+            };
+            *sums.entry(line).or_default() += n;
+            if kind != "released" {
+                *sums.entry((RECEIVED, Vec::new())).or_default() += n;
+            }
+        }
+        for ((name, labels), n) in sums {
+            counter!(name, &labels).absolute(n);
+        }
+    }
+
+    fn label(&self, source: &str) -> String {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(source) {
+            return source.to_owned();
+        }
+        if known.len() < self.sources_max {
+            known.insert(source.to_owned());
+            return source.to_owned();
+        }
+        OTHER.to_owned()
+    }
+}

@@ -1,0 +1,226 @@
+//! Checks every stored invariant with SQL of its own, that shares nothing with how plans are made or applied.
+//!
+//! Each check is a query that returns violations; no row means that the invariant holds. All run on one snapshot, so an audit
+//! beside running workers sees whole transactions only. Sums are `numeric`: they cannot overflow.
+
+use serde::Serialize;
+use sqlx::{Connection as _, PgConnection};
+
+use super::StoreError;
+
+/// How many violations of one invariant are shown.
+const EXAMPLES_MAX: i64 = 5;
+
+/// One invariant.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// What it promises.
+    pub promise: &'static str,
+    /// Returns one text per violation.
+    sql: &'static str,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// The check.
+    pub name: &'static str,
+    /// What it promises.
+    pub promise: &'static str,
+    /// Whether it holds.
+    pub ok: bool,
+    /// How many violations.
+    pub violations: i64,
+    /// The first few.
+    pub examples: Vec<String>,
+}
+
+/// Every check, in the order they run.
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "balance_is_ledger_sum",
+        promise: "each account's balance and held are the sums of its ledger rows; no row is without its account",
+        sql: "select format('account %s: balance %s, held %s; ledger sums %s, %s', coalesce(a.account_id, l.account_id), a.balance,
+                            a.held, l.balance, l.held)
+              from accounts a
+              full join (select account_id, sum(balance_delta) as balance, sum(held_delta) as held from ledger group by account_id) l
+                     on l.account_id = a.account_id
+              where a.balance is distinct from l.balance or a.held is distinct from l.held",
+    },
+    Check {
+        name: "total_is_ledger_sum",
+        promise: "over all accounts of a currency, balances and holds are the sums of the ledger",
+        sql: "select format('%s: accounts %s, held %s; ledger %s, %s', coalesce(a.currency, l.currency), a.balance, a.held,
+                            l.balance, l.held)
+              from (select currency, sum(balance) as balance, sum(held) as held from accounts group by currency) a
+              full join (select currency, sum(balance_delta) as balance, sum(held_delta) as held from ledger group by currency) l
+                     on l.currency = a.currency
+              where a.balance is distinct from l.balance or a.held is distinct from l.held",
+    },
+    Check {
+        name: "versions_are_gapless",
+        promise: "each account's versions are 1 to n, and n is the account's version",
+        sql: "select format('account %s: version %s; ledger has %s rows, versions %s to %s', a.account_id, a.version, l.rows,
+                            l.first, l.last)
+              from accounts a
+              left join (select account_id, count(*) as rows, min(account_version) as first, max(account_version) as last
+                         from ledger group by account_id) l on l.account_id = a.account_id
+              where a.version <> coalesce(l.last, 0) or a.version <> coalesce(l.rows, 0) or coalesce(l.first, 1) <> 1",
+    },
+    Check {
+        name: "each_row_follows_the_one_before",
+        promise: "each balance_after and held_after is the one before plus the delta",
+        sql: "select format('account %s version %s: balance %s + %s is not %s, or held %s + %s is not %s', account_id,
+                            account_version, balance_before, balance_delta, balance_after, held_before, held_delta, held_after)
+              from (select account_id, account_version, balance_delta, balance_after, held_delta, held_after,
+                           lag(balance_after, 1, 0::bigint) over versions as balance_before,
+                           lag(held_after, 1, 0::bigint) over versions as held_before
+                    from ledger window versions as (partition by account_id order by account_version)) l
+              where balance_before::numeric + balance_delta <> balance_after or held_before::numeric + held_delta <> held_after",
+    },
+    Check {
+        name: "bounds_hold_at_every_version",
+        promise: "0 <= held <= balance after every row, and 1 <= amount <= 9007199254740991",
+        sql: "select format('%s %s: balance %s, held %s, amount %s', source, event_id, balance_after, held_after, amount)
+              from ledger
+              where balance_after < 0 or held_after < 0 or held_after > balance_after
+                 or amount not between 1 and 9007199254740991",
+    },
+    Check {
+        name: "deltas_fit_the_type",
+        promise: "each row moves money only as its type may",
+        sql: "select format('%s %s: %s of %s moved balance %s, held %s', source, event_id, type, amount, balance_delta, held_delta)
+              from ledger
+              where case type
+                    when 'deposit.succeeded' then balance_delta <> amount or held_delta <> 0
+                    when 'refund.succeeded' then balance_delta <> amount or held_delta <> 0
+                    when 'payment.succeeded' then balance_delta <> -amount or held_delta <> 0
+                    when 'payment.authorized' then balance_delta <> 0 or held_delta not in (0, amount)
+                    when 'payment.captured' then balance_delta <> -amount or held_delta > 0
+                    when 'payment.voided' then balance_delta <> 0 or held_delta > 0
+                    when 'payment.failed' then balance_delta <> 0 or held_delta > 0
+                    else true end",
+    },
+    Check {
+        name: "currencies_agree",
+        promise: "each row is in its account's currency",
+        sql: "select format('%s %s: %s in an account in %s', l.source, l.event_id, l.currency, a.currency)
+              from ledger l join accounts a on a.account_id = l.account_id
+              where l.currency <> a.currency",
+    },
+    Check {
+        name: "keys_are_unique",
+        promise: "no (source, event_id) is applied twice",
+        sql: "select format('%s %s: %s rows', source, event_id, count(*)) from ledger group by source, event_id having count(*) > 1",
+    },
+    Check {
+        name: "operations_are_unique",
+        promise: "no (source, type, operation_id) is applied twice",
+        sql: "select format('%s %s %s: %s rows', source, type, operation_id, count(*))
+              from ledger where operation_id is not null
+              group by source, type, operation_id having count(*) > 1",
+    },
+    Check {
+        name: "payments_are_ledger_sums",
+        promise: "each payment's sums are those of its ledger rows",
+        sql: "select format('payment %s %s: authorized %s, captured %s, refunded %s; ledger %s, %s, %s',
+                            coalesce(p.source, l.source), coalesce(p.payment_id, l.payment_id), p.authorized, p.captured,
+                            p.refunded, l.authorized, l.captured, l.refunded)
+              from payments p
+              full join (select source, payment_id,
+                                coalesce(sum(amount) filter (where type = 'payment.authorized'), 0) as authorized,
+                                coalesce(sum(amount) filter (where type in ('payment.captured', 'payment.succeeded')), 0) as captured,
+                                coalesce(sum(amount) filter (where type = 'refund.succeeded'), 0) as refunded
+                         from ledger where payment_id is not null and type <> 'deposit.succeeded'
+                         group by source, payment_id) l
+                     on l.source = p.source and l.payment_id = p.payment_id
+              where p.authorized is distinct from l.authorized or p.captured is distinct from l.captured
+                 or p.refunded is distinct from l.refunded",
+    },
+    Check {
+        name: "holds_are_open_authorizations",
+        promise: "what an account holds is what its open authorizations have not captured",
+        sql: "select format('account %s: held %s, open authorizations %s', a.account_id, a.held, coalesce(p.held, 0))
+              from accounts a
+              left join (select account_id, sum(authorized - captured) as held from payments where state = 'authorized'
+                         group by account_id) p on p.account_id = a.account_id
+              where a.held <> coalesce(p.held, 0)",
+    },
+    Check {
+        name: "refunds_within_captures",
+        promise: "refunds never exceed what was captured or debited, captures never what was authorized",
+        sql: "select format('payment %s %s: authorized %s, captured %s, refunded %s', source, payment_id, authorized, captured, refunded)
+              from payments
+              where refunded > captured or (captured > authorized and state <> 'succeeded')",
+    },
+    Check {
+        name: "one_place_per_callback",
+        promise: "nothing is both in the ledger and in an open or waiting case",
+        sql: "select format('%s %s: in the ledger and in case %s', q.source, q.event_id, q.id)
+              from quarantine q
+              join ledger l on l.source = q.source and l.event_id = q.event_id and l.payload_sha256 = q.fingerprint
+              where q.state in ('open', 'waiting')",
+    },
+    Check {
+        name: "replayed_cases_are_applied",
+        promise: "each replayed case has its ledger row",
+        sql: "select format('case %s: replayed, but %s %s is not in the ledger', q.id, q.source, q.event_id)
+              from quarantine q
+              where q.state = 'replayed'
+                and not exists (select from ledger l where l.source = q.source and l.event_id = q.event_id)",
+    },
+    Check {
+        name: "cases_are_counted",
+        promise: "each account knows how many cases are about it",
+        sql: "select format('account %s: counts %s cases, has %s', a.account_id, a.cases, coalesce(q.cases, 0))
+              from accounts a
+              left join (select account_id, count(*) as cases from quarantine where account_id is not null group by account_id) q
+                     on q.account_id = a.account_id
+              where a.cases <> coalesce(q.cases, 0)",
+    },
+    Check {
+        name: "counts_match_rows",
+        promise: "as many callbacks are counted as applied and quarantined as there are rows",
+        sql: "select format('counted applied %s, quarantined %s; rows %s, %s', t.applied, t.quarantined, l.rows, q.rows)
+              from (select coalesce(sum(n) filter (where kind in ('applied', 'released')), 0) as applied,
+                           coalesce(sum(n) filter (where kind = 'quarantined'), 0) as quarantined from tallies) t,
+                   (select count(*) as rows from ledger) l, (select count(*) as rows from quarantine) q
+              where t.applied <> l.rows or t.quarantined <> q.rows",
+    },
+];
+
+/// Runs every check on one snapshot of the database. `each` is told of each finding as it comes.
+///
+/// # Errors
+/// [`StoreError`] where the database cannot be asked; a violation is a finding, not an error.
+pub async fn audit(
+    connection: &mut PgConnection,
+    mut each: impl FnMut(&Finding),
+) -> Result<Vec<Finding>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("set transaction isolation level repeatable read, read only")
+        .execute(&mut *transaction)
+        .await?;
+    let mut findings = Vec::with_capacity(CHECKS.len());
+    for check in CHECKS {
+        let violations: Vec<(String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select violation, count(*) over () from ({}) v(violation) limit {EXAMPLES_MAX}",
+            check.sql
+        )))
+        .fetch_all(&mut *transaction)
+        .await?;
+        let finding = Finding {
+            name: check.name,
+            promise: check.promise,
+            ok: violations.is_empty(),
+            violations: violations.first().map_or(0, |(_, count)| *count),
+            examples: violations.into_iter().map(|(violation, _)| violation).collect(),
+        };
+        each(&finding);
+        findings.push(finding);
+    }
+    transaction.rollback().await?;
+    Ok(findings)
+}

@@ -1,0 +1,250 @@
+//! What the database knows about a batch, in three or four indexed look-ups.
+//!
+//! Accounts are read first. Whatever a rival commits after that moves the version or the number of cases of its account, and
+//! the plan then loses its guard; so what is read later may be newer, but never wrongly old.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::ledger::{
+    Account, AccountId, Amount, Callback, CaseId, Currency, EventId, Fingerprint, Key, Kind, Known,
+    OperationId, OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Reason, Snapshot, Source,
+    WaitingCase,
+};
+
+/// Loads all that [`crate::ledger::decide`] needs to know about these callbacks.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Refused`] where a stored row is not what this program could have written.
+pub async fn load(connection: &mut PgConnection, callbacks: &[Callback]) -> Result<Snapshot, StoreError> {
+    let mut snapshot = Snapshot::default();
+    load_accounts(connection, callbacks, &mut snapshot).await?;
+    load_payments(connection, callbacks, &mut snapshot).await?;
+    load_keys(connection, callbacks, &mut snapshot).await?;
+    Ok(snapshot)
+}
+
+async fn load_accounts(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let wanted: HashSet<&AccountId> = callbacks.iter().map(|callback| &callback.account_id).collect();
+    let ids: Vec<&str> = wanted.iter().map(|id| id.as_str()).collect();
+    let rows = sqlx::query(
+        "select a.account_id, a.currency, a.balance, a.held, a.version, a.cases
+         from unnest($1::text[]) as k(account_id)
+         join accounts a on a.account_id = k.account_id",
+    )
+    .bind(&ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let account = Account {
+            currency: column(&row, "currency", Currency::parse)?,
+            balance: row.try_get("balance")?,
+            held: row.try_get("held")?,
+            version: row.try_get("version")?,
+            cases: row.try_get("cases")?,
+        };
+        snapshot.accounts.insert(column(&row, "account_id", |text| AccountId::new(text).ok())?, account);
+    }
+    let unopened: Vec<&str> =
+        wanted.iter().filter(|id| !snapshot.accounts.contains_key(**id)).map(|id| id.as_str()).collect();
+    if unopened.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(COUNT_CASES).bind(&unopened).fetch_all(&mut *connection).await?;
+    for row in rows {
+        let account_id = column(&row, "account_id", |text| AccountId::new(text).ok())?;
+        snapshot.unopened_cases.insert(account_id, row.try_get("cases")?);
+    }
+    Ok(())
+}
+
+/// How many cases are about each of these accounts. Also the guard under which an account is opened.
+pub(super) const COUNT_CASES: &str = "select q.account_id, count(*) as cases
+     from unnest($1::text[]) as k(account_id)
+     join quarantine q on q.account_id = k.account_id
+     group by q.account_id";
+
+async fn load_payments(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let keys: HashSet<PaymentKey> = callbacks.iter().filter_map(Callback::payment_key).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let sources: Vec<&str> = keys.iter().map(|key| key.source.as_str()).collect();
+    let payment_ids: Vec<&str> = keys.iter().map(|key| key.payment_id.as_str()).collect();
+    let rows = sqlx::query(
+        "select p.source, p.payment_id, p.account_id, p.currency, p.state, p.authorized, p.captured, p.refunded, p.version
+         from unnest($1::text[], $2::text[]) as k(source, payment_id)
+         join payments p on p.source = k.source and p.payment_id = k.payment_id",
+    )
+    .bind(&sources)
+    .bind(&payment_ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let payment = Payment {
+            account_id: column(&row, "account_id", |text| AccountId::new(text).ok())?,
+            currency: column(&row, "currency", Currency::parse)?,
+            state: column(&row, "state", PaymentState::parse)?,
+            authorized: row.try_get("authorized")?,
+            captured: row.try_get("captured")?,
+            refunded: row.try_get("refunded")?,
+            version: row.try_get("version")?,
+        };
+        snapshot.payments.insert(payment_key(&row)?, payment);
+    }
+    // Only an account with cases can have one that waits.
+    if snapshot.accounts.values().all(|account| account.cases == 0) {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select q.id, q.source, q.event_id, q.type, q.account_id, q.payment_id, q.operation_id, q.amount, q.currency,
+                q.is_final, q.occurred_at, q.fingerprint
+         from unnest($1::text[], $2::text[]) as k(source, payment_id)
+         join quarantine q on q.source = k.source and q.payment_id = k.payment_id
+         where q.state = 'waiting'
+         order by q.id",
+    )
+    .bind(&sources)
+    .bind(&payment_ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let waiting = WaitingCase { id: CaseId(row.try_get("id")?), callback: callback(&row)? };
+        snapshot.waiting.entry(payment_key(&row)?).or_default().push(waiting);
+    }
+    Ok(())
+}
+
+/// Both idempotency keys, in the ledger and in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
+const KNOWN_KEYS: &str = "
+    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
+    join ledger l on l.source = k.source and l.event_id = k.event_id
+    union all
+    select k.ord, false, q.fingerprint, q.id, q.reason
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
+    join quarantine q on q.source = k.source and q.event_id = k.event_id
+    union all
+    select k.ord, true, l.payload_sha256, null::bigint, null::text
+    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
+    join ledger l on l.source = k.source and l.type = k.type and l.operation_id = k.operation_id
+    union all
+    select k.ord, true, q.fingerprint, q.id, q.reason
+    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
+    join quarantine q on q.source = k.source and q.type = k.type and q.operation_id = k.operation_id";
+
+async fn load_keys(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let keys: Vec<&Key> = callbacks.iter().map(|callback| &callback.key).collect();
+    let operations: Vec<OperationKey> = callbacks.iter().filter_map(Callback::operation_key).collect();
+    let rows = sqlx::query(KNOWN_KEYS)
+        .bind(keys.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
+        .bind(keys.iter().map(|key| key.event_id.as_str()).collect::<Vec<_>>())
+        .bind(operations.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
+        .bind(operations.iter().map(|key| key.kind.as_str()).collect::<Vec<_>>())
+        .bind(operations.iter().map(|key| key.operation_id.as_str()).collect::<Vec<_>>())
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut seen: HashSet<(&Key, Option<i64>)> = HashSet::new();
+    let mut by_operation: HashMap<OperationKey, Known> = HashMap::new();
+    for row in rows {
+        let at = usize::try_from(row.try_get::<i64, _>("ord")? - 1).unwrap_or(usize::MAX);
+        let case_id: Option<i64> = row.try_get("case_id")?;
+        let known = known(&row, case_id)?;
+        if row.try_get("is_operation")? {
+            let owns = match known {
+                Known::Ledger(_) => true,
+                Known::Case { reason, .. } => reason.owns_key(),
+            };
+            if let Some(key) = operations.get(at).filter(|_| owns) {
+                // The ledger outranks a case.
+                let entry = by_operation.entry(key.clone()).or_insert(known);
+                if matches!(known, Known::Ledger(_)) {
+                    *entry = known;
+                }
+            }
+        } else if let Some(key) = keys.get(at)
+            && seen.insert((*key, case_id))
+        {
+            // A key that is in the batch twice comes twice.
+            snapshot.known.entry((*key).clone()).or_default().push(known);
+        }
+    }
+    snapshot.operations = by_operation;
+    Ok(())
+}
+
+fn known(row: &PgRow, case_id: Option<i64>) -> Result<Known, StoreError> {
+    let fingerprint = fingerprint(row)?;
+    Ok(match case_id {
+        None => Known::Ledger(fingerprint),
+        Some(id) => {
+            Known::Case { id: CaseId(id), fingerprint, reason: column(row, "reason", Reason::parse)? }
+        }
+    })
+}
+
+fn fingerprint(row: &PgRow) -> Result<Fingerprint, StoreError> {
+    let bytes: &[u8] = row.try_get("fingerprint")?;
+    Ok(Fingerprint(bytes.try_into().map_err(|_| unreadable("fingerprint"))?))
+}
+
+fn payment_key(row: &PgRow) -> Result<PaymentKey, StoreError> {
+    Ok(PaymentKey {
+        source: column(row, "source", |text| Source::new(text).ok())?,
+        payment_id: column(row, "payment_id", |text| PaymentId::new(text).ok())?,
+    })
+}
+
+/// A quarantine row's callback, as it was when it came.
+pub(super) fn callback(row: &PgRow) -> Result<Callback, StoreError> {
+    let occurred_at: Option<OffsetDateTime> = row.try_get("occurred_at")?;
+    Ok(Callback {
+        key: Key {
+            source: column(row, "source", |text| Source::new(text).ok())?,
+            event_id: column(row, "event_id", |text| EventId::new(text).ok())?,
+        },
+        kind: column(row, "type", Kind::parse)?,
+        account_id: column(row, "account_id", |text| AccountId::new(text).ok())?,
+        payment_id: optional(row, "payment_id", |text| PaymentId::new(text).ok())?,
+        operation_id: optional(row, "operation_id", |text| OperationId::new(text).ok())?,
+        amount: Amount::new(row.try_get("amount")?).ok_or_else(|| unreadable("amount"))?,
+        currency: column(row, "currency", Currency::parse)?,
+        is_final: row.try_get("is_final")?,
+        occurred_at_us: occurred_at.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000).ok()),
+        fingerprint: fingerprint(row)?,
+    })
+}
+
+fn column<T>(row: &PgRow, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+    parse(row.try_get(name)?).ok_or_else(|| unreadable(name))
+}
+
+fn optional<T>(
+    row: &PgRow,
+    name: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, StoreError> {
+    let text: Option<&str> = row.try_get(name)?;
+    text.map(|text| parse(text).ok_or_else(|| unreadable(name))).transpose()
+}
+
+fn unreadable(column: &str) -> StoreError {
+    StoreError::Refused(format!(
+        "a stored row has a {column} that payonce could not have written; run `payonce audit`"
+    ))
+}

@@ -1,0 +1,236 @@
+//! Read-only questions that people ask: about one event, one account, and the totals. Nothing here is decided on.
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::StoreError;
+
+/// A ledger row, as operators see it. Amounts are minor units.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct LedgerRow {
+    /// The provider.
+    pub source: String,
+    /// The provider's id of the event.
+    pub event_id: String,
+    /// What it reported.
+    #[sqlx(rename = "type")]
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The account.
+    pub account_id: String,
+    /// The account's version after it.
+    pub account_version: i64,
+    /// The payment, where it has one.
+    pub payment_id: Option<String>,
+    /// The money movement, where the provider named it.
+    pub operation_id: Option<String>,
+    /// How much it was about.
+    pub amount: i64,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Change of the balance.
+    pub balance_delta: i64,
+    /// Change of what is held.
+    pub held_delta: i64,
+    /// The balance after it.
+    pub balance_after: i64,
+    /// What was held after it.
+    pub held_after: i64,
+    /// When it happened, by the provider's clock.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub occurred_at: Option<OffsetDateTime>,
+    /// When it was written, by the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub recorded_at: OffsetDateTime,
+}
+
+/// A quarantine row without its body.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct CaseRow {
+    /// The case.
+    pub id: i64,
+    /// The provider, where it could be read.
+    pub source: Option<String>,
+    /// The provider's id of the event, where it could be read.
+    pub event_id: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// What exactly.
+    pub detail: String,
+    /// `waiting`, `open`, `replayed` or `discarded`.
+    pub state: String,
+    /// How often it came.
+    pub attempts: i32,
+    /// First time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub first_seen_at: OffsetDateTime,
+    /// Last time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen_at: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub resolved_at: Option<OffsetDateTime>,
+    /// Who ended it.
+    pub resolved_by: Option<String>,
+    /// Why it ended.
+    pub resolved_why: Option<String>,
+}
+
+/// Copies of one event that one layer turned away.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct DuplicateRow {
+    /// `batch`, `redis`, `ledger`, `operation` or `quarantine`.
+    pub layer: String,
+    /// How many.
+    pub copies: i64,
+    /// First time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub first_seen_at: OffsetDateTime,
+    /// Last time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen_at: OffsetDateTime,
+}
+
+/// The whole story of one callback.
+#[derive(Debug, Clone, Serialize)]
+pub struct EventStory {
+    /// The provider.
+    pub source: String,
+    /// The provider's id of the event.
+    pub event_id: String,
+    /// Its ledger row, if it is applied.
+    pub applied: Option<LedgerRow>,
+    /// Its cases; several where one key came with several contents.
+    pub quarantined: Vec<CaseRow>,
+    /// The copies that followed it.
+    pub duplicates: Vec<DuplicateRow>,
+}
+
+/// An account and its last entries.
+#[derive(Debug, Clone, Serialize)]
+pub struct AccountStory {
+    /// The account.
+    pub account_id: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Minor units.
+    pub balance: i64,
+    /// Minor units that authorizations hold.
+    pub held: i64,
+    /// Minor units that may be spent: balance − held.
+    pub available: i64,
+    /// One per ledger row.
+    pub version: i64,
+    /// Newest first.
+    pub entries: Vec<LedgerRow>,
+}
+
+/// A line of the counts, over all workers and all time.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct TotalRow {
+    /// `applied`, `duplicate`, `quarantined` or `released`.
+    pub kind: String,
+    /// The provider; empty where it could not be read.
+    pub source: String,
+    /// Type, layer or reason.
+    pub label: String,
+    /// How many.
+    pub n: i64,
+}
+
+/// Where one callback ended, when, and which copies followed. `None`: it was never seen.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn event(
+    connection: &mut PgConnection,
+    source: &str,
+    event_id: &str,
+) -> Result<Option<EventStory>, StoreError> {
+    let applied: Option<LedgerRow> = sqlx::query_as(
+        "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
+                held_delta, balance_after, held_after, occurred_at, recorded_at
+         from ledger where source = $1 and event_id = $2",
+    )
+    .bind(source)
+    .bind(event_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let quarantined: Vec<CaseRow> = sqlx::query_as(
+        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
+                resolved_why
+         from quarantine where source = $1 and event_id = $2 order by id",
+    )
+    .bind(source)
+    .bind(event_id)
+    .fetch_all(&mut *connection)
+    .await?;
+    let duplicates: Vec<DuplicateRow> = sqlx::query_as(
+        "select layer, copies, first_seen_at, last_seen_at
+         from duplicates where source = $1 and event_id = $2 order by first_seen_at, layer",
+    )
+    .bind(source)
+    .bind(event_id)
+    .fetch_all(&mut *connection)
+    .await?;
+    if applied.is_none() && quarantined.is_empty() && duplicates.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(EventStory {
+        source: source.to_owned(),
+        event_id: event_id.to_owned(),
+        applied,
+        quarantined,
+        duplicates,
+    }))
+}
+
+/// An account with its last `entries_max` entries. `None`: no deposit has opened it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn account(
+    connection: &mut PgConnection,
+    account_id: &str,
+    entries_max: i64,
+) -> Result<Option<AccountStory>, StoreError> {
+    let found: Option<(String, i64, i64, i64)> =
+        sqlx::query_as("select currency, balance, held, version from accounts where account_id = $1")
+            .bind(account_id)
+            .fetch_optional(&mut *connection)
+            .await?;
+    let Some((currency, balance, held, version)) = found else { return Ok(None) };
+    // Only up to the version read above, so that balance and entries belong together beside running workers.
+    let entries: Vec<LedgerRow> = sqlx::query_as(
+        "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
+                held_delta, balance_after, held_after, occurred_at, recorded_at
+         from ledger where account_id = $1 and account_version <= $2
+         order by account_version desc limit $3",
+    )
+    .bind(account_id)
+    .bind(version)
+    .bind(entries_max)
+    .fetch_all(&mut *connection)
+    .await?;
+    let available = balance.saturating_sub(held);
+    Ok(Some(AccountStory {
+        account_id: account_id.to_owned(),
+        currency,
+        balance,
+        held,
+        available,
+        version,
+        entries,
+    }))
+}
+
+/// What all workers have counted.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn totals(connection: &mut PgConnection) -> Result<Vec<TotalRow>, StoreError> {
+    Ok(sqlx::query_as("select kind, source, label, sum(n)::bigint as n from tallies group by kind, source, label order by 1, 2, 3")
+        .fetch_all(connection)
+        .await?)
+}

@@ -1,0 +1,108 @@
+//! A lane: one batch at a time, over one database connection of its own, until told to stop.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::mpsc::{Sender, UnboundedReceiver};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{
+    Worker,
+    batch::{self, Taken},
+    process, sleep_unless,
+};
+use crate::{
+    broker::{Settlement, Verb},
+    metrics,
+    retry::Pauses,
+    store::{self, Epoch, StoreError},
+};
+
+/// Why a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneEnd {
+    /// It was told to.
+    Stopped,
+    /// PostgreSQL stayed away longer than deliveries may be held.
+    Outage,
+}
+
+/// A lane's belongings.
+pub(super) struct Lane {
+    pub(super) worker: Arc<Worker>,
+    /// Worker and lane: what its counts are kept under.
+    pub(super) writer: String,
+    pub(super) connection: store::Connection,
+    /// The epoch that the last batch saw.
+    pub(super) epoch: Option<Epoch>,
+    settle: Sender<Vec<Settlement>>,
+    stop: CancellationToken,
+}
+
+impl Lane {
+    pub(super) fn new(
+        worker: Arc<Worker>,
+        number: usize,
+        settle: Sender<Vec<Settlement>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let writer = format!("{}/{number}", worker.name);
+        let connection = store::Connection::new(Arc::clone(&worker.database));
+        Self { worker, writer, connection, epoch: None, settle, stop }
+    }
+
+    /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
+    pub(super) async fn run(mut self, mut deliveries: UnboundedReceiver<Taken>) -> LaneEnd {
+        let end = loop {
+            let config = &self.worker.config;
+            let batch =
+                batch::next(&mut deliveries, config.batch_size_max, config.batch_linger, &self.stop).await;
+            let Some(batch) = batch else { break LaneEnd::Stopped };
+            metrics::batch_closed(batch.len());
+            match process::process(&mut self, &batch).await {
+                Ok(verbs) => {
+                    if !self.settle_batch(batch, verbs).await {
+                        break LaneEnd::Stopped;
+                    }
+                }
+                Err(end) => break end,
+            }
+        };
+        self.connection.close().await;
+        end
+    }
+
+    /// Hands the batch to the settler. False where that is gone, and with it the channel.
+    async fn settle_batch(&self, batch: Vec<Taken>, verbs: Vec<Verb>) -> bool {
+        let now = Instant::now();
+        let mut settlements = Vec::with_capacity(batch.len());
+        for (taken, verb) in batch.into_iter().zip(verbs) {
+            metrics::settled(now.duration_since(taken.at));
+            if verb == Verb::DeadLetter {
+                metrics::dead_lettered();
+            }
+            settlements.push(Settlement { receipt: taken.delivery.receipt, verb });
+        }
+        self.settle.send(settlements).await.is_ok()
+    }
+
+    /// Waits before the next try of a batch that PostgreSQL could not take; gives up where the lane was told to stop, or has
+    /// held its deliveries too long.
+    pub(super) async fn pause(
+        &self,
+        cause: &StoreError,
+        since: Instant,
+        pauses: &mut Pauses,
+    ) -> Result<(), LaneEnd> {
+        if self.stop.is_cancelled() {
+            return Err(LaneEnd::Stopped);
+        }
+        if since.elapsed() > self.worker.config.outage_hold {
+            return Err(LaneEnd::Outage);
+        }
+        let pause = pauses.next_pause();
+        warn!(writer = self.writer, cause = %cause, pause_ms = pause.as_millis(), "batch not written; trying again");
+        sleep_unless(pause, &self.stop).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! One member of the worker pool: a supervisor that keeps a session with the broker going, and the lanes that do the work.
+//!
+//! A session owns a connection, a channel, the lanes and the settler. Whatever goes wrong ends the session, and the next one
+//! starts with nothing of it: delivery tags belong to a channel, so an acknowledgement can never reach another message.
+//! What must not live here: SQL, Redis commands, business rules.
+
+mod batch;
+mod disposition;
+mod lane;
+mod process;
+mod session;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    broker::{BrokerError, Names, topology::TopologyError},
+    config::{RetryConfig, Secret, WorkerConfig},
+    dedupe::Dedupe,
+    metrics::BySource,
+    retry::Pauses,
+    store::{self, Database, SchemaError, StoreError},
+};
+
+/// How often a Redis that is away is tried again, and one that is idle is checked.
+pub const REDIS_PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// All that a worker is given.
+pub struct Worker {
+    /// Its name, in logs, on connections and beside its counts.
+    pub name: String,
+    /// RabbitMQ.
+    pub amqp_url: Secret,
+    /// The objects on it.
+    pub names: Names,
+    /// PostgreSQL.
+    pub database: Arc<Database>,
+    /// Redis.
+    pub dedupe: Arc<Dedupe>,
+    /// Sizes and limits.
+    pub config: WorkerConfig,
+    /// Pauses between tries.
+    pub retry: RetryConfig,
+    /// Counters.
+    pub by_source: BySource,
+    /// Whether it is taking messages.
+    pub readiness: Readiness,
+}
+
+/// Whether a worker is taking messages; shared with its health endpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// True while a session is open.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+}
+
+/// Why a worker cannot go on: a person has to change something first.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The schema does not fit this program.
+    #[error(transparent)]
+    Schema(SchemaError),
+    /// An object on the broker differs from what payonce needs.
+    #[error(transparent)]
+    Topology(TopologyError),
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error("the broker cancelled the consumer; the queue may have been deleted")]
+    ConsumerCancelled,
+    #[error("PostgreSQL was away for longer than outage_hold_ms; the deliveries were given back")]
+    Outage,
+    #[error("a lane stopped unexpectedly: {0}")]
+    LaneDied(String),
+}
+
+/// Takes messages until `stop`, across any failure of the three servers.
+///
+/// # Errors
+/// [`Refusal`] where trying again cannot help. Every delivery that was not settled by then goes back to the queue.
+pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal> {
+    let worker = Arc::new(worker);
+    let keep_redis = {
+        let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
+        tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
+    };
+    let mut pauses = Pauses::new(worker.retry);
+    let mut result = Ok(());
+    while !stop.is_cancelled() {
+        let ended = match wait_for_database(&worker, &stop).await {
+            Ok(()) => session::run(&worker, &stop, &mut pauses).await,
+            Err(refusal) => Err(SessionEnd::Refused(refusal)),
+        };
+        worker.readiness.set(false);
+        match ended {
+            Ok(()) => {}
+            Err(SessionEnd::Refused(refusal)) => {
+                result = Err(refusal);
+                break;
+            }
+            Err(
+                cause @ (SessionEnd::Broker(_)
+                | SessionEnd::ConsumerCancelled
+                | SessionEnd::Outage
+                | SessionEnd::LaneDied(_)),
+            ) => {
+                let pause = pauses.next_pause();
+                warn!(cause = %cause, pause_ms = pause.as_millis(), "session ended; the broker has all unsettled deliveries back");
+                sleep_unless(pause, &stop).await;
+            }
+        }
+    }
+    stop.cancel();
+    // It only waits for `stop`; a panic in it cannot matter any more.
+    drop(keep_redis.await);
+    info!("stopped");
+    result
+}
+
+/// No message is taken while PostgreSQL is away: the broker counts every return, and would give up good payments.
+async fn wait_for_database(worker: &Worker, stop: &CancellationToken) -> Result<(), Refusal> {
+    let mut pauses = Pauses::new(worker.retry);
+    while !stop.is_cancelled() {
+        match check_database(&worker.database).await {
+            Ok(()) => return Ok(()),
+            Err(SchemaError::Store(cause)) => {
+                let pause = pauses.next_pause();
+                warn!(cause = %cause, pause_ms = pause.as_millis(), "waiting for PostgreSQL");
+                sleep_unless(pause, stop).await;
+            }
+            Err(
+                cause @ (SchemaError::TooOld { .. } | SchemaError::TooNew { .. } | SchemaError::Migration(_)),
+            ) => {
+                return Err(Refusal::Schema(cause));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn check_database(database: &Arc<Database>) -> Result<(), SchemaError> {
+    let mut connection = store::Connection::new(Arc::clone(database));
+    let checked = connection
+        .run(async |connection| {
+            let fits = store::check_schema(connection).await;
+            // A standby answers reads: the epoch can only be read where batches can be written.
+            if fits.is_ok() {
+                store::epoch(connection).await?;
+            }
+            Ok::<_, StoreError>(fits)
+        })
+        .await;
+    connection.close().await;
+    checked?
+}
+
+async fn sleep_unless(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(pause) => {}
+    }
+}

@@ -1,0 +1,160 @@
+//! One session with the broker: from connecting to the moment the channel is gone or the worker stops.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Refusal, SessionEnd, Worker,
+    batch::Taken,
+    lane::{Lane, LaneEnd},
+};
+use crate::{
+    broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
+    metrics,
+    retry::Pauses,
+};
+
+/// Takes messages until `stop` or until something breaks. `pauses` starts over once the session is open.
+pub(super) async fn run(
+    worker: &Arc<Worker>,
+    stop: &CancellationToken,
+    pauses: &mut Pauses,
+) -> Result<(), SessionEnd> {
+    let connection = broker::connect(worker.amqp_url.expose(), &worker.name).await?;
+    broker::topology::declare(&connection, &worker.names).await.map_err(|error| match error {
+        differs @ TopologyError::Differs(..) => SessionEnd::Refused(Refusal::Topology(differs)),
+        TopologyError::Broker(error) => SessionEnd::Broker(error),
+    })?;
+    let mut consumer = Consumer::open(&connection, &worker.names.queue, worker.config.prefetch_count).await?;
+    pauses.reset();
+    worker.readiness.set(true);
+    info!(queue = worker.names.queue, prefetch_count = worker.config.prefetch_count, "taking messages");
+
+    // Lanes stop with the session, however it ends, after the batch they have started.
+    let lanes_stop = stop.child_token();
+    let mut lanes = Lanes::start(worker, &lanes_stop);
+    let ended = take(&mut consumer, &mut lanes, stop).await;
+    worker.readiness.set(false);
+    lanes_stop.cancel();
+    if ended.is_ok() {
+        // No new deliveries; those that no batch has started on go back when the channel closes.
+        consumer.cancel().await?;
+    }
+    let finished = tokio::time::timeout(worker.config.shutdown_deadline, lanes.finish()).await;
+    if finished.is_err() {
+        warn!("a batch did not finish within shutdown_deadline_ms; its deliveries will come again");
+    }
+    if ended.is_ok() {
+        consumer.close().await?;
+        connection.close(200, "stopped".into()).await.map_err(BrokerError::from)?;
+    }
+    ended
+}
+
+/// Hands deliveries to lanes until `stop` or until something breaks.
+async fn take(
+    consumer: &mut Consumer,
+    lanes: &mut Lanes,
+    stop: &CancellationToken,
+) -> Result<(), SessionEnd> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            end = lanes.ended() => return Err(end),
+            delivery = consumer.next() => {
+                let delivery = delivery.ok_or(SessionEnd::ConsumerCancelled)??;
+                metrics::received();
+                lanes.hand_over(Taken { delivery, at: Instant::now() });
+            }
+        }
+    }
+}
+
+/// The lanes of a session and the task that settles what they finish.
+struct Lanes {
+    inputs: Vec<mpsc::UnboundedSender<Taken>>,
+    tasks: JoinSet<LaneEnd>,
+    settler: JoinHandle<Result<(), BrokerError>>,
+}
+
+impl Lanes {
+    fn start(worker: &Arc<Worker>, stop: &CancellationToken) -> Self {
+        // As many finished batches as there are lanes may wait to be acknowledged; then lanes wait.
+        let (settle, finished) = mpsc::channel(worker.config.lanes);
+        let out_of_order_max = usize::from(worker.config.prefetch_count) / 2;
+        let settler = tokio::spawn(settle_finished(finished, out_of_order_max));
+        let mut tasks = JoinSet::new();
+        let mut inputs = Vec::with_capacity(worker.config.lanes);
+        for number in 0..worker.config.lanes {
+            // Never holds more than `prefetch_count`, because the broker delivers no more.
+            let (input, deliveries) = mpsc::unbounded_channel();
+            let lane = Lane::new(Arc::clone(worker), number, settle.clone(), stop.clone());
+            tasks.spawn(lane.run(deliveries));
+            inputs.push(input);
+        }
+        Self { inputs, tasks, settler }
+    }
+
+    /// An account belongs to one lane, so that lanes of one process do not lose races to each other. The routing key is the
+    /// account id by contract; where a publisher breaks that, the version guards still hold.
+    fn hand_over(&self, taken: Taken) {
+        let mut hasher = DefaultHasher::new();
+        taken.delivery.routing_key.hash(&mut hasher);
+        let lane = usize::try_from(hasher.finish() % self.inputs.len().max(1) as u64).unwrap_or(0);
+        if let Some(input) = self.inputs.get(lane) {
+            // A lane that is gone shows in `ended`; the delivery goes back with the channel.
+            drop(input.send(taken));
+        }
+    }
+
+    /// Resolves when a lane or the settler ends, which none does by itself.
+    async fn ended(&mut self) -> SessionEnd {
+        tokio::select! {
+            settled = &mut self.settler => match settled {
+                Ok(Err(error)) => SessionEnd::Broker(error),
+                Ok(Ok(())) => SessionEnd::LaneDied("the settler stopped".to_owned()),
+                Err(panic) => SessionEnd::LaneDied(panic.to_string()),
+            },
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(LaneEnd::Outage) => SessionEnd::Outage,
+                Ok(LaneEnd::Stopped) => SessionEnd::LaneDied("a lane stopped by itself".to_owned()),
+                Err(panic) => SessionEnd::LaneDied(panic.to_string()),
+            },
+        }
+    }
+
+    /// Waits for the started batches and their acknowledgements.
+    async fn finish(mut self) {
+        self.inputs.clear();
+        while self.tasks.join_next().await.is_some() {}
+        if !self.settler.is_finished() {
+            drop(self.settler.await);
+        }
+    }
+}
+
+/// Acknowledges what lanes finish, in as few frames as it can, until all lanes are gone or the channel is.
+async fn settle_finished(
+    mut finished: mpsc::Receiver<Vec<Settlement>>,
+    out_of_order_max: usize,
+) -> Result<(), BrokerError> {
+    let mut settler = Settler::new(out_of_order_max);
+    while let Some(mut settlements) = finished.recv().await {
+        while let Ok(more) = finished.try_recv() {
+            settlements.extend(more);
+        }
+        settler.settle(settlements).await?;
+    }
+    Ok(())
+}
