@@ -12,7 +12,7 @@ create table payments (
     version bigint not null check (version >= 1),
     -- A direct debit has no authorization; all else is captured from one.
     constraint payments_captured_within_authorized check (captured <= authorized or state = 'succeeded'),
-    primary key (source, payment_id)
+    primary key (payment_id, source)
 )
 with (fillfactor = 80);
 

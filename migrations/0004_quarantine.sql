@@ -34,14 +34,14 @@ create table quarantine (
     resolved_why text,
 
     -- One case per distinct content: a further copy only raises attempts and last_seen_at.
-    constraint quarantine_content unique nulls not distinct (source, event_id, fingerprint),
+    constraint quarantine_content unique nulls not distinct (event_id, source, fingerprint),
     constraint quarantine_waiting check ((state = 'waiting') = (reason = 'waiting_for_payment' and resolved_at is null))
 );
 
 -- What waits for a payment.
-create index quarantine_waiting_payment on quarantine (source, payment_id) where state = 'waiting';
+create index quarantine_waiting_payment on quarantine (payment_id, source) where state = 'waiting';
 -- A fact that is quarantined under another event.
-create index quarantine_operation on quarantine (source, type, operation_id) where operation_id is not null;
+create index quarantine_operation on quarantine (operation_id, type, source) where operation_id is not null;
 -- Lists for people: by state and reason, newest first.
 create index quarantine_state on quarantine (state, reason, id);
 create index quarantine_account on quarantine (account_id, id) where account_id is not null;

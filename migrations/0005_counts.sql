@@ -22,7 +22,7 @@ create table duplicates (
     copies bigint not null check (copies >= 1),
     first_seen_at timestamptz not null default clock_timestamp(),
     last_seen_at timestamptz not null default clock_timestamp(),
-    primary key (source, event_id, layer)
+    primary key (event_id, source, layer)
 )
 with (fillfactor = 80);
 

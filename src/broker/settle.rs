@@ -71,10 +71,19 @@ impl Settler {
             written(last.ack(BasicAckOptions { multiple: true }).await)?;
         }
         if self.settled.len() > self.out_of_order_max {
-            for slot in self.settled.values_mut() {
-                if let Some(acker) = slot.take() {
-                    written(acker.ack(BasicAckOptions { multiple: false }).await)?;
-                }
+            self.settle_rest().await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges one by one what lies behind a gap; before the channel closes, nothing that is committed may stay behind.
+    ///
+    /// # Errors
+    /// As [`Settler::settle`].
+    pub async fn settle_rest(&mut self) -> Result<(), BrokerError> {
+        for slot in self.settled.values_mut() {
+            if let Some(acker) = slot.take() {
+                written(acker.ack(BasicAckOptions { multiple: false }).await)?;
             }
         }
         Ok(())

@@ -41,14 +41,13 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
-            return match error {
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => {
-                    Self::Refused(error.to_string())
-                }
-                // Everything that is not about these rows is about the connection; sqlx's list of errors is open.
-                #[expect(clippy::wildcard_enum_match_arm, reason = "sqlx::Error is non-exhaustive")]
-                other => Self::Unavailable(other.to_string()),
-            };
+            // What is not about these rows is about the connection.
+            let about_rows = matches!(
+                error,
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_)
+            );
+            let text = error.to_string();
+            return if about_rows { Self::Refused(text) } else { Self::Unavailable(text) };
         };
         let code = database.code().unwrap_or_default().into_owned();
         // The message only: PostgreSQL's DETAIL quotes column values, which do not belong in logs.

@@ -37,7 +37,8 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Verb
     let mut pauses = Pauses::new(lane.worker.retry);
     let mut conflicts = 0;
     // Parts of the batch still to be written: all of it, unless the database refuses some message.
-    let mut parts: Vec<Range<usize>> = Vec::from_iter([0..batch.len()]);
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    parts.push(0..batch.len());
     while let Some(part) = parts.pop() {
         let (Some(taken), Some(callbacks)) = (batch.get(part.clone()), decoded.get(part.clone())) else {
             continue;

@@ -156,5 +156,5 @@ async fn settle_finished(
         }
         settler.settle(settlements).await?;
     }
-    Ok(())
+    settler.settle_rest().await
 }

@@ -1,5 +1,5 @@
 //! An in-memory database that plays `store`: `load` gives what the store's queries give and no more, `apply` writes under the
-//! same guards. What a transaction would refuse is a [`Conflict`]; what no correct plan may hold is a panic.
+//! same guards. What a transaction would refuse is an error; what no correct plan may hold is a panic.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,8 +11,7 @@ use payonce::ledger::{
 use crate::{draft::Draft, model};
 
 /// A unique key or a guard that did not hold: the transaction would be rolled back.
-#[derive(Debug)]
-pub struct Conflict(pub String);
+type Conflict = String;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -125,11 +124,7 @@ impl Book {
     }
 
     /// Writes all of the plan but what concerns accounts that a rival changed, which it returns; or nothing.
-    pub fn apply(
-        &mut self,
-        callbacks: &[Callback],
-        mut plan: Plan,
-    ) -> Result<HashSet<AccountId>, Conflict> {
+    pub fn apply(&mut self, callbacks: &[Callback], mut plan: Plan) -> Result<HashSet<AccountId>, Conflict> {
         let mut after = self.clone();
         check_shape(callbacks, &plan);
         after.guard_openings(&plan)?;
@@ -154,12 +149,12 @@ impl Book {
     fn guard_openings(&self, plan: &Plan) -> Result<(), Conflict> {
         for account_id in &plan.unopened {
             if self.accounts.contains_key(account_id) {
-                return Err(Conflict(format!("{account_id} was opened by a rival")));
+                return Err(format!("{account_id} was opened by a rival"));
             }
         }
         for change in plan.accounts.iter().filter(|change| change.opens) {
             if self.cases_about(&change.account_id) != change.before.cases {
-                return Err(Conflict(format!("a rival stored a case about {}", change.account_id)));
+                return Err(format!("a rival stored a case about {}", change.account_id));
             }
         }
         Ok(())
@@ -198,7 +193,7 @@ impl Book {
                         && row.callback.operation_key() == entry.callback.operation_key())
             });
             if taken {
-                return Err(Conflict(format!("a unique key of the ledger has {} already", entry.callback.key)));
+                return Err(format!("a unique key of the ledger has {} already", entry.callback.key));
             }
             self.ledger.push(entry.clone());
         }
@@ -209,7 +204,7 @@ impl Book {
         for change in &plan.payments {
             let stored = self.payments.get(&change.key).map(|payment| payment.version);
             if stored != change.expected {
-                return Err(Conflict(format!("payment {:?} is at {stored:?}", change.key.payment_id)));
+                return Err(format!("payment {:?} is at {stored:?}", change.key.payment_id));
             }
             self.payments.insert(change.key.clone(), change.after.clone());
         }
@@ -223,7 +218,7 @@ impl Book {
                     == (&case.callback.key, case.callback.fingerprint)
             };
             if self.cases.iter().any(is_stored) {
-                return Err(Conflict(format!("{} is quarantined already", case.callback.key)));
+                return Err(format!("{} is quarantined already", case.callback.key));
             }
             let is_waiting = case.reason == Reason::WaitingForPayment;
             self.cases.push(Case {
@@ -242,7 +237,7 @@ impl Book {
             let case = &mut self.cases[at(resolved.id)];
             assert_eq!(case.callback.account_id, resolved.account_id);
             if case.state != State::Waiting {
-                return Err(Conflict(format!("{:?} waits no longer", resolved.id)));
+                return Err(format!("{:?} waits no longer", resolved.id));
             }
             case.state = match &resolved.end {
                 CaseEnd::Applied => State::Replayed,
@@ -289,11 +284,19 @@ impl Book {
         }
         for (key, payment) in &self.payments {
             assert!(0 <= payment.refunded && payment.refunded <= payment.captured, "{key:?}: {payment:?}");
-            assert!(payment.authorized == 0 || payment.captured <= payment.authorized, "{key:?}: {payment:?}");
+            assert!(
+                payment.authorized == 0 || payment.captured <= payment.authorized,
+                "{key:?}: {payment:?}"
+            );
         }
         for case in &self.cases {
             let in_ledger = self.ledger.iter().any(|entry| is_copy(&entry.callback, &case.callback));
-            assert_eq!(in_ledger, case.state == State::Replayed, "{}: ledger or quarantine", case.callback.key);
+            assert_eq!(
+                in_ledger,
+                case.state == State::Replayed,
+                "{}: ledger or quarantine",
+                case.callback.key
+            );
             let is_waiting = case.reason == Reason::WaitingForPayment;
             assert!(is_waiting || case.state != State::Waiting, "{}: waits for nothing", case.callback.key);
         }
@@ -338,7 +341,7 @@ impl Book {
         }
         for case in &self.cases {
             if matches!(case.state, State::Waiting | State::Open) {
-                view.cases.insert(Draft::of(&case.callback), (case.reason.as_str(), case.attempts));
+                view.add_case(Draft::of(&case.callback), case.reason, case.attempts);
             }
         }
         view

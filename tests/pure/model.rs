@@ -12,14 +12,14 @@
 //! - Of what waits for one payment, captures go first, those marked final last among them, then refunds; else oldest first.
 //! - A partial capture that comes after the final one still counts, and is paid from what is available.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use payonce::ledger::{Kind, Reason};
 
 use crate::draft::Draft;
 
 /// All that the outside can see, in one comparable value.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// By account and version.
     pub ledger: BTreeMap<(String, i64), Row>,
@@ -27,9 +27,36 @@ pub struct View {
     /// By source and payment id.
     pub payments: BTreeMap<(String, String), PaymentRow>,
     /// Waiting and open cases: reason and attempts. Those that were applied are in the ledger.
-    pub cases: BTreeMap<Draft, (&'static str, i64)>,
+    pub cases: BTreeMap<Draft, (&'static str, Option<i64>)>,
     /// How many callbacks were copies.
     pub duplicates: usize,
+}
+
+impl View {
+    /// What one of them shows and the other does not, a line each; empty where they are equal.
+    pub fn difference(&self, expected: &Self) -> String {
+        let (found, expected) = (self.lines(), expected.lines());
+        let only = |name: &str, these: &BTreeSet<String>, those: &BTreeSet<String>| -> String {
+            these.difference(those).map(|line| format!("{name}: {line}\n")).collect()
+        };
+        only("expected", &expected, &found) + &only("found", &found, &expected)
+    }
+
+    /// Adds a waiting or open case. Its attempts are left out where the same fact is in the ledger under another key: whether a
+    /// further copy is turned away as a copy of the case or as a known operation depends on the batch it comes in.
+    pub fn add_case(&mut self, callback: Draft, reason: Reason, attempts: i64) {
+        let is_known_fact = self.ledger.values().any(|row| is_same_fact(&row.callback, &callback));
+        self.cases.insert(callback, (reason.as_str(), (!is_known_fact).then_some(attempts)));
+    }
+
+    fn lines(&self) -> BTreeSet<String> {
+        let ledger = self.ledger.iter().map(|row| format!("{row:?}"));
+        let accounts = self.accounts.iter().map(|account| format!("{account:?}"));
+        let payments = self.payments.iter().map(|payment| format!("{payment:?}"));
+        let cases = self.cases.iter().map(|case| format!("{case:?}"));
+        let duplicates = format!("{} duplicates", self.duplicates);
+        ledger.chain(accounts).chain(payments).chain(cases).chain([duplicates]).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,13 +228,7 @@ impl Model {
         }
     }
 
-    fn post(
-        &mut self,
-        callback: &Draft,
-        balance_delta: i128,
-        held_delta: i128,
-        payment: Option<Payment>,
-    ) {
+    fn post(&mut self, callback: &Draft, balance_delta: i128, held_delta: i128, payment: Option<Payment>) {
         let content = &callback.content;
         let account = self.accounts.entry(content.account.clone()).or_insert_with(|| Account {
             currency: content.currency.clone(),
@@ -239,7 +260,6 @@ impl Model {
                 Fate::Post { balance_delta, held_delta, payment } => {
                     let waiting = self.cases[at].callback.clone();
                     self.cases[at].is_applied = true;
-                    self.cases[at].reason = Reason::WaitingExpired; // no longer waits; the ledger row speaks for it
                     self.post(&waiting, balance_delta, held_delta, payment);
                 }
                 Fate::Case(reason) => self.cases[at].reason = reason,
@@ -252,7 +272,8 @@ impl Model {
         let mut waiting: Vec<usize> = (0..self.cases.len())
             .filter(|at| {
                 let case = &self.cases[*at];
-                case.reason == Reason::WaitingForPayment && payment_key(&case.callback).as_ref() == Some(key)
+                let waits = !case.is_applied && case.reason == Reason::WaitingForPayment;
+                waits && payment_key(&case.callback).as_ref() == Some(key)
             })
             .collect();
         // A stable sort: the oldest first among equals.
@@ -264,10 +285,12 @@ impl Model {
                 false => 2,
             }
         });
-        waiting.into_iter().map(|at| (at, self.judge(&self.cases[at].callback))).find(|(_, fate)| match fate {
-            Fate::Wait => false,
-            Fate::Post { .. } | Fate::Case(_) => true,
-        })
+        waiting.into_iter().map(|at| (at, self.judge(&self.cases[at].callback))).find(
+            |(_, fate)| match fate {
+                Fate::Wait => false,
+                Fate::Post { .. } | Fate::Case(_) => true,
+            },
+        )
     }
 
     pub fn view(&self) -> View {
@@ -298,7 +321,7 @@ impl Model {
             view.payments.insert(key.clone(), row);
         }
         for case in self.cases.iter().filter(|case| !case.is_applied) {
-            view.cases.insert(case.callback.clone(), (case.reason.as_str(), case.attempts));
+            view.add_case(case.callback.clone(), case.reason, case.attempts);
         }
         view.duplicates = self.duplicates;
         view
@@ -373,8 +396,7 @@ fn capture(known: Option<&Payment>, amount: i128, is_final: bool, account: &Acco
         return Fate::Case(Reason::OverCapture);
     }
     let ends = is_final || captured == authorized || payment.ended.is_some();
-    let after =
-        Payment { captured, ended: if ends { Some(End::Captured) } else { None }, ..payment.clone() };
+    let after = Payment { captured, ended: if ends { Some(End::Captured) } else { None }, ..payment.clone() };
     // What is still held for it changes from the old hold to the new one.
     let held_delta = after.hold() - payment.hold();
     if account.balance - amount < account.held + held_delta {

@@ -1,0 +1,144 @@
+//! Every copy is turned away, and counted by the layer that knew it.
+
+use payonce::store;
+
+use crate::support::{Event, World};
+
+#[tokio::test]
+async fn a_copy_in_the_same_batch_is_turned_away_by_the_batch() {
+    let world = World::new().await;
+    world
+        .publish(&[
+            Event::deposit("e1", "a", 100),
+            Event::deposit("e1", "a", 100),
+            Event::deposit("e1", "a", 100),
+        ])
+        .await;
+    let worker = world.worker().await;
+    world.settled(3).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    assert_eq!(world.duplicates().await, [("batch".to_owned(), 2)]);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_committed_callback_is_turned_away_by_its_done_marker() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    // Acknowledged means remembered: the marker is written before the ack.
+    worker.stop().await;
+    world.publish(&[Event::deposit("e1", "a", 100), Event::deposit("e1", "a", 100)]).await;
+    let worker = world.worker().await;
+    world.settled(3).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    assert_eq!(world.duplicates().await, [("batch".to_owned(), 1), ("redis".to_owned(), 1)]);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_redis_forgot_is_turned_away_by_the_ledger() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    forget_markers(&world).await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    let worker = world.worker().await;
+    world.settled(2).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    assert_eq!(world.duplicates().await, [("ledger".to_owned(), 1)]);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn two_events_of_one_operation_move_money_once() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100).operation("op")]).await;
+    world.settled(1).await;
+    world.publish(&[Event::deposit("e2", "a", 100).operation("op")]).await;
+    world.settled(2).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    assert_eq!(world.duplicates().await, [("operation".to_owned(), 1)]);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_quarantined_callback_only_raises_its_attempts() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::payment("payment.succeeded", "e1", "nobody", "p", 100)]).await;
+    world.settled(1).await;
+    world.publish(&[Event::payment("payment.succeeded", "e1", "nobody", "p", 100)]).await;
+    world.settled(2).await;
+    worker.stop().await;
+    let case = (Some("e1".to_owned()), "unknown_account".to_owned(), "open".to_owned(), 2);
+    assert_eq!(world.cases().await, [case]);
+    assert_eq!(world.duplicates().await, [("quarantine".to_owned(), 1)]);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_story_of_an_event_names_the_copies_that_followed() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(2).await;
+    worker.stop().await;
+    let mut connection = world.connect().await;
+    let story = store::report::event(&mut connection, "/providers/test", "e1")
+        .await
+        .unwrap()
+        .expect("it was settled");
+    assert_eq!(story.applied.expect("it is applied").account_version, 1);
+    assert_eq!(story.duplicates.iter().map(|row| row.copies).sum::<i64>(), 1);
+    assert!(store::report::event(&mut connection, "/providers/test", "other").await.unwrap().is_none());
+    world.close().await;
+}
+
+/// A marker is trusted only in the epoch of the commit that it remembers: here the table is emptied behind payonce's back, as by
+/// a restore, and the provider sends again.
+#[tokio::test]
+async fn a_marker_of_another_epoch_does_not_swallow_a_payment() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let restore = "alter table ledger disable trigger ledger_append_only;
+                   truncate ledger, accounts, tallies;
+                   alter table ledger enable trigger ledger_append_only";
+    sqlx::raw_sql(restore).execute(&mut world.connect().await).await.unwrap();
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    world.audit().await;
+    world.close().await;
+}
+
+async fn forget_markers(world: &World) {
+    let mut redis = world.redis().await;
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{}*", world.prefix))
+        .query_async(&mut redis)
+        .await
+        .expect("Redis answers");
+    assert!(!keys.is_empty(), "there are markers to forget");
+    redis::cmd("DEL").arg(keys).query_async::<()>(&mut redis).await.expect("Redis answers");
+}

@@ -1,0 +1,15 @@
+//! Promises kept on real servers: PostgreSQL, Redis and RabbitMQ as `make services` starts them. Each test has a database, a key
+//! prefix and a queue prefix of its own, so all run in parallel; tests that restart a server start one of their own.
+
+mod claims;
+mod command_line;
+mod duplicates;
+mod hot_account;
+mod lifecycle;
+mod malformed_neighbours;
+mod mismatch;
+mod outages;
+mod redis_failures;
+mod stopping;
+mod support;
+mod topology;

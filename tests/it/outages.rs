@@ -1,0 +1,90 @@
+//! A worker outlives the restart of any of its servers, and goes on by itself.
+
+use crate::support::{Event, OwnServer, World};
+
+const CALLBACKS: i64 = 4_000;
+
+fn events() -> Vec<Event> {
+    (0..CALLBACKS).map(|n| Event::deposit(&format!("e{n}"), &format!("a{}", n % 100), 1)).collect()
+}
+
+fn shared(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
+}
+
+/// Small batches, so that the server dies in the middle of the work.
+const SETTINGS: [(&str, &str); 3] =
+    [("batch_size_max", "20"), ("retry_delay_max_ms", "200"), ("database_deadline_ms", "5000")];
+
+async fn all_applied_once(world: &World) {
+    assert_eq!(world.number("select sum(balance)::bigint from accounts").await, CALLBACKS);
+    assert_eq!(world.number("select count(*) from ledger").await, CALLBACKS);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_killed_postgresql_loses_and_doubles_nothing() {
+    let postgres = OwnServer::start("postgres", "PAYONCE_DATABASE_URL").await;
+    let world = World::on(postgres.url(), &shared("PAYONCE_REDIS_URL"), &shared("PAYONCE_AMQP_URL")).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.publish(&events()[..2_000]).await;
+    world.settled(1).await;
+    postgres.kill().await;
+    world.publish(&events()[2_000..]).await;
+    postgres.start_again().await;
+    world.settled(CALLBACKS).await;
+    worker.stop().await;
+    all_applied_once(&world).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_killed_rabbitmq_loses_and_doubles_nothing() {
+    let rabbitmq = OwnServer::start("rabbitmq", "PAYONCE_AMQP_URL").await;
+    let world =
+        World::on(&shared("PAYONCE_DATABASE_URL"), &shared("PAYONCE_REDIS_URL"), rabbitmq.url()).await;
+    world.publish(&events()).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.settled(1).await;
+    rabbitmq.kill().await;
+    rabbitmq.start_again().await;
+    // Redelivered copies count too: wait for the rows, not for the number of deliveries.
+    crate::support::eventually("all callbacks applied", CALLBACKS, || {
+        world.number("select count(*) from ledger")
+    })
+    .await;
+    worker.stop().await;
+    all_applied_once(&world).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_killed_redis_loses_and_doubles_nothing() {
+    let redis = OwnServer::start("redis", "PAYONCE_REDIS_URL").await;
+    let world = World::on(&shared("PAYONCE_DATABASE_URL"), redis.url(), &shared("PAYONCE_AMQP_URL")).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.publish(&events()[..2_000]).await;
+    world.settled(1).await;
+    redis.kill().await;
+    redis.start_again().await;
+    world.publish(&events()[2_000..]).await;
+    world.settled(CALLBACKS).await;
+    worker.stop().await;
+    all_applied_once(&world).await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_started_before_its_servers_waits_for_them() {
+    let postgres = OwnServer::start("postgres", "PAYONCE_DATABASE_URL").await;
+    let world = World::on(postgres.url(), &shared("PAYONCE_REDIS_URL"), &shared("PAYONCE_AMQP_URL")).await;
+    world.publish(&events()).await;
+    postgres.kill().await;
+    let worker = world.start_worker(&SETTINGS);
+    assert!(!worker.readiness.is_ready());
+    postgres.start_again().await;
+    world.settled(CALLBACKS).await;
+    worker.stop().await;
+    all_applied_once(&world).await;
+    world.close().await;
+}

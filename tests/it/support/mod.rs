@@ -1,0 +1,44 @@
+//! What tests stand on: a world of their own on the shared servers, callbacks to publish, workers to run, and waiting for what
+//! the database says, with a deadline.
+
+mod callbacks;
+mod server;
+mod world;
+
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
+
+pub use callbacks::Event;
+pub use server::OwnServer;
+pub use world::World;
+
+/// How long anything may take before a test fails. Generous, because the machine may be busy; no test measures time.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+const POLL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Asks until the answer is the expected one; fails with the last answer at the deadline.
+#[track_caller]
+pub fn eventually<T: PartialEq + Debug, F: Future<Output = T>>(
+    what: &str,
+    expected: T,
+    mut ask: impl FnMut() -> F,
+) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    let what = what.to_owned();
+    async move {
+        let started = Instant::now();
+        loop {
+            let answer = ask().await;
+            if answer == expected {
+                return;
+            }
+            assert!(
+                started.elapsed() < DEADLINE,
+                "{what} at {caller}: expected {expected:?}, still {answer:?} after {DEADLINE:?}"
+            );
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A server of the test's own, to be stopped and started: `scripts/services` with a data folder that nobody else uses.
+
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// One of `postgres`, `redis`, `rabbitmq`, running on a port of its own. Stopped and removed when dropped.
+pub struct OwnServer {
+    name: &'static str,
+    folder: TempDir,
+    url: String,
+}
+
+impl OwnServer {
+    pub async fn start(name: &'static str, variable: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("payonce-it-").tempdir().expect("a temporary folder");
+        let mut server = Self { name, folder, url: String::new() };
+        server.run("start").await;
+        let env =
+            std::fs::read_to_string(server.folder.path().join("env")).expect("scripts/services writes env");
+        let line = env
+            .lines()
+            .find_map(|line| line.trim_start_matches("export ").strip_prefix(&format!("{variable}=")));
+        server.url = line.expect("the address is in env").trim_matches(|c| c == '\'' || c == '"').to_owned();
+        server
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it as a crash would, and waits until it is gone.
+    pub async fn kill(&self) {
+        self.run("kill").await;
+    }
+
+    /// Starts it again, on the same port and data.
+    pub async fn start_again(&self) {
+        self.run("start").await;
+    }
+
+    async fn run(&self, verb: &str) {
+        let output = self.command(verb).output().await.expect("scripts/services runs");
+        assert!(
+            output.status.success(),
+            "scripts/services {verb} {}: {}{}",
+            self.name,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"));
+        command.args([verb, self.name]).env("PAYONCE_LOCAL_DIR", self.folder.path()).stdin(Stdio::null());
+        for variable in ["PAYONCE_DATABASE_URL", "PAYONCE_REDIS_URL", "PAYONCE_AMQP_URL"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        // Best effort: the folder may be gone when the machine shuts down.
+        drop(self.command("clean").into_std().status());
+    }
+}

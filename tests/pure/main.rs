@@ -1,0 +1,14 @@
+//! Tests that need no servers: the pure core against a naive model, the wire format, and the house rules over the source tree.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
+
+mod book;
+mod draft;
+mod model;
+mod outcomes;
+mod properties;
+mod state_machine;
+mod stories;
+mod streams;
+mod tidy;
+mod wire_format;

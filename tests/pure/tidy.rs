@@ -1,0 +1,1 @@
+//! The house rules, read off the source tree.
