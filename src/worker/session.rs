@@ -3,7 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -23,6 +23,11 @@ use crate::{
     metrics,
     retry::Pauses,
 };
+
+/// A quorum queue passes on at most 32 acknowledgements of a channel at a time and holds back the rest; those that it holds back
+/// are dropped when the channel closes (seen on RabbitMQ 3.10: a few of the last ones came again). That loses nothing, but a
+/// drained worker should leave nothing to turn away. The broker has no answer to wait for, so it gets this long.
+const SETTLE_GRACE: Duration = Duration::from_millis(300);
 
 /// Takes messages until `stop` or until something breaks. `pauses` starts over once the session is open.
 pub(super) async fn run(
@@ -55,6 +60,7 @@ pub(super) async fn run(
         warn!("a batch did not finish within shutdown_deadline_ms; its deliveries will come again");
     }
     if ended.is_ok() {
+        tokio::time::sleep(SETTLE_GRACE).await;
         consumer.close().await?;
         connection.close(200, "stopped".into()).await.map_err(BrokerError::from)?;
     }
@@ -85,7 +91,8 @@ async fn take(
 struct Lanes {
     inputs: Vec<mpsc::UnboundedSender<Taken>>,
     tasks: JoinSet<LaneEnd>,
-    settler: JoinHandle<Result<(), BrokerError>>,
+    /// `None` once its end is known.
+    settler: Option<JoinHandle<Result<(), BrokerError>>>,
 }
 
 impl Lanes {
@@ -93,7 +100,7 @@ impl Lanes {
         // As many finished batches as there are lanes may wait to be acknowledged; then lanes wait.
         let (settle, finished) = mpsc::channel(worker.config.lanes);
         let out_of_order_max = usize::from(worker.config.prefetch_count) / 2;
-        let settler = tokio::spawn(settle_finished(finished, out_of_order_max));
+        let settler = Some(tokio::spawn(settle_finished(finished, out_of_order_max)));
         let mut tasks = JoinSet::new();
         let mut inputs = Vec::with_capacity(worker.config.lanes);
         for number in 0..worker.config.lanes {
@@ -120,12 +127,21 @@ impl Lanes {
 
     /// Resolves when a lane or the settler ends, which none does by itself.
     async fn ended(&mut self) -> SessionEnd {
+        let settler = async {
+            match &mut self.settler {
+                Some(settler) => settler.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            settled = &mut self.settler => match settled {
-                Ok(Err(error)) => SessionEnd::Broker(error),
-                Ok(Ok(())) => SessionEnd::LaneDied("the settler stopped".to_owned()),
-                Err(panic) => SessionEnd::LaneDied(panic.to_string()),
-            },
+            settled = settler => {
+                self.settler = None;
+                match settled {
+                    Ok(Err(error)) => SessionEnd::Broker(error),
+                    Ok(Ok(())) => SessionEnd::LaneDied("the settler stopped".to_owned()),
+                    Err(panic) => SessionEnd::LaneDied(panic.to_string()),
+                }
+            }
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok(LaneEnd::Outage) => SessionEnd::Outage,
                 Ok(LaneEnd::Stopped) => SessionEnd::LaneDied("a lane stopped by itself".to_owned()),
@@ -138,8 +154,15 @@ impl Lanes {
     async fn finish(mut self) {
         self.inputs.clear();
         while self.tasks.join_next().await.is_some() {}
-        if !self.settler.is_finished() {
-            drop(self.settler.await);
+        let Some(settler) = self.settler else { return };
+        match settler.await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => {
+                warn!(cause = %cause, "not all was acknowledged; it will come again and be turned away")
+            }
+            Err(panic) => {
+                warn!(cause = %panic, "the settler died; what it had not acknowledged will come again")
+            }
         }
     }
 }

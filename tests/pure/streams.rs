@@ -87,29 +87,39 @@ fn new(accounts: Accounts) -> impl Strategy<Value = Draft> {
         Accounts::Apart => 0.0,
     };
     let rare = (prop::bool::weighted(0.05), prop::bool::weighted(0.04), prop::bool::weighted(stray));
-    (id(), kind(), 0..PAYMENTS, amount(), prop::option::weighted(0.4, 0..6_usize), prop::bool::weighted(0.15), rare)
-        .prop_map(|(id, kind, of, amount, operation, is_final, (other_source, other_currency, is_stray))| {
-            let amount = match kind {
-                Kind::PaymentAuthorized | Kind::DepositSucceeded => (amount * 2).min(Amount::MAX),
-                Kind::PaymentCaptured
-                | Kind::PaymentVoided
-                | Kind::PaymentSucceeded
-                | Kind::PaymentFailed
-                | Kind::RefundSucceeded => amount,
-            };
-            let account = (of + usize::from(is_stray)) % ACCOUNTS;
-            let mut draft = Draft::new(&id, kind, amount).account(&format!("acct-{account}"));
-            payment(&mut draft, of);
-            draft.content.is_final = is_final;
-            draft.content.operation = operation.map(|operation| format!("op-{account}-{operation}"));
-            if other_source {
-                draft.source = "/providers/b".to_owned();
-            }
-            if other_currency {
-                draft.content.currency = "USD".to_owned();
-            }
-            draft
-        })
+    (
+        id(),
+        kind(),
+        0..PAYMENTS,
+        amount(),
+        prop::option::weighted(0.4, 0..6_usize),
+        prop::bool::weighted(0.15),
+        rare,
+    )
+        .prop_map(
+            |(id, kind, of, amount, operation, is_final, (other_source, other_currency, is_stray))| {
+                let amount = match kind {
+                    Kind::PaymentAuthorized | Kind::DepositSucceeded => (amount * 2).min(Amount::MAX),
+                    Kind::PaymentCaptured
+                    | Kind::PaymentVoided
+                    | Kind::PaymentSucceeded
+                    | Kind::PaymentFailed
+                    | Kind::RefundSucceeded => amount,
+                };
+                let account = (of + usize::from(is_stray)) % ACCOUNTS;
+                let mut draft = Draft::new(&id, kind, amount).account(&format!("acct-{account}"));
+                payment(&mut draft, of);
+                draft.content.is_final = is_final;
+                draft.content.operation = operation.map(|operation| format!("op-{account}-{operation}"));
+                if other_source {
+                    draft.source = "/providers/b".to_owned();
+                }
+                if other_currency {
+                    draft.content.currency = "USD".to_owned();
+                }
+                draft
+            },
+        )
 }
 
 fn change(accounts: Accounts) -> BoxedStrategy<Change> {
