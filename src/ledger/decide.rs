@@ -24,6 +24,7 @@ pub fn decide(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
 #[derive(Debug, Clone)]
 enum Verdict {
     Duplicate(Layer),
+    CopyOfCase(CaseId),
     Case(Reason, String),
     Applied,
 }
@@ -56,7 +57,6 @@ struct Book<'a> {
     /// Second keys that this batch uses: (content, whether it is applied).
     operations: HashMap<OperationKey, (Fingerprint, bool)>,
     copies_in_batch: HashMap<usize, i32>,
-    copies_of_cases: HashMap<CaseId, (&'a Callback, i32)>,
     accounts: HashMap<AccountId, AccountWork>,
     payments: HashMap<PaymentKey, PaymentWork>,
     waiting: HashMap<PaymentKey, Vec<(Waiter, &'a Callback)>>,
@@ -80,7 +80,6 @@ impl<'a> Book<'a> {
             seen: HashMap::with_capacity(callbacks.len()),
             operations: HashMap::new(),
             copies_in_batch: HashMap::new(),
-            copies_of_cases: HashMap::new(),
             accounts: HashMap::new(),
             payments: HashMap::new(),
             waiting,
@@ -134,9 +133,7 @@ impl<'a> Book<'a> {
             Known::Case { .. } | Known::Ledger(_) => None,
         });
         if let Some(id) = stored_case {
-            let (_, copies) = self.copies_of_cases.entry(id).or_insert((callback, 0));
-            *copies = copies.saturating_add(1);
-            return Some(Verdict::Duplicate(Layer::Quarantine));
+            return Some(Verdict::CopyOfCase(id));
         }
         if let Some((seen, _)) = operation.as_ref().and_then(|key| self.operation(key)) {
             if seen == callback.fingerprint {
@@ -170,7 +167,7 @@ impl<'a> Book<'a> {
                 Verdict::Case(reason, _) if reason.owns_key() => {
                     self.operations.entry(key).or_insert((callback.fingerprint, false));
                 }
-                Verdict::Case(..) | Verdict::Duplicate(_) => {}
+                Verdict::Case(..) | Verdict::CopyOfCase(_) | Verdict::Duplicate(_) => {}
             }
         }
         verdict
@@ -269,7 +266,7 @@ impl<'a> Book<'a> {
                 Waiter::Stored(id) => {
                     let end = match verdict {
                         Verdict::Applied => CaseEnd::Applied,
-                        Verdict::Duplicate(_) => CaseEnd::Duplicate(
+                        Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => CaseEnd::Duplicate(
                             "the same operation was applied under another event".to_owned(),
                         ),
                         Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
@@ -344,19 +341,23 @@ impl<'a> Book<'a> {
         let mut plan = Plan::default();
         let verdicts = std::mem::take(&mut self.verdicts);
         for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
+            // How often this content came in this batch.
+            let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);
             plan.outcomes.push(match verdict {
                 Verdict::Applied => Outcome::Applied,
                 Verdict::Duplicate(layer) => Outcome::Duplicate(layer),
+                Verdict::CopyOfCase(id) => {
+                    plan.case_copies.push(CaseCopies { id, account_id: callback.account_id.clone(), copies });
+                    Outcome::Duplicate(Layer::Quarantine)
+                }
                 Verdict::Case(reason, detail) => {
                     self.count_case(callback, &mut plan.unopened);
-                    let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0);
-                    let attempts = copies.saturating_add(1);
                     plan.new_cases.push(NewCase {
                         index,
                         callback: callback.clone(),
                         reason,
                         detail,
-                        attempts,
+                        attempts: copies,
                     });
                     if reason == Reason::WaitingForPayment {
                         Outcome::Waiting
@@ -382,15 +383,6 @@ impl<'a> Book<'a> {
             .payments
             .into_iter()
             .map(|(key, work)| PaymentChange { key, expected: work.expected, after: work.now })
-            .collect();
-        plan.case_copies = self
-            .copies_of_cases
-            .into_iter()
-            .map(|(id, (callback, copies))| CaseCopies {
-                id,
-                account_id: callback.account_id.clone(),
-                copies,
-            })
             .collect();
         // Maps have no order; sorted, equal arguments give equal plans, and rivals lock rows in one order.
         plan.accounts.sort_by(|a, b| a.account_id.cmp(&b.account_id));
@@ -426,7 +418,7 @@ fn owns_key(verdict: &Verdict) -> bool {
         Verdict::Applied => true,
         Verdict::Case(reason, _) => reason.owns_key(),
         // Its owner, if it has one, is stored: `owner_of_key` finds it.
-        Verdict::Duplicate(_) => false,
+        Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => false,
     }
 }
 

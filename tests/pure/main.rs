@@ -7,6 +7,7 @@ mod draft;
 mod model;
 mod outcomes;
 mod properties;
+mod rust_words;
 mod state_machine;
 mod stories;
 mod streams;

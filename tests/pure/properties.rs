@@ -185,10 +185,9 @@ proptest! {
 fn settle(book: &mut Book, batch: &[Callback], mut plan: Plan) {
     let mut rest = batch.to_vec();
     while !rest.is_empty() {
-        match book.apply(&rest, plan) {
-            Ok(lost) => rest.retain(|callback| lost.contains(&callback.account_id)),
-            // Nothing was written.
-            Err(_) => {}
+        // After a conflict nothing is written, and all of it is decided again.
+        if let Ok(lost) = book.apply(&rest, plan) {
+            rest.retain(|callback| lost.contains(&callback.account_id));
         }
         plan = decide(&book.load(&rest), &rest);
     }

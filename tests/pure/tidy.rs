@@ -1,1 +1,422 @@
-//! The house rules, read off the source tree.
+//! The house rules, read off the source tree: who may import whom, where each technology lives, and what every file says first.
+//! A rule here is about names only; what the compiler and clippy can check is left to them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::rust_words::words;
+
+/// Which of our modules each may import. A new module needs a line here, and so a thought.
+const IMPORTS: [(&str, &[&str]); 15] = [
+    ("lib", &[]),
+    ("main", &["cli"]),
+    (
+        "cli",
+        &[
+            "app",
+            "broker",
+            "config",
+            "dedupe",
+            "ledger",
+            "metrics",
+            "ops",
+            "retry",
+            "store",
+            "telemetry",
+            "wire",
+            "worker",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "broker",
+            "config",
+            "dedupe",
+            "ledger",
+            "metrics",
+            "ops",
+            "retry",
+            "store",
+            "telemetry",
+            "wire",
+            "worker",
+        ],
+    ),
+    ("worker", &["broker", "config", "dedupe", "ledger", "metrics", "retry", "store", "wire"]),
+    ("ops", &["broker", "config", "dedupe", "ledger", "metrics", "retry", "store", "wire"]),
+    ("broker", &["config", "ledger", "metrics", "retry"]),
+    ("dedupe", &["config", "ledger", "metrics", "retry"]),
+    ("store", &["config", "ledger", "metrics", "retry"]),
+    ("wire", &["ledger"]),
+    ("ledger", &[]),
+    // Leaves: everybody but the core may use them, they use nobody else.
+    ("config", &[]),
+    ("metrics", &[]),
+    ("retry", &["config"]),
+    ("telemetry", &[]),
+];
+
+/// The only module that may name a crate.
+const PLACES: [(&str, &str); 10] = [
+    ("sqlx", "store"),
+    ("lapin", "broker"),
+    ("redis", "dedupe"),
+    ("axum", "ops"),
+    ("backoff", "retry"),
+    ("toml", "config"),
+    ("tracing_subscriber", "telemetry"),
+    ("clap", "cli"),
+    ("comfy_table", "cli"),
+    ("indicatif", "cli"),
+];
+
+/// The only crate that the pure core may name.
+const CORE_CRATES: [&str; 1] = ["sha2"];
+/// What the core may not take from the standard library.
+const CORE_STD_FORBIDDEN: [&str; 7] = ["env", "fs", "io", "net", "process", "thread", "time"];
+
+const FILE_LINES_MAX: usize = 450;
+/// Longer ones, and why.
+const LONG_FILES: [(&str, &str); 2] = [
+    ("src/config.rs", "one table of every setting, read from top to bottom"),
+    ("src/store/apply.rs", "one transaction, statement by statement, in the order of its locks"),
+];
+
+/// The module that a file under `src/` belongs to, and how deep it lies: `src/store/load.rs` is in `store`, 2 deep.
+fn module(path: &str) -> (String, usize) {
+    let path = path.strip_prefix("src/").unwrap_or(path).trim_end_matches(".rs").trim_end_matches("/mod");
+    (path.split('/').next().unwrap_or_default().to_owned(), path.split('/').count())
+}
+
+/// Our modules that this file names: by `crate::…`, by enough `super::…`, in `main.rs` by `payonce::…`.
+fn imports(path: &str, source: &str) -> BTreeSet<String> {
+    let (module, depth) = module(path);
+    let words = words(source);
+    let mut found = BTreeSet::new();
+    for (at, word) in words.iter().enumerate() {
+        let root = match word.as_str() {
+            "crate" => at + 1,
+            "payonce" if module == "main" => at + 1,
+            "super" if at == 0 || words[at - 1] != "::" => {
+                let supers = words[at..].chunks(2).take_while(|pair| pair[0] == "super").count();
+                if supers < depth {
+                    continue;
+                }
+                at + 2 * supers - 1
+            }
+            _ => continue,
+        };
+        if words.get(root).is_some_and(|word| word == "::") {
+            found.extend(heads(&words[root + 1..]));
+        }
+    }
+    found.retain(|name| *name != module && IMPORTS.iter().any(|(ours, _)| ours == name));
+    found
+}
+
+/// The first names of a path or of a group of paths: `a::b` gives a, `{a::{b, c}, d}` gives a and d.
+fn heads(words: &[String]) -> Vec<String> {
+    if words.first().is_none_or(|word| word != "{") {
+        return words.first().cloned().into_iter().collect();
+    }
+    let mut heads = Vec::new();
+    let mut depth = 0_usize;
+    for pair in words.windows(2) {
+        let opens = pair[0] == "{";
+        depth += usize::from(opens);
+        depth -= usize::from(pair[0] == "}");
+        if depth == 0 {
+            break;
+        }
+        if depth == 1 && (opens || pair[0] == ",") {
+            heads.push(pair[1].clone());
+        }
+    }
+    heads
+}
+
+/// Crates out of `crates` that this file names at the head of a path.
+fn crates_named<'a>(source: &str, crates: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let words = words(source);
+    let is_head = |at: usize, name: &str| {
+        words[at] == name
+            && (at == 0 || words[at - 1] != "::")
+            && words.get(at + 1).is_some_and(|next| next == "::" || (words[at - 1] == "use" && next != ","))
+    };
+    crates.into_iter().filter(|name| (1..words.len()).any(|at| is_head(at, name))).collect()
+}
+
+fn layering_broken(path: &str, source: &str) -> Vec<String> {
+    let (module, _) = module(path);
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
+        return vec![format!("{path}: module {module} is not in the table of imports")];
+    };
+    let found = imports(path, source);
+    let wrong = found.iter().filter(|name| !allowed.contains(&name.as_str()));
+    wrong.map(|name| format!("{path}: {module} imports {name}")).collect()
+}
+
+fn misplaced(path: &str, source: &str) -> Vec<String> {
+    let (module, _) = module(path);
+    let named = crates_named(source, PLACES.iter().map(|(name, _)| *name));
+    let places: BTreeMap<&str, &str> = PLACES.into_iter().collect();
+    let wrong = named.into_iter().filter(|name| places[name] != module);
+    wrong.map(|name| format!("{path}: names {name}, whose place is {}", places[name])).collect()
+}
+
+fn impure(path: &str, source: &str) -> Vec<String> {
+    let manifest = read("Cargo.toml");
+    let (_, dependencies) = manifest.split_once("[dependencies]").expect("a table of dependencies");
+    let dependencies: Vec<String> = dependencies
+        .lines()
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .map(|name| name.replace('-', "_"))
+        .filter(|name| !name.is_empty() && !CORE_CRATES.contains(&name.as_str()))
+        .collect();
+    assert!(dependencies.len() > 10, "{dependencies:?}");
+    let named = crates_named(source, dependencies.iter().map(String::as_str));
+    let words = words(source);
+    let from_std: Vec<String> = (2..words.len())
+        .filter(|at| words[at - 2] == "std" && words[at - 1] == "::")
+        .flat_map(|at| heads(&words[at..]))
+        .collect();
+    let std = CORE_STD_FORBIDDEN.into_iter().filter(|name| from_std.iter().any(|head| head == name));
+    let keywords = ["async", "await", "println", "eprintln", "SystemTime", "Instant"];
+    let keywords = keywords.into_iter().filter(|keyword| words.iter().any(|word| word == keyword));
+    let found: BTreeSet<&str> = named.into_iter().chain(std).chain(keywords).collect();
+    found.into_iter().map(|name| format!("{path}: the pure core names {name}")).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Files under this directory, or the file itself, with paths from the package root; none where nothing is there.
+fn files(under: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left: Vec<PathBuf> = vec![root().join(under)];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.is_file() {
+            found.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+fn rust_files(under: &[&str]) -> Vec<String> {
+    let found: Vec<String> =
+        under.iter().flat_map(|under| files(under)).filter(|path| path.ends_with(".rs")).collect();
+    assert!(!found.is_empty(), "no Rust under {under:?}");
+    found
+}
+
+/// Applies a rule to every file of the service.
+#[track_caller]
+fn check(rule: impl Fn(&str, &str) -> Vec<String>) {
+    let broken: Vec<String> = rust_files(&["src"]).iter().flat_map(|path| rule(path, &read(path))).collect();
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn imports_only_go_down() {
+    check(layering_broken);
+    for (name, allowed) in IMPORTS {
+        for other in allowed {
+            let (_, back) = IMPORTS.iter().find(|(name, _)| name == other).expect("in the table");
+            assert!(!back.contains(&name), "{name} and {other} may import each other");
+        }
+    }
+}
+
+#[test]
+fn each_technology_has_one_place() {
+    check(misplaced);
+    for (name, place) in PLACES {
+        let is_used = rust_files(&["src"])
+            .iter()
+            .any(|path| module(path).0 == place && !crates_named(&read(path), [name]).is_empty());
+        assert!(
+            is_used,
+            "{name} is not used in {place} any more: take it out of the table, and out of Cargo.toml"
+        );
+    }
+}
+
+#[test]
+fn the_core_is_pure() {
+    check(|path, source| if path.starts_with("src/ledger/") { impure(path, source) } else { Vec::new() });
+    assert!(rust_files(&["src/ledger"]).len() > 3);
+}
+
+#[test]
+fn the_load_tests_audit_with_their_own_arithmetic() {
+    for path in rust_files(&["load-tests/src"]) {
+        let words = words(&read(&path));
+        let from_payonce = (2..words.len())
+            .filter(|at| words[at - 2] == "payonce" && words[at - 1] == "::")
+            .flat_map(|at| heads(&words[at..]));
+        let shared: Vec<String> = from_payonce.filter(|name| name == "ledger" || name == "decide").collect();
+        assert!(shared.is_empty(), "{path} shares {shared:?} with the service that it checks");
+    }
+}
+
+#[test]
+fn every_file_says_first_what_lives_in_it() {
+    for path in rust_files(&["src", "load-tests/src", "tests"]) {
+        let source = read(&path);
+        let first = source.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! ") && first.len() > 10, "{path} begins with {first:?}");
+    }
+}
+
+#[test]
+fn no_file_outgrows_its_reader() {
+    let mut long = BTreeMap::new();
+    for path in rust_files(&["src", "load-tests/src"]) {
+        let lines = read(&path).lines().count();
+        if lines > FILE_LINES_MAX {
+            long.insert(path, lines);
+        }
+    }
+    for (path, why) in LONG_FILES {
+        let lines = long.remove(path);
+        assert!(lines.is_some(), "{path} is short enough: its exception ({why}) can go");
+    }
+    assert!(long.is_empty(), "more than {FILE_LINES_MAX} lines: {long:?}");
+}
+
+/// The text as lower-case words, whatever line breaks, comment signs or dashes stand between them.
+fn prose(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let words: Vec<&str> =
+        lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    format!(" {} ", words.join(" "))
+}
+
+#[test]
+fn nothing_claims_what_no_test_can_show() {
+    // "Applied at most once per key, acknowledged only after commit" is what the tests show.
+    let phrase = ["exactly", "once"].join(" ");
+    let places = [
+        "src",
+        "load-tests",
+        "docs",
+        "migrations",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Cargo.toml",
+        "Makefile",
+        "payonce.example.toml",
+    ];
+    for path in places.into_iter().flat_map(files) {
+        if let Ok(text) = fs::read_to_string(root().join(&path)) {
+            assert!(!prose(&text).contains(&format!(" {phrase} ")), "{path} says {phrase:?}");
+        }
+    }
+}
+
+#[test]
+fn names_say_what_a_thing_is() {
+    for path in rust_files(&["src", "load-tests/src"]) {
+        for part in ["util", "utils", "common", "helper", "helpers", "misc"] {
+            let is_part = path.split(['/', '.']).any(|name| name == part);
+            assert!(!is_part, "{path}: {part} says nothing");
+        }
+        let words = words(&read(&path));
+        for pair in
+            words.windows(2).filter(|pair| ["struct", "enum", "trait", "type", "mod"].contains(&&*pair[0]))
+        {
+            for part in ["Manager", "Service", "Helper", "Util"] {
+                assert!(!pair[1].contains(part), "{path}: {} says nothing", pair[1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_trait_has_two_real_implementations() {
+    let sources: Vec<Vec<String>> = rust_files(&["src"]).iter().map(|path| words(&read(path))).collect();
+    let pairs = || sources.iter().flat_map(|words| words.windows(2));
+    for declared in pairs().filter(|pair| pair[0] == "trait") {
+        let name = &declared[1];
+        let implementations = pairs().filter(|pair| pair[0] == *name && pair[1] == "for").count();
+        assert!(implementations >= 2, "trait {name} has {implementations}");
+    }
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    for path in rust_files(&["src", "load-tests", "tests"]) {
+        let words = words(&read(&path));
+        let is_off = words.windows(3).any(|three| three == ["#", "[", "ignore"]);
+        assert!(!is_off, "{path} ignores a test");
+    }
+}
+
+#[test]
+fn a_planted_violation_is_found() {
+    let found = |path: &str, source: &str| {
+        [layering_broken(path, source), misplaced(path, source)].concat().join("; ")
+    };
+    for (path, source, expected) in [
+        ("src/store/load.rs", "use crate::ledger::Key;", ""),
+        (
+            "src/store/load.rs",
+            "use crate::{dedupe::Dedupe, ledger};",
+            "src/store/load.rs: store imports dedupe",
+        ),
+        (
+            "src/store/load.rs",
+            "use crate::{ledger::{self, wire}, dedupe};",
+            "src/store/load.rs: store imports dedupe",
+        ),
+        ("src/store/load.rs", "use super::super::wire;", "src/store/load.rs: store imports wire"),
+        ("src/store/load.rs", "use super::wire;", ""),
+        ("src/store/mod.rs", "use super::wire::decode;", "src/store/mod.rs: store imports wire"),
+        ("src/wire.rs", "fn f() { crate::store::epoch() }", "src/wire.rs: wire imports store"),
+        ("src/ops/mod.rs", "use crate::worker::Readiness;", "src/ops/mod.rs: ops imports worker"),
+        ("src/ledger/plan.rs", "use crate::metrics;", "src/ledger/plan.rs: ledger imports metrics"),
+        ("src/main.rs", "fn main() { payonce::app::run() }", "src/main.rs: main imports app"),
+        ("src/util.rs", "", "src/util.rs: module util is not in the table of imports"),
+        ("src/wire.rs", "// use crate::store\n/* crate::store */ \"crate::store\" r#\"\"crate::store\"#", ""),
+        ("src/wire.rs", "let c = '\"'; use crate::store; let d = '\"';", "src/wire.rs: wire imports store"),
+        ("src/wire.rs", "fn f<'a>(x: &'a str) { crate::store::f(x) }", "src/wire.rs: wire imports store"),
+        ("src/app.rs", "use sqlx::PgConnection;", "src/app.rs: names sqlx, whose place is store"),
+        ("src/app.rs", "fn f() -> lapin::Result<()> {}", "src/app.rs: names lapin, whose place is broker"),
+        ("src/worker/mod.rs", "fn f(redis: bool) { Layer::redis::x }", ""),
+        ("src/dedupe.rs", "use redis::Client;", ""),
+    ] {
+        assert_eq!(found(path, source), expected, "{source}");
+    }
+    for (source, expected) in [
+        ("use std::{time::Duration};", "time"),
+        ("fn f() { std::fs::read() }", "fs"),
+        ("use sha2::Sha256; use std::sync::Arc;", ""),
+        ("use tokio::spawn;", "tokio"),
+        ("use serde_json as json;", "serde_json"),
+        ("#[derive(serde::Serialize)] struct S;", "serde"),
+        ("pub async fn f() {}", "async"),
+    ] {
+        let found = impure("src/ledger/x.rs", source);
+        let expected: Vec<String> = [expected]
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .map(|name| format!("src/ledger/x.rs: the pure core names {name}"))
+            .collect();
+        assert_eq!(found, expected, "{source}");
+    }
+    assert!(prose("delivered exactly\n//! once.").contains(" exactly once "));
+}

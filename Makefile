@@ -1,0 +1,45 @@
+# Every target does its own set-up. `make` alone lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+ENV := . .local/env
+
+.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it lint fmt
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+services: ## Start private PostgreSQL, Redis and RabbitMQ; write .local/env
+	@scripts/services start
+
+services-stop: ## Stop them
+	@scripts/services stop
+
+clean-services: ## Stop them and remove their data
+	@scripts/services clean
+
+toolchain:
+	@scripts/toolchain
+
+build: toolchain ## Build the programs, optimised
+	cargo build --release --workspace
+
+demo: services build ## See it work: two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
+	@scripts/demo
+
+test: services lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
+	@$(ENV) && scripts/test --workspace
+
+test-pure: toolchain ## Only the tests that need no servers
+	@scripts/test -p payonce --lib --test pure
+
+test-it: services toolchain ## Only the integration tests
+	@$(ENV) && scripts/test -p payonce --test it
+
+lint: toolchain ## Format check, clippy and rustdoc, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+
+fmt: toolchain ## Format the sources
+	cargo fmt --all
