@@ -1,1 +1,20 @@
-fn main() {}
+//! Load tests for payonce: seeded plans of callbacks, real servers, real worker processes, and an audit with arithmetic of its own.
+//!
+//! What must not live here: anything that asks payonce's own code what is right. Only its broker module is used, to publish.
+
+mod audit;
+mod body;
+mod cli;
+mod latency;
+mod place;
+mod plan;
+mod publish;
+mod replay;
+mod report;
+mod workers;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -138,3 +138,40 @@ fn a_discarded_case_still_turns_its_copies_away() {
     assert_eq!((plan.case_copies[0].id, plan.case_copies[0].copies), (CaseId(7), 1));
     assert!(plan.entries.is_empty());
 }
+
+/// Decides two copies of a callback with an operation id, of which the database knows this.
+#[track_caller]
+fn check_layers(by_key: &[Known], by_operation: Option<Known>, expected: [Outcome; 2]) {
+    let callback = layered().build();
+    let mut snapshot = Snapshot::default();
+    snapshot.known.insert(callback.key.clone(), by_key.to_vec());
+    snapshot.operations.extend(by_operation.map(|known| (callback.operation_key().unwrap(), known)));
+    assert_eq!(decide(&snapshot, &[callback.clone(), callback]).outcomes, expected);
+}
+
+fn layered() -> Draft {
+    Draft::new("evt", Kind::DepositSucceeded, 5).operation("op")
+}
+
+#[test]
+fn layers_are_tried_in_the_contracts_order() {
+    let fingerprint = layered().build().fingerprint;
+    let applied = Known::Ledger(fingerprint);
+    let case = Known::Case { id: CaseId(1), fingerprint, reason: Reason::WaitingExpired };
+    let batch = Outcome::Duplicate(Layer::Batch);
+    check_layers(&[], None, [Outcome::Applied, batch]);
+    check_layers(&[applied], Some(applied), [Outcome::Duplicate(Layer::Ledger), batch]);
+    check_layers(&[case, applied], Some(applied), [Outcome::Duplicate(Layer::Ledger), batch]);
+    check_layers(&[], Some(applied), [Outcome::Duplicate(Layer::Operation), batch]);
+    check_layers(&[], Some(case), [Outcome::Duplicate(Layer::Operation), batch]);
+    // A case of its own, and the fact is in the ledger under another key.
+    check_layers(&[case], Some(applied), [Outcome::Duplicate(Layer::Operation), batch]);
+    // Its own case has the operation.
+    check_layers(&[case], Some(case), [Outcome::Duplicate(Layer::Quarantine), batch]);
+    // The key belongs to other content; the fact is known all the same.
+    let other = Known::Ledger(layered().currency("USD").build().fingerprint);
+    check_layers(&[other], Some(applied), [Outcome::Duplicate(Layer::Operation), batch]);
+    check_layers(&[other], None, [Outcome::Quarantined(Reason::PayloadMismatch), batch]);
+    check_layers(&[applied], Some(other), [Outcome::Duplicate(Layer::Ledger), batch]);
+    check_layers(&[], Some(other), [Outcome::Quarantined(Reason::PayloadMismatch), batch]);
+}

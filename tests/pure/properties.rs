@@ -181,15 +181,15 @@ proptest! {
     }
 }
 
-/// Writes a plan as a worker does: what a rival has changed meanwhile is loaded and decided again.
-fn settle(book: &mut Book, batch: &[Callback], mut plan: Plan) {
+/// Writes a plan as a worker does: what a rival has changed meanwhile is loaded and decided once more.
+fn settle(book: &mut Book, batch: &[Callback], plan: Plan) {
     let mut rest = batch.to_vec();
-    while !rest.is_empty() {
-        // After a conflict nothing is written, and all of it is decided again.
-        if let Ok(lost) = book.apply(&rest, plan) {
-            rest.retain(|callback| lost.contains(&callback.account_id));
-        }
-        plan = decide(&book.load(&rest), &rest);
+    // After a conflict nothing is written.
+    if let Ok(lost) = book.apply(batch, plan) {
+        rest.retain(|callback| lost.contains(&callback.account_id));
+    }
+    if !rest.is_empty() {
+        book.take(&rest);
     }
 }
 

@@ -1,0 +1,331 @@
+//! The audit of a run: the database against the plan, with SQL and arithmetic that payonce has no part in.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context;
+use futures_util::TryStreamExt;
+use sqlx::{PgConnection, Row};
+
+use crate::{
+    body,
+    latency::{Latencies, Percentiles},
+    plan::{Distinct, Kind, Plan, Sending},
+};
+
+/// Violations of one check that are shown.
+const EXAMPLES_MAX: usize = 5;
+
+/// What the audit found.
+#[derive(Debug, Default)]
+pub struct Audit {
+    checks: Vec<(&'static str, usize, Vec<String>)>,
+    pub applied: u64,
+    pub quarantined: BTreeMap<String, u64>,
+    pub duplicates: BTreeMap<String, u64>,
+    pub latency: Percentiles,
+}
+
+impl Audit {
+    /// Enters a check's violations; none means that it holds.
+    pub fn check(&mut self, name: &'static str, violations: Vec<String>) {
+        let count = violations.len();
+        self.checks.push((name, count, violations.into_iter().take(EXAMPLES_MAX).collect()));
+    }
+
+    /// Names of the checks that failed.
+    pub fn failed(&self) -> Vec<&'static str> {
+        self.checks.iter().filter(|(_, count, _)| *count > 0).map(|(name, ..)| *name).collect()
+    }
+
+    /// Every violation that is shown, behind the name of its check.
+    pub fn violations(&self) -> Vec<String> {
+        self.checks
+            .iter()
+            .flat_map(|(name, count, examples)| {
+                examples.iter().map(move |text| format!("{name} ({count}): {text}"))
+            })
+            .collect()
+    }
+
+    pub fn print(&self) {
+        println!("audit against the plan:");
+        for (name, count, examples) in &self.checks {
+            if *count == 0 {
+                println!("  ok      {name}");
+            } else {
+                println!("  FAILED  {name}: {count} violations");
+                examples.iter().for_each(|text| println!("            {text}"));
+            }
+        }
+    }
+}
+
+/// Compares everything that is stored with what the plan says must be.
+pub async fn run(database: &mut PgConnection, plan: &Plan, published_at_us: &[u64]) -> anyhow::Result<Audit> {
+    let mut audit = Audit::default();
+    let expected = Expected::of(plan);
+    check_ledger(database, plan, &expected, published_at_us, &mut audit).await?;
+    check_accounts(database, plan, &expected, &mut audit).await?;
+    check_chains(database, &mut audit).await?;
+    check_payments(database, plan, &mut audit).await?;
+    check_quarantine(database, plan, &mut audit).await?;
+    check_counts(database, plan, &mut audit).await?;
+    Ok(audit)
+}
+
+/// What the plan's arithmetic says.
+struct Expected {
+    balances: Vec<i128>,
+    rows: Vec<i64>,
+    applied: HashMap<(String, String), u32>,
+}
+
+impl Expected {
+    fn of(plan: &Plan) -> Self {
+        let accounts = plan.accounts as usize;
+        let mut expected =
+            Self { balances: vec![0; accounts], rows: vec![0; accounts], applied: HashMap::new() };
+        for one in plan.distinct.iter().filter(|one| one.poison.is_none()) {
+            expected.balances[one.account as usize] += i128::from(delta(one));
+            expected.rows[one.account as usize] += 1;
+            expected.applied.insert(body::key(plan, one), one.number);
+        }
+        expected
+    }
+}
+
+fn delta(one: &Distinct) -> i64 {
+    match one.kind {
+        Kind::Deposit => one.amount,
+        Kind::Succeeded => -one.amount,
+        Kind::Failed => 0,
+    }
+}
+
+async fn check_ledger(
+    database: &mut PgConnection,
+    plan: &Plan,
+    expected: &Expected,
+    published_at_us: &[u64],
+    audit: &mut Audit,
+) -> anyhow::Result<()> {
+    let (mut unexpected, mut wrong, mut twice) = (Vec::new(), Vec::new(), Vec::new());
+    let mut seen = vec![false; plan.distinct.len()];
+    let mut latencies = Latencies::new()?;
+    let mut rows = sqlx::query(
+        "select source, event_id, type, account_id, payment_id, operation_id, amount, currency, balance_delta, held_delta,
+                held_after, (extract(epoch from recorded_at) * 1000000)::bigint as recorded_at_us
+         from ledger",
+    )
+    .fetch(database);
+    while let Some(row) = rows.try_next().await.context("the ledger cannot be read")? {
+        audit.applied += 1;
+        let key: (String, String) = (row.try_get("source")?, row.try_get("event_id")?);
+        let Some(one) = expected.applied.get(&key).map(|number| &plan.distinct[*number as usize]) else {
+            unexpected.push(format!("{key:?} is in the ledger, but the plan has no such sound callback"));
+            continue;
+        };
+        if std::mem::replace(&mut seen[one.number as usize], true) {
+            twice.push(format!("{key:?} is in the ledger twice"));
+        }
+        let found: (String, String, Option<String>, Option<String>, i64, String, i64, i64, i64) = (
+            row.try_get("type")?,
+            row.try_get("account_id")?,
+            row.try_get("payment_id")?,
+            row.try_get("operation_id")?,
+            row.try_get("amount")?,
+            row.try_get("currency")?,
+            row.try_get("balance_delta")?,
+            row.try_get("held_delta")?,
+            row.try_get("held_after")?,
+        );
+        let planned = (
+            body::type_name(one.kind).to_owned(),
+            body::account(one.account),
+            body::payment_id(one),
+            body::operation_id(one),
+            one.amount,
+            body::currency(one.account).to_owned(),
+            delta(one),
+            0,
+            0,
+        );
+        if found != planned {
+            wrong.push(format!("{key:?}: planned {planned:?}, found {found:?}"));
+        }
+        let recorded_at_us = u64::try_from(row.try_get::<i64, _>("recorded_at_us")?).unwrap_or(0);
+        latencies.record_us(recorded_at_us.saturating_sub(published_at_us[one.number as usize]));
+    }
+    let missing = plan.distinct.iter().filter(|one| one.poison.is_none() && !seen[one.number as usize]);
+    audit.check(
+        "every_sound_callback_is_applied",
+        missing.map(|one| format!("{:?}", body::key(plan, one))).collect(),
+    );
+    audit.check("nothing_is_applied_twice", twice);
+    audit.check("nothing_is_invented", unexpected);
+    audit.check("rows_say_what_was_published", wrong);
+    audit.latency = latencies.percentiles();
+    Ok(())
+}
+
+async fn check_accounts(
+    database: &mut PgConnection,
+    plan: &Plan,
+    expected: &Expected,
+    audit: &mut Audit,
+) -> anyhow::Result<()> {
+    let rows: Vec<(String, String, i64, i64, i64)> =
+        sqlx::query_as("select account_id, currency, balance, held, version from accounts")
+            .fetch_all(&mut *database)
+            .await
+            .context("accounts cannot be read")?;
+    let mut found: HashMap<String, (String, i64, i64, i64)> = rows
+        .into_iter()
+        .map(|(id, currency, balance, held, version)| (id, (currency, balance, held, version)))
+        .collect();
+    let mut wrong = Vec::new();
+    let mut total = 0_i128;
+    for (number, (balance, rows)) in (0..plan.accounts).zip(expected.balances.iter().zip(&expected.rows)) {
+        let id = body::account(number);
+        let planned = (body::currency(number).to_owned(), i64::try_from(*balance)?, 0, *rows);
+        total += balance;
+        match found.remove(&id) {
+            Some(found) if found == planned => {}
+            found => wrong.push(format!(
+                "{id}: planned (currency, balance, held, version) {planned:?}, found {found:?}"
+            )),
+        }
+    }
+    wrong.extend(found.into_keys().map(|id| format!("{id}: exists, but the plan has no such account")));
+    audit.check("balances_are_the_plans_sums", wrong);
+    let sum: String = sqlx::query_scalar("select coalesce(sum(balance), 0)::text from accounts")
+        .fetch_one(database)
+        .await?;
+    let wrong = (sum != total.to_string()).then(|| format!("planned {total}, found {sum}"));
+    audit.check("the_total_is_the_plans_total", wrong.into_iter().collect());
+    Ok(())
+}
+
+/// Each account's rows are a chain: versions without gap, each balance the one before plus the delta.
+async fn check_chains(database: &mut PgConnection, audit: &mut Audit) -> anyhow::Result<()> {
+    for (name, sql) in [
+        (
+            "versions_have_no_gap",
+            "select account_id || ' version ' || account_version from (
+                 select account_id, account_version, row_number() over (partition by account_id order by account_version) as place
+                 from ledger) rows where place <> account_version",
+        ),
+        (
+            "each_balance_follows_the_one_before",
+            "select account_id || ' version ' || account_version from (
+                 select account_id, account_version, balance_after,
+                        sum(balance_delta::numeric) over (partition by account_id order by account_version) as running
+                 from ledger) rows where running <> balance_after or balance_after < 0",
+        ),
+        (
+            "balances_are_the_ledgers_sums",
+            "select a.account_id from accounts a
+             where a.balance <> (select coalesce(sum(l.balance_delta::numeric), 0) from ledger l where l.account_id = a.account_id)",
+        ),
+        (
+            "operations_moved_money_once",
+            "select source || ' ' || type || ' ' || operation_id from ledger where operation_id is not null
+             group by source, type, operation_id having count(*) > 1",
+        ),
+    ] {
+        audit.check(name, sqlx::query_scalar(sql).fetch_all(&mut *database).await.context(name)?);
+    }
+    Ok(())
+}
+
+async fn check_payments(database: &mut PgConnection, plan: &Plan, audit: &mut Audit) -> anyhow::Result<()> {
+    let rows: Vec<(String, String, String, i64, i64, i64)> =
+        sqlx::query_as("select source, payment_id, account_id, authorized, captured, refunded from payments")
+            .fetch_all(database)
+            .await
+            .context("payments cannot be read")?;
+    let mut found: HashMap<(String, String), (String, i64, i64, i64)> = rows
+        .into_iter()
+        .map(|(source, id, account, authorized, captured, refunded)| {
+            ((source, id), (account, authorized, captured, refunded))
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for one in plan.distinct.iter().filter(|one| one.poison.is_none()) {
+        let Some(payment_id) = body::payment_id(one) else { continue };
+        let captured = if one.kind == Kind::Succeeded { one.amount } else { 0 };
+        let planned = (body::account(one.account), 0, captured, 0);
+        let key = (body::key(plan, one).0, payment_id);
+        match found.remove(&key) {
+            Some(found) if found == planned => {}
+            found => wrong.push(format!("{key:?}: planned {planned:?}, found {found:?}")),
+        }
+    }
+    wrong.extend(found.into_keys().map(|key| format!("{key:?}: exists, but the plan has no such payment")));
+    audit.check("payments_are_the_plans", wrong);
+    Ok(())
+}
+
+async fn check_quarantine(database: &mut PgConnection, plan: &Plan, audit: &mut Audit) -> anyhow::Result<()> {
+    let rows: Vec<(Vec<u8>, String, String, i32)> =
+        sqlx::query_as("select body, reason, state, attempts from quarantine").fetch_all(database).await?;
+    // What each bad message's copies look like is the same to the byte, so the body finds the case.
+    let mut cases: HashMap<Vec<u8>, Vec<(String, String, i32)>> = HashMap::new();
+    for (body, reason, state, attempts) in rows {
+        *audit.quarantined.entry(reason.clone()).or_default() += 1;
+        cases.entry(body).or_default().push((reason, state, attempts));
+    }
+    let mut times: HashMap<u32, i32> = HashMap::new();
+    for sending in plan.sendings() {
+        *times.entry(sending.distinct).or_default() += 1;
+    }
+    let mut wrong = Vec::new();
+    for one in &plan.distinct {
+        let Some(poison) = one.poison else { continue };
+        let (_, body) = body::message(plan, Sending { distinct: one.number, way: None }, 0);
+        let planned = vec![(
+            poison.reason().to_owned(),
+            "open".to_owned(),
+            times.get(&one.number).copied().unwrap_or(0),
+        )];
+        match cases.remove(&body) {
+            Some(found) if found == planned => {}
+            found => wrong
+                .push(format!("message {} ({poison:?}): planned {planned:?}, found {found:?}", one.number)),
+        }
+    }
+    wrong.extend(cases.into_values().map(|cases| format!("a case that the plan does not name: {cases:?}")));
+    audit.check("every_bad_message_is_one_case_with_its_reason_and_body", wrong);
+    Ok(())
+}
+
+/// The counts that payonce keeps agree with the rows and with what was published.
+async fn check_counts(database: &mut PgConnection, plan: &Plan, audit: &mut Audit) -> anyhow::Result<()> {
+    let rows: Vec<(String, String, i64)> =
+        sqlx::query_as("select kind, label, sum(n)::bigint from tallies group by kind, label")
+            .fetch_all(database)
+            .await?;
+    let (mut applied, mut quarantined) = (0, 0);
+    for (kind, label, n) in rows {
+        let n = u64::try_from(n).unwrap_or(0);
+        match kind.as_str() {
+            "duplicate" => *audit.duplicates.entry(label).or_default() += n,
+            "quarantined" => quarantined += n,
+            _ => applied += n,
+        }
+    }
+    let duplicates: u64 = audit.duplicates.values().sum();
+    let copies = (plan.published() - plan.distinct.len()) as u64;
+    let mut wrong = Vec::new();
+    for (what, counted, found) in [
+        ("applied", applied, audit.applied),
+        ("quarantined", quarantined, audit.quarantined.values().sum()),
+        ("duplicates", duplicates, copies),
+    ] {
+        if counted != found {
+            wrong.push(format!("{what}: counted {counted}, there are {found}"));
+        }
+    }
+    audit.check("every_copy_is_counted_in_a_layer", wrong);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Arguments in, exit code out: 0 audit ok, 1 audit failed or stuck, 2 wrong usage, 3 a server could not be reached.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{place::Place, replay};
+
+/// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
+/// (`make services`, then `. .local/env`).
+#[derive(Debug, Parser)]
+#[command(name = "load-tests", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Publishes a seeded plan, runs worker processes, waits for the end, audits against its own arithmetic, reports.
+    Replay(ReplayArgs),
+    /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
+    RecreateDatabase,
+}
+
+/// What `replay` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReplayArgs {
+    /// Callbacks published in all, copies and bad messages included.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Share of the published callbacks that are copies of another one, 0 to 0.99.
+    #[arg(long, default_value_t = 0.3, value_parser = share, value_name = "F")]
+    pub duplicates: f64,
+    /// How many accounts; each is opened by one of the callbacks.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub accounts: u32,
+    /// Share of callbacks that go to 10 accounts, 0 to 0.99.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub hot: f64,
+    /// Share of the published callbacks that are bad messages, 0 to 0.99.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub poison: f64,
+    /// Share of callbacks that belong to authorize/capture/void/refund stories. Not supported yet: only 0.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub lifecycle: f64,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Callbacks offered per second; 0: all at once.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
+    pub rate: u32,
+    /// Publish all before the first worker starts; the clock starts with the workers.
+    #[arg(long, conflicts_with = "rate")]
+    pub prefill: bool,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// One JSON object in place of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Use PAYONCE_DATABASE_URL and PAYONCE_PREFIX as they are, in place of a fresh database and prefix. The database must be empty.
+    #[arg(long)]
+    pub in_place: bool,
+    /// Keep the fresh database and queues afterwards, to look at.
+    #[arg(long)]
+    pub keep: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
+/// Why a command did not end with exit code 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// The audit failed, or the run did; these words say how.
+    No(String),
+    /// Wrong usage.
+    Usage(String),
+    /// A server could not be reached.
+    Unreachable(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::No(format!("{error:#}"))
+    }
+}
+
+/// Parses the arguments, runs the command, says how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::No(format!("cannot start threads: {error}"))),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Replay(args) => replay::run(&args).await,
+        Command::RecreateDatabase => Place::recreate_database().await,
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=0.99).contains(&share) { Ok(share) } else { Err("expected 0 to 0.99".to_owned()) }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    let (text, code) = match failure {
+        Failure::No(text) => (text, 1),
+        Failure::Usage(text) => (text, 2),
+        Failure::Unreachable(text) => (text, 3),
+    };
+    eprintln!("load-tests: {text}");
+    ExitCode::from(code)
+}

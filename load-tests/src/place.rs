@@ -1,0 +1,137 @@
+//! Where a run takes place: a fresh database and prefix on the servers that the environment names, removed afterwards.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use payonce::broker::{self, Names};
+use sqlx::{Connection, PgConnection};
+
+use crate::cli::Failure;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The servers and names of one run.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The run's database.
+    pub database_url: String,
+    /// Redis, shared; the prefix keeps runs apart.
+    pub redis_url: String,
+    /// RabbitMQ, shared; the prefix keeps runs apart.
+    pub amqp_url: String,
+    /// Before each queue's and key's name.
+    pub prefix: String,
+    /// The database to connect to for creating and dropping, and the name; `None`: nothing is ours to drop.
+    fresh: Option<(String, String)>,
+}
+
+impl Place {
+    /// The environment's servers, with a fresh database and prefix unless `in_place`.
+    pub async fn prepare(in_place: bool, seed: u64) -> Result<Self, Failure> {
+        let (database_url, redis_url, amqp_url) = (
+            variable("PAYONCE_DATABASE_URL")?,
+            variable("PAYONCE_REDIS_URL")?,
+            variable("PAYONCE_AMQP_URL")?,
+        );
+        if in_place {
+            let prefix = std::env::var("PAYONCE_PREFIX").unwrap_or_default();
+            let place = Self { database_url, redis_url, amqp_url, prefix, fresh: None };
+            place.connect().await?;
+            return Ok(place);
+        }
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let name = format!("payonce_replay_{}_{seed}_{started}", std::process::id());
+        let place = Self {
+            database_url: with_database(&database_url, &name)?,
+            redis_url,
+            amqp_url,
+            prefix: format!("replay-{}-{seed}-{started}.", std::process::id()),
+            fresh: Some((database_url.clone(), name.clone())),
+        };
+        execute(&database_url, &format!("create database {name}")).await?;
+        Ok(place)
+    }
+
+    /// Drops and creates the database of PAYONCE_DATABASE_URL.
+    pub async fn recreate_database() -> Result<(), Failure> {
+        let url = variable("PAYONCE_DATABASE_URL")?;
+        let name = url.rsplit('/').next().unwrap_or_default().to_owned();
+        if !name.starts_with("payonce_")
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            return Err(Failure::Usage(
+                "PAYONCE_DATABASE_URL: only a database whose name starts with `payonce_` is dropped"
+                    .to_owned(),
+            ));
+        }
+        let admin = with_database(&url, "postgres")?;
+        execute(&admin, &format!("drop database if exists {name} with (force)")).await?;
+        execute(&admin, &format!("create database {name}")).await
+    }
+
+    /// A connection to the run's database.
+    pub async fn connect(&self) -> Result<PgConnection, Failure> {
+        connect(&self.database_url).await
+    }
+
+    /// The names on the broker.
+    pub fn names(&self) -> Names {
+        Names::new(&self.prefix)
+    }
+
+    /// A connection to the broker.
+    pub async fn broker(&self) -> Result<lapin::Connection, Failure> {
+        broker::connect(&self.amqp_url, "payonce-load-tests")
+            .await
+            .map_err(|error| Failure::Unreachable(format!("PAYONCE_AMQP_URL: {error}")))
+    }
+
+    /// Removes what `prepare` made. The queues go in any case when they were declared by this run under a fresh prefix.
+    pub async fn remove(&self) -> Result<(), Failure> {
+        let Some((admin, name)) = &self.fresh else { return Ok(()) };
+        let connection = self.broker().await?;
+        let channel = connection.create_channel().await.context("no channel")?;
+        let names = self.names();
+        for queue in [&names.queue, &names.dead_queue] {
+            channel
+                .queue_delete(queue.as_str().into(), Default::default())
+                .await
+                .context("the queue is not deleted")?;
+        }
+        channel
+            .exchange_delete(names.exchange.as_str().into(), Default::default())
+            .await
+            .context("the exchange is not deleted")?;
+        execute(admin, &format!("drop database {name} with (force)")).await
+    }
+}
+
+fn variable(name: &str) -> Result<String, Failure> {
+    std::env::var(name)
+        .map_err(|_| Failure::Usage(format!("{name} is not set: run `make services`, then `. .local/env`")))
+}
+
+/// The same server and user, another database.
+fn with_database(url: &str, name: &str) -> Result<String, Failure> {
+    let (server, _) = url.rsplit_once('/').ok_or_else(|| {
+        Failure::Usage("PAYONCE_DATABASE_URL: expected postgres://user@host:port/database".to_owned())
+    })?;
+    Ok(format!("{server}/{name}"))
+}
+
+async fn connect(url: &str) -> Result<PgConnection, Failure> {
+    let unreachable = |what: String| Failure::Unreachable(format!("PAYONCE_DATABASE_URL: {what}"));
+    tokio::time::timeout(CONNECT_DEADLINE, PgConnection::connect(url))
+        .await
+        .map_err(|_| unreachable(format!("no answer within {CONNECT_DEADLINE:?}")))?
+        .map_err(|error| unreachable(error.to_string()))
+}
+
+async fn execute(url: &str, statement: &str) -> Result<(), Failure> {
+    let mut connection = connect(url).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))
+        .execute(&mut connection)
+        .await
+        .with_context(|| format!("PostgreSQL refuses: {statement}"))?;
+    Ok(())
+}

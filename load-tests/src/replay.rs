@@ -1,0 +1,169 @@
+//! `replay`: publish a plan, let real workers settle it, audit, report.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use payonce::broker::Names;
+use sqlx::PgConnection;
+
+use crate::{
+    audit::{self, Audit},
+    cli::{Failure, ReplayArgs},
+    place::Place,
+    plan::{Options, Plan},
+    publish::{Sender, now_us},
+    report::Report,
+    workers::{self, Workers},
+};
+
+const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// After so long without one more callback settled, a run is stuck.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+
+pub async fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    if args.lifecycle > 0.0 {
+        return Err(Failure::Usage(
+            "--lifecycle: stories are not part of the plan yet, only 0 is supported".to_owned(),
+        ));
+    }
+    let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
+    let program = workers::program(args.payonce.as_deref()).await?;
+    let place = Place::prepare(args.in_place, args.seed).await?;
+    let result = tokio::select! {
+        result = replay(args, &plan, &program, &place) => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
+    };
+    if !args.keep {
+        place.remove().await?;
+    }
+    let (report, audit) = result?;
+    report.print(args.json, &audit)?;
+    match audit.failed().as_slice() {
+        [] => Ok(()),
+        failed => Err(Failure::No(format!("audit failed: {}", failed.join(", ")))),
+    }
+}
+
+fn options(args: &ReplayArgs) -> Options {
+    Options {
+        events: args.events as usize,
+        duplicates: args.duplicates,
+        accounts: args.accounts,
+        hot: args.hot,
+        poison: args.poison,
+        workers: args.workers as usize,
+        prefill: args.prefill,
+        seed: args.seed,
+    }
+}
+
+async fn replay(
+    args: &ReplayArgs,
+    plan: &Arc<Plan>,
+    program: &Path,
+    place: &Place,
+) -> Result<(Report, Audit), Failure> {
+    workers::migrate(program, place).await?;
+    let mut database = place.connect().await?;
+    if settled(&mut database).await? > 0 {
+        return Err(Failure::Usage(
+            "the database has callbacks of an earlier run: use an empty one".to_owned(),
+        ));
+    }
+    let logs = std::env::temp_dir().join(format!("payonce-load-tests-{}-{}", std::process::id(), now_us()));
+    std::fs::create_dir_all(&logs).context("no folder for logs")?;
+    let mut sender = Sender::open(place, Arc::clone(plan), args.rate).await?;
+
+    let started;
+    let mut workers;
+    if args.prefill {
+        sender.send(|plan| &plan.opening).await?;
+        sender.send(|plan| &plan.main).await?;
+        sender.send(|plan| &plan.late).await?;
+        started = (Instant::now(), now_us());
+        workers = Workers::start(args.workers, program, place, &logs)?;
+    } else {
+        workers = Workers::start(args.workers, program, place, &logs)?;
+        started = (Instant::now(), now_us());
+        sender.send(|plan| &plan.opening).await?;
+        // Nothing else is published before every account is open.
+        wait_settled(&mut database, &mut workers, plan.opening.len()).await?;
+        sender.send(|plan| &plan.main).await?;
+        if !plan.late.is_empty() {
+            wait_settled(&mut database, &mut workers, plan.opening.len() + plan.main.len()).await?;
+            sender.send(|plan| &plan.late).await?;
+        }
+    }
+    wait_settled(&mut database, &mut workers, plan.published()).await?;
+    let seconds = started.0.elapsed().as_secs_f64();
+    workers.stop().await?;
+    let published_at_us = sender.finish();
+    // In a prefilled queue a callback's time starts with the workers.
+    let published_at_us: Vec<u64> =
+        published_at_us.into_iter().map(|at| if args.prefill { at.max(started.1) } else { at }).collect();
+
+    let names = place.names();
+    let left = [&names.queue, &names.dead_queue];
+    let mut audit = audit::run(&mut database, plan, &published_at_us).await?;
+    audit.check("queues_are_empty", messages_left(place, &left).await?);
+    std::fs::remove_dir_all(&logs).context("logs cannot be removed")?;
+    let report = Report::new(args, plan, &audit, seconds);
+    Ok((report, audit))
+}
+
+/// Callbacks settled so far: payonce counts each in the transaction that settles it.
+async fn settled(database: &mut PgConnection) -> anyhow::Result<usize> {
+    let sum: i64 =
+        sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies where kind <> 'released'")
+            .fetch_one(database)
+            .await
+            .context("the tallies cannot be read")?;
+    Ok(usize::try_from(sum).unwrap_or(0))
+}
+
+/// Asks the database until so many callbacks are settled.
+async fn wait_settled(
+    database: &mut PgConnection,
+    workers: &mut Workers,
+    expected: usize,
+) -> anyhow::Result<()> {
+    let mut before = 0;
+    let mut progressed = Instant::now();
+    loop {
+        let now = settled(database).await?;
+        if now >= expected {
+            return Ok(());
+        }
+        workers.check()?;
+        if now > before {
+            (before, progressed) = (now, Instant::now());
+        }
+        if progressed.elapsed() > PROGRESS_DEADLINE {
+            bail!("stuck: {now} of {expected} callbacks settled, none more for {PROGRESS_DEADLINE:?}");
+        }
+        tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
+
+/// What the broker still has; with the workers gone, what they had not settled is back on its queue.
+async fn messages_left(place: &Place, queues: &[&String]) -> Result<Vec<String>, Failure> {
+    let connection = place.broker().await?;
+    let channel = connection.create_channel().await.context("no channel")?;
+    let mut left = Vec::new();
+    for queue in queues {
+        let passive =
+            lapin::options::QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+        let found = channel
+            .queue_declare(queue.as_str().into(), passive, Default::default())
+            .await
+            .with_context(|| format!("queue {queue} is gone: {:?}", Names::new(&place.prefix)))?;
+        if found.message_count() > 0 {
+            left.push(format!("{queue} has {} messages", found.message_count()));
+        }
+    }
+    Ok(left)
+}

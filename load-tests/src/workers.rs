@@ -1,0 +1,127 @@
+//! Real worker processes: built, started, watched, stopped.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, Command};
+
+use crate::place::Place;
+
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const LOG_LINES_SHOWN: usize = 15;
+
+/// The payonce program: the one given, else the one beside this program, built first where cargo runs us.
+pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let own = std::env::current_exe().context("where is this program?")?;
+    let beside = own.with_file_name("payonce");
+    // `cargo run -p load-tests` builds only this package; cargo has let go of its lock by now.
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let release = own.parent().is_some_and(|folder| folder.ends_with("release"));
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", "payonce", "--bin", "payonce"]);
+        build.args(release.then_some("--release")).stdout(Stdio::null());
+        let status = build.status().await.context("cargo does not run")?;
+        if !status.success() {
+            bail!("cargo could not build payonce");
+        }
+    }
+    if !beside.exists() {
+        bail!("{} does not exist; build it, or name it with --payonce", beside.display());
+    }
+    Ok(beside)
+}
+
+/// `payonce` with a place's addresses.
+fn command(program: &Path, place: &Place) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("PAYONCE_DATABASE_URL", &place.database_url)
+        .env("PAYONCE_REDIS_URL", &place.redis_url)
+        .env("PAYONCE_AMQP_URL", &place.amqp_url)
+        .env("PAYONCE_PREFIX", &place.prefix)
+        .env("PAYONCE_SIGNATURES", "off")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Brings the place's schema up to date.
+pub async fn migrate(program: &Path, place: &Place) -> anyhow::Result<()> {
+    let status = command(program, place).arg("migrate").status().await.context("payonce does not run")?;
+    if !status.success() {
+        bail!("payonce migrate failed: {status}");
+    }
+    Ok(())
+}
+
+/// The worker processes of a run. Killed when dropped.
+pub struct Workers {
+    children: Vec<(Child, PathBuf)>,
+}
+
+impl Workers {
+    /// Starts `count` workers, each with a log in `logs`.
+    pub fn start(count: u32, program: &Path, place: &Place, logs: &Path) -> anyhow::Result<Self> {
+        let mut children = Vec::new();
+        for number in 1..=count {
+            let log = logs.join(format!("worker-{number}.log"));
+            let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+            let child =
+                command(program, place).arg("worker").stderr(file).spawn().context("payonce does not run")?;
+            children.push((child, log));
+        }
+        Ok(Self { children })
+    }
+
+    /// Fails where one has ended by itself, with the end of its log.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for (child, log) in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!("a worker ended by itself: {status}\n{}", last_lines(log));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks each to stop, and fails where one does not drain and end with exit code 0.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        for (child, _) in &self.children {
+            if let Some(id) = child.id() {
+                let status = Command::new("kill").args(["-s", "TERM", &id.to_string()]).status().await?;
+                if !status.success() {
+                    bail!("worker {id} cannot be told to stop");
+                }
+            }
+        }
+        let started = Instant::now();
+        for (child, log) in &mut self.children {
+            let left = STOP_DEADLINE.saturating_sub(started.elapsed());
+            match tokio::time::timeout(left, child.wait()).await {
+                Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {}
+                Ok(status) => {
+                    bail!("a worker did not end well after SIGTERM: {}\n{}", status?, last_lines(log))
+                }
+                Err(_) => {
+                    bail!("a worker did not end within {STOP_DEADLINE:?} after SIGTERM\n{}", last_lines(log))
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
+    format!("{}:\n{}", log.display(), lines.get(from..).unwrap_or_default().join("\n"))
+}
