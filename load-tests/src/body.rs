@@ -10,18 +10,24 @@ const CURRENCIES: [&str; 5] = ["EUR", "USD", "CNY", "JPY", "KWD"];
 
 /// (source, id): two providers use the same id now and then.
 pub fn key(plan: &Plan, one: &Distinct) -> (String, String) {
-    let number = match one.poison {
-        Some(Poison::PayloadMismatch(of)) => of,
+    match one.poison {
+        // Its own event, of the payment that it debits again.
+        Some(Poison::InvalidTransition(of)) => {
+            (event(plan, of).0, format!("evt_{}_again_{}", plan.seed, one.number))
+        }
+        Some(Poison::PayloadMismatch(of)) => event(plan, of),
         Some(
             Poison::Malformed(_)
             | Poison::UnsupportedType
             | Poison::UnknownAccount
             | Poison::CurrencyMismatch
-            | Poison::InsufficientFunds
-            | Poison::InvalidTransition(_),
+            | Poison::InsufficientFunds,
         )
-        | None => one.number,
-    };
+        | None => event(plan, one.number),
+    }
+}
+
+fn event(plan: &Plan, number: u32) -> (String, String) {
     let shared = if number % 10 == 9 { number - 1 } else { number };
     (SOURCES[number as usize % SOURCES.len()].to_owned(), format!("evt_{}_{shared}", plan.seed))
 }

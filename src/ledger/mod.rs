@@ -1,6 +1,6 @@
 //! The pure core: what a valid callback is, and what it does to accounts and payments.
 //!
-//! [`decide`] takes a [`Snapshot`] of the database and a batch of callbacks and returns a [`Plan`]: the ledger rows, the new
+//! [`decide()`] takes a [`Snapshot`] of the database and a batch of callbacks and returns a [`Plan`]: the ledger rows, the new
 //! balances with the version each expects, and one [`Outcome`] per callback.
 //!
 //! What must not live here: async, clocks, randomness, logging, serde, SQL, or any other I/O. A business outcome is a value, so
