@@ -15,6 +15,9 @@ use crate::ledger::{
 /// Largest message body in bytes (contract §2).
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
+/// A longer detail is cut.
+const DETAIL_BYTES_MAX: usize = 300;
+
 /// A message that is not a callback payonce can decide on. It goes to quarantine with its body; its neighbours go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireError {
@@ -81,8 +84,8 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
     let text = std::str::from_utf8(body).map_err(|error| {
         malformed(None, format!("the body is not UTF-8 after byte {}", error.valid_up_to()))
     })?;
-    let event: Event<'_> = serde_json::from_str(text)
-        .map_err(|error| malformed(readable_key(text), format!("not a CloudEvents event: {error}")))?;
+    let event: Event<'_> = object(text)
+        .map_err(|detail| malformed(readable_key(text), format!("not a CloudEvents event: {detail}")))?;
     if event.specversion != "1.0" {
         return Err(malformed(
             readable_key(text),
@@ -93,16 +96,17 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
         source: Source::new(&event.source).map_err(|error| text_error(None, "source", error))?,
         event_id: EventId::new(&event.id).map_err(|error| text_error(None, "id", error))?,
     };
-    decode_event(&key, &event).map_err(|(reason, detail)| WireError {
-        reason,
-        detail,
-        key: Some(key.clone()),
-    })
+    decode_event(&key, &event).map_err(|(reason, detail)| refused(reason, Some(key.clone()), detail))
 }
 
 fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, String)> {
     let invalid = |detail: String| (Reason::Malformed, detail);
-    let kind = Kind::parse(&event.kind).ok_or_else(|| (Reason::UnsupportedType, unsupported(&event.kind)))?;
+    let kind = Kind::parse(&event.kind).ok_or_else(|| {
+        (
+            Reason::UnsupportedType,
+            format!("type: {:?} is not supported by this version of payonce", event.kind),
+        )
+    })?;
     let subject = event
         .subject
         .as_deref()
@@ -111,8 +115,7 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
     let occurred_at_us = event.time.as_deref().map(parse_time).transpose().map_err(invalid)?;
 
     let raw = event.data.ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
-    let data: Data<'_> =
-        serde_json::from_str(raw.get()).map_err(|error| invalid(format!("data: {error}")))?;
+    let data: Data<'_> = object(raw.get()).map_err(|detail| invalid(format!("data: {detail}")))?;
     let payment_id = data
         .payment_id
         .as_deref()
@@ -165,10 +168,20 @@ fn parse_time(text: &str) -> Result<i64, String> {
     i64::try_from(time.unix_timestamp_nanos() / 1_000).map_err(|_| "time: out of range".to_owned())
 }
 
-fn unsupported(kind: &str) -> String {
-    const SHOWN_CHARS_MAX: usize = 100;
-    let shown: String = kind.chars().take(SHOWN_CHARS_MAX).collect();
-    format!("type: {shown:?} is not supported by this version of payonce")
+/// Reads a JSON object. serde would take an array of the members' values too.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("expected a JSON object".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| {
+        // Only now, once more, with an account of where: this reading is slower.
+        match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
+            Err(error) if error.path().iter().next().is_some() => {
+                format!("{}: {}", error.path(), error.inner())
+            }
+            Err(_) | Ok(_) => error.to_string(),
+        }
+    })
 }
 
 fn text_error(key: Option<Key>, member: &str, error: TextError) -> WireError {
@@ -176,7 +189,16 @@ fn text_error(key: Option<Key>, member: &str, error: TextError) -> WireError {
 }
 
 fn malformed(key: Option<Key>, detail: String) -> WireError {
-    WireError { reason: Reason::Malformed, detail, key }
+    refused(Reason::Malformed, key, detail)
+}
+
+/// What is quoted from a message can be as long as the message; a detail is for a person to read.
+fn refused(reason: Reason, key: Option<Key>, mut detail: String) -> WireError {
+    if detail.len() > DETAIL_BYTES_MAX {
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        detail.push('…');
+    }
+    WireError { reason, detail, key }
 }
 
 /// The key of a message that is JSON but not an event, so that an operator can find its case by it.

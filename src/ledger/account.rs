@@ -43,12 +43,12 @@ impl Account {
     /// [`Refusal`] where the row would break `0 ≤ held ≤ balance` or leave 64 bits; the account is then unchanged.
     pub fn post(&self, balance_delta: i64, held_delta: i64) -> Result<Self, Refusal> {
         let balance = self.balance.checked_add(balance_delta).ok_or(Refusal::Overflow)?;
-        let held = self.held.checked_add(held_delta).ok_or(Refusal::Overflow)?;
         let version = self.version.checked_add(1).ok_or(Refusal::Overflow)?;
-        if held < 0 || balance < held {
-            return Err(Refusal::Insufficient { available: self.available() });
+        // A hold that does not fit in 64 bits is more than any balance.
+        match self.held.checked_add(held_delta) {
+            Some(held) if 0 <= held && held <= balance => Ok(Self { balance, held, version, ..*self }),
+            Some(_) | None => Err(Refusal::Insufficient { available: self.available() }),
         }
-        Ok(Self { balance, held, version, ..*self })
     }
 
     /// Minor units that a debit or a hold may take.

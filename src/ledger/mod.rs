@@ -23,5 +23,5 @@ pub use decide::decide;
 pub use payment::{Payment, PaymentState};
 pub use plan::{
     AccountChange, CaseCopies, CaseEnd, CaseId, Entry, Known, Layer, NewCase, Outcome, PaymentChange, Plan,
-    Reason, ResolvedCase, Snapshot, WaitingCase,
+    Reason, ResolvedCase, Snapshot, Unopened, WaitingCase,
 };

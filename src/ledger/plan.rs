@@ -228,6 +228,16 @@ pub struct AccountChange {
     pub after: Account,
 }
 
+/// An account that a new case is about and that is not open. The plan stands only while it is not, and while there is no
+/// further case about it: a rival may have decided a copy of the same callback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unopened {
+    /// Which.
+    pub account_id: AccountId,
+    /// How many cases were about it when this was decided.
+    pub cases: i64,
+}
+
 /// A payment to insert or to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentChange {
@@ -296,8 +306,8 @@ pub struct Plan {
     pub entries: Vec<Entry>,
     /// At most one per account; one whose only change is a new case included.
     pub accounts: Vec<AccountChange>,
-    /// Accounts that new cases are about and that are not open. The plan stands only while they are not.
-    pub unopened: Vec<AccountId>,
+    /// Accounts that new cases are about and that are not open.
+    pub unopened: Vec<Unopened>,
     /// At most one per payment.
     pub payments: Vec<PaymentChange>,
     /// New cases, waiting ones included.
@@ -315,7 +325,7 @@ impl Plan {
         self.entries.retain(|entry| !lost.contains(&entry.callback.account_id));
         self.accounts.retain(|change| !lost.contains(&change.account_id));
         self.payments.retain(|change| !lost.contains(&change.after.account_id));
-        self.unopened.retain(|account_id| !lost.contains(account_id));
+        self.unopened.retain(|unopened| !lost.contains(&unopened.account_id));
         self.case_copies.retain(|copies| !lost.contains(&copies.account_id));
         self.new_cases.retain(|case| !lost.contains(&case.callback.account_id));
         self.resolved_cases.retain(|case| !lost.contains(&case.account_id));

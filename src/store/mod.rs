@@ -6,8 +6,11 @@
 
 mod apply;
 mod audit;
+mod cases;
+mod counts;
 mod load;
 pub mod report;
+mod rows;
 mod schema;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
@@ -17,8 +20,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use apply::{Applied, Batch, Tally, TallyKind, Undecodable, apply};
+pub use apply::{Applied, Batch, apply};
 pub use audit::{CHECKS, Check, Finding, audit};
+pub use cases::Undecodable;
+pub use counts::{Tally, TallyKind};
 pub use load::load;
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;

@@ -147,9 +147,12 @@ impl Book {
     }
 
     fn guard_openings(&self, plan: &Plan) -> Result<(), Conflict> {
-        for account_id in &plan.unopened {
-            if self.accounts.contains_key(account_id) {
-                return Err(format!("{account_id} was opened by a rival"));
+        for unopened in &plan.unopened {
+            if self.accounts.contains_key(&unopened.account_id) {
+                return Err(format!("{} was opened by a rival", unopened.account_id));
+            }
+            if self.cases_about(&unopened.account_id) != unopened.cases {
+                return Err(format!("a rival stored a case about {}", unopened.account_id));
             }
         }
         for change in plan.accounts.iter().filter(|change| change.opens) {
@@ -378,7 +381,10 @@ fn check_shape(callbacks: &[Callback], plan: &Plan) {
         assert!(case.attempts >= 1 && !case.detail.is_empty(), "{case:?}");
         match accounts.get_mut(&case.callback.account_id) {
             Some(account) => account.cases += 1,
-            None => assert!(plan.unopened.contains(&case.callback.account_id), "{case:?} is not guarded"),
+            None => {
+                let mut guarded = plan.unopened.iter().map(|unopened| &unopened.account_id);
+                assert!(guarded.any(|id| *id == case.callback.account_id), "{case:?} is not guarded");
+            }
         }
     }
     for change in &plan.accounts {

@@ -72,6 +72,7 @@ impl World {
     /// A world on servers that the test names.
     pub async fn on(admin_url: &str, redis_url: &str, amqp_url: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        log_what_a_failing_test_did();
         let started =
             SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_millis();
         let id = format!("{}_{started}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -295,4 +296,11 @@ impl World {
         let client = redis::Client::open(self.redis_url.as_str()).expect("a Redis URL");
         client.get_multiplexed_async_connection().await.expect("Redis answers")
     }
+}
+
+/// What the workers in this process log, beside the output of the test that fails.
+fn log_what_a_failing_test_did() {
+    let filter = tracing_subscriber::EnvFilter::new("payonce=info,warn");
+    // Fails only where an earlier world of the same process has done it.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
 }

@@ -1,11 +1,13 @@
 //! The whole business rule: a snapshot and a batch of callbacks in, a plan out.
 
+mod known;
+
 use std::collections::{HashMap, hash_map};
 
 use super::{
     Account, AccountChange, AccountId, Callback, CaseCopies, CaseEnd, CaseId, Entry, Fingerprint, Key, Kind,
-    Known, Layer, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal,
-    ResolvedCase, Snapshot, payment::Step,
+    Layer, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal,
+    ResolvedCase, Snapshot, Unopened, payment::Step,
 };
 
 /// Decides a batch, callback by callback, in its order. Deciding never fails: every callback gets exactly one [`Outcome`].
@@ -93,72 +95,20 @@ impl<'a> Book<'a> {
         let Some(callback) = callbacks.get(index) else {
             return;
         };
-        let verdict =
-            self.known(index, callback).unwrap_or_else(|| self.judge(Waiter::InBatch(index), callback));
-        let applied = matches!(verdict, Verdict::Applied);
-        self.verdicts.push(verdict);
-        if applied {
-            self.wake(callback);
-        }
-    }
-
-    /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
-    fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Verdict> {
-        let earlier = self.seen.entry(&callback.key).or_default();
-        let same = earlier.iter().copied().find(|at| {
-            self.callbacks.get(*at).is_some_and(|first| first.fingerprint == callback.fingerprint)
-        });
-        if let Some(first) = same {
-            let copies = self.copies_in_batch.entry(first).or_default();
-            *copies = copies.saturating_add(1);
-            return Some(Verdict::Duplicate(Layer::Batch));
-        }
-        let owner_in_batch = earlier.iter().copied().find(|at| self.verdicts.get(*at).is_some_and(owns_key));
-        earlier.push(index);
-
-        let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
-        let is_applied =
-            known.iter().any(|known| matches!(known, Known::Ledger(seen) if *seen == callback.fingerprint));
-        if is_applied {
-            return Some(Verdict::Duplicate(Layer::Ledger));
-        }
-        let operation = callback.operation_key();
-        let applied_operation =
-            operation.as_ref().and_then(|key| self.operation(key)).filter(|(_, applied)| *applied);
-        if applied_operation.is_some_and(|(seen, _)| seen == callback.fingerprint) {
-            return Some(Verdict::Duplicate(Layer::Operation));
-        }
-        let stored_case = known.iter().find_map(|known| match known {
-            Known::Case { id, fingerprint, .. } if *fingerprint == callback.fingerprint => Some(*id),
-            Known::Case { .. } | Known::Ledger(_) => None,
-        });
-        if let Some(id) = stored_case {
-            return Some(Verdict::CopyOfCase(id));
-        }
-        if let Some((seen, _)) = operation.as_ref().and_then(|key| self.operation(key)) {
-            if seen == callback.fingerprint {
-                return Some(Verdict::Duplicate(Layer::Operation));
+        let verdict = self.known(index, callback).unwrap_or_else(|| self.judge(callback));
+        self.verdicts.push(verdict.clone());
+        match (verdict, callback.payment_key()) {
+            (Verdict::Applied, Some(key)) => self.wake(&key),
+            (Verdict::Case(Reason::WaitingForPayment, _), Some(key)) => {
+                self.waiting.entry(key).or_default().push((Waiter::InBatch(index), callback));
             }
-            return Some(mismatch("operation_id", seen, callback.fingerprint));
+            (Verdict::Applied | Verdict::Case(..) | Verdict::CopyOfCase(_) | Verdict::Duplicate(_), _) => {}
         }
-        let owner = owner_in_batch
-            .and_then(|at| self.callbacks.get(at))
-            .map(|owner| owner.fingerprint)
-            .or_else(|| known.iter().find_map(owner_of_key));
-        owner.map(|seen| mismatch("source and id", seen, callback.fingerprint))
-    }
-
-    /// Who uses this second key: this batch or the database; the content, and whether it is applied.
-    fn operation(&self, key: &OperationKey) -> Option<(Fingerprint, bool)> {
-        self.operations.get(key).copied().or_else(|| match self.snapshot.operations.get(key)? {
-            Known::Ledger(fingerprint) => Some((*fingerprint, true)),
-            Known::Case { fingerprint, .. } => Some((*fingerprint, false)),
-        })
     }
 
     /// What a new callback does to its account and payment.
-    fn judge(&mut self, waiter: Waiter, callback: &'a Callback) -> Verdict {
-        let verdict = self.post(waiter, callback);
+    fn judge(&mut self, callback: &Callback) -> Verdict {
+        let verdict = self.post(callback);
         if let Some(key) = callback.operation_key() {
             match &verdict {
                 Verdict::Applied => {
@@ -173,7 +123,7 @@ impl<'a> Book<'a> {
         verdict
     }
 
-    fn post(&mut self, waiter: Waiter, callback: &'a Callback) -> Verdict {
+    fn post(&mut self, callback: &Callback) -> Verdict {
         let Some(account) = self.account(callback) else {
             return Verdict::Case(
                 Reason::UnknownAccount,
@@ -191,26 +141,18 @@ impl<'a> Book<'a> {
             None => deposit(callback),
             Some(key) => {
                 let payment = self.payment(key, callback);
-                if payment.account_id != callback.account_id {
-                    return Verdict::Case(
-                        Reason::InvalidTransition,
-                        format!("the payment belongs to account {}", payment.account_id),
-                    );
+                if let Some(verdict) = of_another_account(&payment, callback) {
+                    return verdict;
                 }
                 payment.step(callback)
             }
         };
         match step {
             Step::Refuse(reason, detail) => Verdict::Case(reason, detail),
-            Step::Wait => {
-                if let (Some(key), Waiter::InBatch(_)) = (payment_key, waiter) {
-                    self.waiting.entry(key).or_default().push((waiter, callback));
-                }
-                Verdict::Case(
-                    Reason::WaitingForPayment,
-                    format!("{} needs a payment that has not come", callback.kind.as_str()),
-                )
-            }
+            Step::Wait => Verdict::Case(
+                Reason::WaitingForPayment,
+                format!("{} needs a payment that has not come", callback.kind.as_str()),
+            ),
             Step::Post { after, balance_delta, held_delta } => {
                 match account.post(balance_delta, held_delta) {
                     Err(Refusal::Overflow) => Verdict::Case(
@@ -241,50 +183,62 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// After `callback` moved its payment: what waited for it is decided again, captures before refunds (which need them),
-    /// and the final capture last among them (it releases the rest of the hold).
-    fn wake(&mut self, callback: &Callback) {
-        let Some(key) = callback.payment_key() else { return };
-        let Some(mut waiters) = self.waiting.remove(&key) else {
-            return;
-        };
-        waiters.sort_by_key(|(_, waiting)| (waiting.kind != Kind::PaymentCaptured, waiting.is_final));
-        for (waiter, waiting) in waiters {
-            let verdict = self.reconsider(waiter, waiting);
-            if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
-                if let Waiter::Stored(_) = waiter {
-                    self.waiting.entry(key.clone()).or_default().push((waiter, waiting));
-                }
-                continue;
+    /// After a payment has moved: what waited for it is decided again, captures before refunds (which need them), and the final
+    /// capture last among them (it releases the rest of the hold); else oldest first.
+    fn wake(&mut self, payment: &PaymentKey) {
+        let Some(mut waiters) = self.waiting.remove(payment) else { return };
+        waiters.sort_by_key(|(_, waiting)| {
+            let is_capture = waiting.kind == Kind::PaymentCaptured;
+            (!is_capture, is_capture && waiting.is_final)
+        });
+        // A refund that is applied can leave nothing to wait for to one that was looked at before it.
+        loop {
+            let waited = waiters.len();
+            waiters.retain(|(waiter, waiting)| self.still_waits(payment, *waiter, waiting));
+            if waiters.len() == waited {
+                break;
             }
-            match waiter {
-                Waiter::InBatch(index) => {
-                    if let Some(slot) = self.verdicts.get_mut(index) {
-                        *slot = verdict;
-                    }
-                }
-                Waiter::Stored(id) => {
-                    let end = match verdict {
-                        Verdict::Applied => CaseEnd::Applied,
-                        Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => CaseEnd::Duplicate(
-                            "the same operation was applied under another event".to_owned(),
-                        ),
-                        Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
-                    };
-                    self.resolved.push(ResolvedCase { id, account_id: waiting.account_id.clone(), end });
-                }
-            }
+        }
+        if !waiters.is_empty() {
+            self.waiting.insert(payment.clone(), waiters);
         }
     }
 
-    fn reconsider(&mut self, waiter: Waiter, waiting: &'a Callback) -> Verdict {
+    fn still_waits(&mut self, payment: &PaymentKey, waiter: Waiter, waiting: &Callback) -> bool {
+        let verdict = self.reconsider(payment, waiting);
+        if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
+            return true;
+        }
+        match waiter {
+            Waiter::InBatch(index) => {
+                if let Some(slot) = self.verdicts.get_mut(index) {
+                    *slot = verdict;
+                }
+            }
+            Waiter::Stored(id) => {
+                let end = match verdict {
+                    Verdict::Applied => CaseEnd::Applied,
+                    Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => {
+                        CaseEnd::Duplicate("the same operation was applied under another event".to_owned())
+                    }
+                    Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
+                };
+                self.resolved.push(ResolvedCase { id, account_id: waiting.account_id.clone(), end });
+            }
+        }
+        false
+    }
+
+    fn reconsider(&mut self, payment: &PaymentKey, waiting: &Callback) -> Verdict {
         // Two events of one fact can wait side by side, stored by rival workers; the first one applied ends the other.
         let applied_operation =
             waiting.operation_key().and_then(|key| self.operation(&key)).filter(|(_, applied)| *applied);
         match applied_operation {
             Some((seen, _)) if seen == waiting.fingerprint => Verdict::Duplicate(Layer::Operation),
             Some((seen, _)) => mismatch("operation_id", seen, waiting.fingerprint),
-            None => self.judge(waiter, waiting),
+            // Asked first: the account of a callback that another account's event wakes may not be in the snapshot.
+            None => of_another_account(&self.payment(payment, waiting), waiting)
+                .unwrap_or_else(|| self.judge(waiting)),
         }
     }
 
@@ -305,8 +259,11 @@ impl<'a> Book<'a> {
     }
 
     fn unopened(&self, deposit: &Callback) -> Account {
-        let cases = self.snapshot.unopened_cases.get(&deposit.account_id).copied().unwrap_or(0);
-        Account::unopened(deposit.currency, cases)
+        Account::unopened(deposit.currency, self.unopened_cases(&deposit.account_id))
+    }
+
+    fn unopened_cases(&self, account_id: &AccountId) -> i64 {
+        self.snapshot.unopened_cases.get(account_id).copied().unwrap_or(0)
     }
 
     fn put_account(&mut self, callback: &Callback, now: Account) {
@@ -388,45 +345,41 @@ impl<'a> Book<'a> {
         plan.accounts.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         plan.payments.sort_by(|a, b| a.key.cmp(&b.key));
         plan.case_copies.sort_by_key(|copies| copies.id);
-        plan.unopened.sort();
+        plan.unopened.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         plan.unopened.dedup();
         plan
     }
 
     /// A new case changes its account too, so that a rival who decides a copy of the same callback at this moment loses its
     /// guard and looks again, instead of applying what is quarantined here.
-    fn count_case(&mut self, callback: &Callback, unopened: &mut Vec<AccountId>) {
+    fn count_case(&mut self, callback: &Callback, unopened: &mut Vec<Unopened>) {
         let open = self.snapshot.accounts.get(&callback.account_id).copied();
         let work = match self.accounts.entry(callback.account_id.clone()) {
             hash_map::Entry::Occupied(entry) => entry.into_mut(),
             hash_map::Entry::Vacant(entry) => match open {
                 Some(account) => entry.insert(AccountWork { opens: false, before: account, now: account }),
-                None => return unopened.push(callback.account_id.clone()),
+                None => {
+                    let account_id = callback.account_id.clone();
+                    return unopened.push(Unopened { cases: self.unopened_cases(&account_id), account_id });
+                }
             },
         };
         work.now.cases = work.now.cases.saturating_add(1);
     }
 }
 
+fn of_another_account(payment: &Payment, callback: &Callback) -> Option<Verdict> {
+    (payment.account_id != callback.account_id).then(|| {
+        Verdict::Case(
+            Reason::InvalidTransition,
+            format!("the payment belongs to account {}", payment.account_id),
+        )
+    })
+}
+
 fn deposit(callback: &Callback) -> Step {
     // A deposit belongs to no payment; the placeholder is never stored.
     Payment::expected(callback.account_id.clone(), callback.currency).step(callback)
-}
-
-fn owns_key(verdict: &Verdict) -> bool {
-    match verdict {
-        Verdict::Applied => true,
-        Verdict::Case(reason, _) => reason.owns_key(),
-        // Its owner, if it has one, is stored: `owner_of_key` finds it.
-        Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => false,
-    }
-}
-
-fn owner_of_key(known: &Known) -> Option<Fingerprint> {
-    match known {
-        Known::Ledger(fingerprint) => Some(*fingerprint),
-        Known::Case { fingerprint, reason, .. } => reason.owns_key().then_some(*fingerprint),
-    }
 }
 
 fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Verdict {

@@ -1,0 +1,174 @@
+//! Rows of `quarantine`: new ones, more copies of known ones, and waiting ones that end.
+
+use std::collections::HashSet;
+
+use sqlx::{PgConnection, Row};
+
+use super::{
+    StoreError,
+    apply::Batch,
+    rows::{each, expect_rows, occurred_at, storable},
+};
+use crate::ledger::{Callback, CaseEnd, Fingerprint, Key, Plan, Reason};
+
+/// A message that could not be decoded, with the copies of it in the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undecodable<'a> {
+    /// The key, where it could be read.
+    pub key: Option<Key>,
+    /// Why it is quarantined.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: String,
+    /// The raw message.
+    pub body: &'a [u8],
+    /// SHA-256 of the body.
+    pub fingerprint: Fingerprint,
+    /// How often it came in this batch, at least 1.
+    pub attempts: i32,
+}
+
+struct CaseRow<'a> {
+    key: Option<&'a Key>,
+    fingerprint: Fingerprint,
+    reason: Reason,
+    detail: String,
+    body: &'a [u8],
+    attempts: i32,
+    callback: Option<&'a Callback>,
+}
+
+/// What makes two cases the same one: `quarantine_content`.
+pub(super) type Content = (Option<String>, Option<String>, Fingerprint);
+
+pub(super) fn content(key: Option<&Key>, fingerprint: Fingerprint) -> Content {
+    let text = key.map(|key| (key.source.as_str().to_owned(), key.event_id.as_str().to_owned()));
+    let (source, event_id) = text.unzip();
+    (source, event_id, fingerprint)
+}
+
+/// Returns the contents that were quarantined already; for those this was one more copy.
+pub(super) async fn insert(
+    transaction: &mut PgConnection,
+    batch: &Batch<'_>,
+) -> Result<HashSet<Content>, StoreError> {
+    let decided = batch.plan.new_cases.iter().map(|case| CaseRow {
+        key: Some(&case.callback.key),
+        fingerprint: case.callback.fingerprint,
+        reason: case.reason,
+        detail: storable(&case.detail),
+        body: batch.bodies.get(case.index).copied().unwrap_or_default(),
+        attempts: case.attempts,
+        callback: Some(&case.callback),
+    });
+    let undecodable = batch.undecodable.iter().map(|message| CaseRow {
+        key: message.key.as_ref(),
+        fingerprint: message.fingerprint,
+        reason: message.reason,
+        detail: storable(&message.detail),
+        body: message.body,
+        attempts: message.attempts,
+        callback: None,
+    });
+    let mut cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
+    if cases.is_empty() {
+        return Ok(HashSet::new());
+    }
+    cases.sort_by(|a, b| (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)));
+    let rows = sqlx::query(
+        "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
+                                      payment_id, operation_id, amount, currency, is_final, occurred_at)
+         select n.source, n.event_id, n.reason, n.detail, n.body,
+                case when n.reason = 'waiting_for_payment' then 'waiting' else 'open' end,
+                n.attempts, n.fingerprint, n.type, n.account_id, n.payment_id, n.operation_id, n.amount, n.currency, n.is_final,
+                n.occurred_at
+         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
+                     $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[])
+              as n(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id, operation_id,
+                   amount, currency, is_final, occurred_at)
+         on conflict on constraint quarantine_content do update
+         set attempts = least(q.attempts::bigint + excluded.attempts, 2147483647)::integer, last_seen_at = clock_timestamp()
+         returning q.source, q.event_id, q.fingerprint, q.xmax <> 0 as was_known",
+    )
+    .bind(each(&cases, |case| case.key.map(|key| key.source.as_str())))
+    .bind(each(&cases, |case| case.key.map(|key| key.event_id.as_str())))
+    .bind(each(&cases, |case| case.reason.as_str()))
+    .bind(each(&cases, |case| case.detail.as_str()))
+    .bind(each(&cases, |case| case.body))
+    .bind(each(&cases, |case| case.attempts))
+    .bind(each(&cases, |case| &case.fingerprint.0[..]))
+    .bind(each(&cases, |case| case.callback.map(|callback| callback.kind.as_str())))
+    .bind(each(&cases, |case| case.callback.map(|callback| callback.account_id.as_str())))
+    .bind(each(&cases, |case| case.callback.and_then(|callback| callback.payment_id.as_ref()).map(|id| id.as_str())))
+    .bind(each(&cases, |case| case.callback.and_then(|callback| callback.operation_id.as_ref()).map(|id| id.as_str())))
+    .bind(each(&cases, |case| case.callback.map(|callback| callback.amount.minor_units())))
+    .bind(each(&cases, |case| case.callback.map(|callback| callback.currency.as_str())))
+    .bind(each(&cases, |case| case.callback.map(|callback| callback.is_final)))
+    .bind(each(&cases, |case| case.callback.and_then(occurred_at)))
+    .fetch_all(&mut *transaction)
+    .await?;
+    let mut known = HashSet::new();
+    for row in &rows {
+        if row.try_get("was_known")? {
+            let bytes: &[u8] = row.try_get("fingerprint")?;
+            let fingerprint = <[u8; 32]>::try_from(bytes).map(Fingerprint);
+            let (source, event_id) = (row.try_get("source")?, row.try_get("event_id")?);
+            known.extend(fingerprint.map(|fingerprint| (source, event_id, fingerprint)));
+        }
+    }
+    expect_rows("cases", rows.len() as u64, cases.len())?;
+    Ok(known)
+}
+
+pub(super) async fn update(transaction: &mut PgConnection, plan: &Plan) -> Result<(), StoreError> {
+    if !plan.case_copies.is_empty() {
+        // Two rivals may both count copies of one case: they meet here in the order of the ids.
+        let counted = sqlx::query(
+            "update quarantine q
+             set attempts = least(q.attempts::bigint + c.copies, 2147483647)::integer, last_seen_at = clock_timestamp()
+             from unnest($1::bigint[], $2::integer[]) as c(id, copies)
+             where q.id = c.id",
+        )
+        .bind(each(&plan.case_copies, |copies| copies.id.0))
+        .bind(each(&plan.case_copies, |copies| copies.copies))
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        expect_rows("copies of cases", counted, plan.case_copies.len())?;
+    }
+    if !plan.resolved_cases.is_empty() {
+        let resolved = sqlx::query(
+            "update quarantine q
+             set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
+                 resolved_at = case when r.state = 'open' then null else clock_timestamp() end,
+                 resolved_by = case when r.state = 'open' then null else 'payonce' end,
+                 resolved_why = r.why
+             from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) as r(id, state, reason, detail, why)
+             where q.id = r.id and q.state = 'waiting'",
+        )
+        .bind(each(&plan.resolved_cases, |case| case.id.0))
+        .bind(each(&plan.resolved_cases, |case| match &case.end {
+            CaseEnd::Applied => "replayed",
+            CaseEnd::Duplicate(_) => "discarded",
+            CaseEnd::Open(..) => "open",
+        }))
+        .bind(each(&plan.resolved_cases, |case| match &case.end {
+            CaseEnd::Applied | CaseEnd::Duplicate(_) => None,
+            CaseEnd::Open(reason, _) => Some(reason.as_str()),
+        }))
+        .bind(each(&plan.resolved_cases, |case| match &case.end {
+            CaseEnd::Applied | CaseEnd::Duplicate(_) => None,
+            CaseEnd::Open(_, detail) => Some(detail.as_str()),
+        }))
+        .bind(each(&plan.resolved_cases, |case| match &case.end {
+            CaseEnd::Applied => Some("what it waited for came"),
+            CaseEnd::Duplicate(why) => Some(why.as_str()),
+            CaseEnd::Open(..) => None,
+        }))
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        expect_rows("waiting cases", resolved, plan.resolved_cases.len())?;
+    }
+    Ok(())
+}
