@@ -7,7 +7,7 @@ use lapin::{
     types::FieldTable,
 };
 
-use super::BrokerError;
+use super::{BrokerError, answer};
 
 /// One message, taken and not yet settled.
 #[derive(Debug)]
@@ -44,12 +44,15 @@ impl Consumer {
         queue: &str,
         prefetch_count: u16,
     ) -> Result<Self, BrokerError> {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
-        let stream = channel
-            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await?;
-        Ok(Self { channel, stream })
+        answer(async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
+            let stream = channel
+                .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+                .await?;
+            Ok(Self { channel, stream })
+        })
+        .await
     }
 
     /// The next delivery; `None` when the broker cancelled the consumer, for example because the queue was deleted.
@@ -72,7 +75,8 @@ impl Consumer {
     /// # Errors
     /// Where the channel is gone already.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
-        Ok(self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default()).await?)
+        let cancelled = self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
+        answer(async { Ok(cancelled.await?) }).await
     }
 
     /// Closes the channel: the broker takes back all that is unsettled.
@@ -80,6 +84,6 @@ impl Consumer {
     /// # Errors
     /// Where the channel is gone already, which has the same effect.
     pub async fn close(self) -> Result<(), BrokerError> {
-        Ok(self.channel.close(200, "closing".into()).await?)
+        answer(async { Ok(self.channel.close(200, "closing".into()).await?) }).await
     }
 }

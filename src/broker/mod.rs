@@ -21,8 +21,8 @@ pub use settle::{Settlement, Settler, Verb};
 /// 5 to 20 s.
 const HEARTBEAT_S: u16 = 10;
 
-/// How long opening a connection may take, TCP, TLS and AMQP handshake together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the broker may take to answer: to connect (TCP, TLS and AMQP handshake together), to declare, to consume, to close.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The names of one instance's objects on the broker (contract §1), prefix included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +53,9 @@ pub enum BrokerError {
     /// The address cannot be read as an AMQP URL. Trying again does not help.
     #[error("amqp_url is not an AMQP URL: expected amqp://user:password@host:port/vhost")]
     Url,
-    /// Connecting took too long.
-    #[error("RabbitMQ did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
-    ConnectTimeout,
+    /// A request took too long.
+    #[error("RabbitMQ did not answer within {} s", ANSWER_DEADLINE.as_secs())]
+    NoAnswer,
     /// Anything that RabbitMQ or the connection to it reports.
     #[error("RabbitMQ: {0}")]
     Lapin(#[from] lapin::Error),
@@ -72,8 +72,19 @@ pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, Bro
     let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::Url)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
     let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
-    tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri, properties))
-        .await
-        .map_err(|_| BrokerError::ConnectTimeout)?
-        .map_err(BrokerError::Lapin)
+    answer(async { Ok(Connection::connect_uri(uri, properties).await?) }).await
+}
+
+/// Says goodbye. A connection that is just dropped is closed too, but the broker logs it as lost.
+///
+/// # Errors
+/// Where it is gone already, which has the same effect.
+pub async fn disconnect(connection: Connection) -> Result<(), BrokerError> {
+    answer(async { Ok(connection.close(200, "stopped".into()).await?) }).await
+}
+
+/// Waits for the broker, but not for ever: one that has just come up after a crash can leave a declaration unanswered while it
+/// keeps the connection alive (seen on RabbitMQ 3.10).
+async fn answer<T, E: From<BrokerError>>(request: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    tokio::time::timeout(ANSWER_DEADLINE, request).await.map_err(|_| BrokerError::NoAnswer)?
 }

@@ -5,7 +5,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 
-use super::{BrokerError, Names};
+use super::{BrokerError, Names, answer};
 
 const PERSISTENT: u8 = 2;
 const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -39,9 +39,12 @@ impl Publisher {
     /// # Errors
     /// Where the broker refuses the channel or confirm mode.
     pub async fn open(connection: &Connection, names: &Names) -> Result<Self, BrokerError> {
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { channel, exchange: names.exchange.clone() })
+        answer(async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(Self { channel, exchange: names.exchange.clone() })
+        })
+        .await
     }
 
     /// Writes a persistent, mandatory message. It is not on the queue before [`Confirm::wait`] says so.

@@ -6,7 +6,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{BrokerError, Names};
+use super::{BrokerError, Names, answer};
 
 /// Returns to the queue after which the broker dead-letters a message. Before RabbitMQ 4.3 every return counts, those of a
 /// killed worker's unsettled messages included, so the limit is far above what restarts cause.
@@ -34,6 +34,10 @@ pub enum TopologyError {
 /// # Errors
 /// [`TopologyError::Differs`] with the broker's own words for the difference.
 pub async fn declare(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
+    answer(declare_each(connection, names)).await
+}
+
+async fn declare_each(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
     let channel = connection.create_channel().await.map_err(BrokerError::Lapin)?;
     let exchange_options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel

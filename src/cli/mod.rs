@@ -128,7 +128,7 @@ impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Url => Self::Usage(error.to_string()),
-            BrokerError::ConnectTimeout | BrokerError::Lapin(_) | BrokerError::NotAcked => {
+            BrokerError::NoAnswer | BrokerError::Lapin(_) | BrokerError::NotAcked => {
                 Self::Unreachable(error.to_string())
             }
         }

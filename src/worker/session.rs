@@ -62,7 +62,7 @@ pub(super) async fn run(
     if ended.is_ok() {
         tokio::time::sleep(SETTLE_GRACE).await;
         consumer.close().await?;
-        connection.close(200, "stopped".into()).await.map_err(BrokerError::from)?;
+        broker::disconnect(connection).await?;
     }
     ended
 }

@@ -8,6 +8,7 @@ mod model;
 mod outcomes;
 mod properties;
 mod rust_words;
+mod settings;
 mod state_machine;
 mod stories;
 mod streams;

@@ -1,0 +1,159 @@
+//! Settings: where a value comes from, what is refused and in which words, and that the example file is complete.
+
+use std::{collections::BTreeMap, io::Write, path::Path};
+
+use payonce::config::{Config, Domain, SETTINGS, load};
+
+const EXAMPLE: &str = include_str!("../../payonce.example.toml");
+
+fn flags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn from_flags(pairs: &[(&str, &str)]) -> Result<Config, String> {
+    load(None, &flags(pairs), |_| None).map_err(|error| error.to_string())
+}
+
+fn from_file(text: &str) -> Result<Config, String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    load(Some(file.path()), &BTreeMap::new(), |_| None).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn refused(result: Result<Config, String>, words: &[&str]) {
+    let error = result.expect_err("it must be refused");
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn a_flag_overrides_a_variable_and_a_variable_the_file_and_the_file_the_default() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"lanes = 2\nbatch_size_max = 20\nbatch_linger_ms = 20\n").unwrap();
+    let variable = |name: &str| match name {
+        "PAYONCE_LANES" => Some("3".to_owned()),
+        "PAYONCE_BATCH_SIZE_MAX" => Some("30".to_owned()),
+        // Set but empty is not set.
+        "PAYONCE_BATCH_LINGER_MS" => Some(String::new()),
+        _ => None,
+    };
+    let config = load(Some(file.path()), &flags(&[("lanes", "4")]), variable).unwrap();
+    assert_eq!(config.worker.lanes, 4);
+    assert_eq!(config.worker.batch_size_max, 30);
+    assert_eq!(config.worker.batch_linger.as_millis(), 20);
+    assert_eq!(config.worker.prefetch_count, 4_000);
+}
+
+#[test]
+fn a_value_outside_its_limits_is_refused_with_its_name_its_origin_and_what_is_allowed() {
+    for setting in SETTINGS {
+        let bad = match setting.domain {
+            Domain::Number { min, max } => vec![
+                min.checked_sub(1).map_or("-1".to_owned(), |below| below.to_string()),
+                (max + 1).to_string(),
+                "1.5".to_owned(),
+                "many".to_owned(),
+                "99999999999999999999".to_owned(),
+            ],
+            Domain::Word(_) => vec!["maybe".to_owned(), "REQUIRED".to_owned()],
+            Domain::Text => vec!["x".repeat(201), "a\nb".to_owned()],
+            Domain::Secret => continue,
+        };
+        for value in bad {
+            let from_flag = from_flags(&[(setting.name, &value)]);
+            refused(from_flag, &[setting.name, &format!("--{}", setting.name.replace('_', "-")), "is not"]);
+            let variable = |name: &str| (name == setting.variable()).then(|| value.clone());
+            let from_variable = load(None, &BTreeMap::new(), variable).map_err(|error| error.to_string());
+            refused(from_variable, &[setting.name, &setting.variable()]);
+        }
+    }
+    refused(from_flags(&[("lanes", "65")]), &["\"65\"", "from 1 to 64"]);
+    refused(from_flags(&[("signatures", "on")]), &["\"on\"", "required, off"]);
+}
+
+#[test]
+fn limits_between_settings_are_checked_too() {
+    let narrow = from_flags(&[("prefetch_count", "100"), ("lanes", "2"), ("batch_size_max", "50")]);
+    refused(narrow, &["prefetch_count", "100", "2 x 2 x 50 = 200"]);
+    refused(
+        from_flags(&[("retry_delay_min_ms", "100"), ("retry_delay_max_ms", "99")]),
+        &["retry_delay_max_ms", "99", "retry_delay_min_ms"],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_refused_in_words() {
+    refused(from_file("lanse = 4"), &["lanse", "no such setting", "payonce.example.toml"]);
+    refused(from_file("lanes = 4.0"), &["lanes", "a whole number"]);
+    refused(from_file("lanes = true"), &["lanes"]);
+    refused(from_file("[lanes]\nx = 1"), &["lanes"]);
+    refused(from_file("lanes = -1"), &["lanes", "from 1 to 64"]);
+    refused(from_file("lanes == 4"), &["not TOML"]);
+    let missing = load(Some(Path::new("/nowhere/payonce.toml")), &BTreeMap::new(), |_| None);
+    refused(missing.map_err(|error| error.to_string()), &["/nowhere/payonce.toml"]);
+}
+
+#[test]
+fn a_password_is_in_no_message_and_no_debug_output() {
+    let url = "amqp://user:hunter2@127.0.0.1:5672/%2f";
+    let config = load(None, &BTreeMap::new(), |name| (name == "PAYONCE_AMQP_URL").then(|| url.to_owned()));
+    let shown = format!("{:?}", config.unwrap());
+    assert!(shown.contains("amqp_url: Some([secret])") && !shown.contains("hunter2"), "{shown}");
+    // Neither where the line around it is not TOML.
+    let error = from_file(&format!("amqp_url = {url}")).unwrap_err();
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+/// The name, the value and the comment of each entry of the example file.
+fn example() -> Vec<(String, String, String)> {
+    let mut entries = Vec::new();
+    let mut comment = String::new();
+    for line in EXAMPLE.lines() {
+        let entry = line.trim_start_matches('#').split_once(" = ").filter(|_| !line.starts_with("# "));
+        match entry {
+            Some((name, value)) => {
+                let value = value.trim_matches('"').to_owned();
+                entries.push((name.to_owned(), value, std::mem::take(&mut comment)));
+            }
+            None if line.is_empty() => comment.clear(),
+            None => comment += line.trim_start_matches('#'),
+        }
+    }
+    entries
+}
+
+#[test]
+fn the_example_file_names_every_setting_with_its_default_and_its_limits() {
+    let entries = example();
+    assert_eq!(entries.len(), SETTINGS.len());
+    for (setting, (name, value, comment)) in SETTINGS.iter().zip(entries) {
+        assert_eq!(setting.name, name, "in the order of SETTINGS");
+        assert!(comment.contains(setting.help), "{name} says {comment:?}, not {:?}", setting.help);
+        let limits = match setting.domain {
+            Domain::Number { min, max } => format!("From {min} to {max}."),
+            Domain::Word(words) => format!("One of {}.", words.join(", ")),
+            Domain::Text => "at most 200 bytes".to_owned(),
+            Domain::Secret => "Required, no default.".to_owned(),
+        };
+        assert!(comment.contains(&limits), "{name} says {comment:?}, not {limits:?}");
+        if !matches!(setting.domain, Domain::Secret) {
+            assert_eq!(value, setting.default, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_example_file_is_one_that_payonce_reads_also_with_every_default_written_out() {
+    let as_it_is = from_file(EXAMPLE).unwrap();
+    assert!(as_it_is.database_url.is_some() && as_it_is.signatures_required);
+    let written_out: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => format!("{rest}\n"),
+            Some(_) | None => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(format!("{as_it_is:?}"), format!("{:?}", from_file(&written_out).unwrap()));
+}
