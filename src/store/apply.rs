@@ -169,15 +169,16 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
     }
     let mut entries: Vec<_> = plan.entries.iter().collect();
     entries.sort_by(|a, b| a.callback.key.cmp(&b.callback.key));
-    // A rival that inserted one of these keys and has not committed makes this wait; if it commits, the row is skipped here
-    // and the count below is short.
+    // A rival that inserted one of these keys and has not committed makes this wait; if it commits, this is an error, and the
+    // callbacks are decided again with that row in sight. `on conflict do nothing` would say the same more gently, but it
+    // looks up each unique key once more before it inserts: a fifth of this statement, for what the account's guard has
+    // caught before in all but one case (one key about two accounts).
     let inserted = sqlx::query(
         "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
                              balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)
          select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[],
                               $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[],
-                              $15::timestamptz[])
-         on conflict do nothing",
+                              $15::timestamptz[])",
     )
     .bind(each(&entries, |entry| entry.callback.key.source.as_str()))
     .bind(each(&entries, |entry| entry.callback.key.event_id.as_str()))
@@ -227,8 +228,7 @@ async fn write_payments(transaction: &mut PgConnection, changes: &[PaymentChange
         let inserted = sqlx::query(
             "insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version)
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-                                  $8::bigint[], $9::bigint[])
-             on conflict (source, payment_id) do nothing",
+                                  $8::bigint[], $9::bigint[])",
         )
         .bind(each(&new, |change| change.key.source.as_str()))
         .bind(each(&new, |change| change.key.payment_id.as_str()))

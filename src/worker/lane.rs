@@ -1,6 +1,9 @@
 //! A lane: one batch at a time, over one database connection of its own, until told to stop.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +20,11 @@ use crate::{
     retry::Pauses,
     store::{self, Epoch, StoreError},
 };
+
+/// A lane whose last batch was at least this part of a full one is behind, and waits for the next to fill: small batches cost more
+/// for each callback, and a lane that makes them slows the broker down on a busy machine, which keeps them small. A quiet lane
+/// takes what comes at once.
+const BEHIND_PART: usize = 16;
 
 /// Why a lane ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +61,14 @@ impl Lane {
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
     pub(super) async fn run(mut self, mut deliveries: UnboundedReceiver<Taken>) -> LaneEnd {
+        let mut is_behind = false;
         let end = loop {
-            let config = &self.worker.config;
-            let batch =
-                batch::next(&mut deliveries, config.batch_size_max, config.batch_linger, &self.stop).await;
-            let Some(batch) = batch else { break LaneEnd::Stopped };
+            let size_max = self.worker.config.batch_size_max;
+            let linger = if is_behind { self.worker.config.batch_linger } else { Duration::ZERO };
+            let Some(batch) = batch::next(&mut deliveries, size_max, linger, &self.stop).await else {
+                break LaneEnd::Stopped;
+            };
+            is_behind = batch.len() >= size_max.div_ceil(BEHIND_PART);
             metrics::batch_closed(batch.len());
             match process::process(&mut self, &batch).await {
                 Ok(verbs) => {
