@@ -195,6 +195,13 @@ pub const SETTINGS: &[Setting] = &[
         "How long a callback waits for its payment, in milliseconds, before it becomes an open case",
     ),
     number(
+        "waiting_sweep_ms",
+        10,
+        3_600_000,
+        "60000",
+        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, in milliseconds",
+    ),
+    number(
         "source_labels_max",
         1,
         10_000,
@@ -268,6 +275,8 @@ pub struct WorkerConfig {
     pub shutdown_deadline: Duration,
     /// How long a callback waits for its payment.
     pub waiting_max: Duration,
+    /// Pause between two looks at what waits.
+    pub waiting_sweep: Duration,
 }
 
 /// Pauses between tries.
@@ -399,6 +408,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             outage_hold: values.duration("outage_hold_ms")?,
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
             waiting_max: values.duration("waiting_max_ms")?,
+            waiting_sweep: values.duration("waiting_sweep_ms")?,
         },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,

@@ -3,13 +3,16 @@
 use super::{Failure, print_json, table, with_database};
 use crate::{
     config::Config,
-    store::report::{self, AccountStory},
+    store::report::{self, AccountStory, LedgerRow},
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The account: CloudEvents `subject`.
     id: String,
+    /// The page of entries that follows this version.
+    #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "VERSION")]
+    before: i64,
     /// How many of the last entries to show.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000), value_name = "N")]
     limit: u16,
@@ -20,8 +23,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let limit = i64::from(args.limit);
-    let story =
-        with_database(config, async |connection| report::account(connection, &args.id, limit).await).await?;
+    let story = with_database(config, async |connection| {
+        report::account(connection, &args.id, args.before, limit).await
+    })
+    .await?;
     let Some(story) = story else {
         return Err(Failure::No(format!("no deposit has opened an account {}", table::safe(&args.id))));
     };
@@ -42,10 +47,18 @@ fn print(story: &AccountStory) {
         story.currency,
         story.version
     );
+    print_entries(&story.entries);
+    if let Some(last) = story.entries.last().filter(|last| last.account_version > 1) {
+        println!("Next page: --before {}", last.account_version);
+    }
+}
+
+/// A table of ledger rows.
+pub(super) fn print_entries(entries: &[LedgerRow]) {
     let mut rows = table::new(&[
         "version", "recorded", "type", "amount", "balance", "held", "payment", "event", "source",
     ]);
-    for row in &story.entries {
+    for row in entries {
         rows.add_row([
             row.account_version.to_string(),
             table::time(row.recorded_at),

@@ -6,7 +6,9 @@ mod account;
 mod audit;
 mod event;
 mod migrate;
+mod payment;
 mod publish;
+mod quarantine;
 mod table;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -64,6 +66,11 @@ enum Command {
     Event(event::Args),
     /// Balance, held, version, and the last entries of an account.
     Account(account::Args),
+    /// State, sums and entries of a payment.
+    Payment(payment::Args),
+    /// Works the cases: callbacks that are not in the ledger.
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
     /// Checks every stored invariant with its own SQL; exits 1 where one fails.
     Audit(audit::Args),
 }
@@ -167,6 +174,8 @@ async fn run(command: Command, config: Config) -> Result<(), Failure> {
         Command::Publish(args) => publish::run(&config, args).await,
         Command::Event(args) => event::run(&config, args).await,
         Command::Account(args) => account::run(&config, args).await,
+        Command::Payment(args) => payment::run(&config, args).await,
+        Command::Quarantine(command) => quarantine::run(&config, command).await,
         Command::Audit(args) => audit::run(&config, args).await,
     }
 }
@@ -192,7 +201,10 @@ fn command() -> clap::Command {
 
 fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
     // Global flags may stand before or after the command; clap hands all of them down to it.
-    let (_, matches) = matches.subcommand().unwrap_or(("", matches));
+    let mut matches = matches;
+    while let Some((_, inner)) = matches.subcommand() {
+        matches = inner;
+    }
     SETTINGS
         .iter()
         .filter(|setting| !matches!(setting.domain, Domain::Secret))

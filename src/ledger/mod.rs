@@ -19,9 +19,9 @@ pub use callback::{
     PaymentKey, Source, TEXT_BYTES_MAX, TextError,
 };
 pub use currency::Currency;
-pub use decide::decide;
+pub use decide::{decide, decide_cases, give_up};
 pub use payment::{Payment, PaymentState};
 pub use plan::{
     AccountChange, CaseCopies, CaseEnd, CaseId, Entry, Known, Layer, NewCase, Outcome, PaymentChange, Plan,
-    Reason, ResolvedCase, Snapshot, Unopened, WaitingCase,
+    Reason, ResolvedCase, Snapshot, StoredCase, Unopened,
 };

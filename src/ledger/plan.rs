@@ -39,12 +39,12 @@ pub struct Snapshot {
     /// Payments of the batch that have a row.
     pub payments: HashMap<PaymentKey, Payment>,
     /// Callbacks that wait for those payments, oldest first.
-    pub waiting: HashMap<PaymentKey, Vec<WaitingCase>>,
+    pub waiting: HashMap<PaymentKey, Vec<StoredCase>>,
 }
 
-/// A stored callback that waits for its payment.
+/// A callback that is stored in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WaitingCase {
+pub struct StoredCase {
     /// Its row.
     pub id: CaseId,
     /// The callback, as it was when it came.
@@ -275,18 +275,18 @@ pub struct CaseCopies {
     pub copies: i32,
 }
 
-/// How a waiting case ends.
+/// What becomes of a stored case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaseEnd {
     /// Its ledger row is in this plan.
     Applied,
     /// The same fact was applied under another event; nothing is left to do.
     Duplicate(String),
-    /// It cannot be applied after all: it needs a person.
+    /// It is not applied: it needs a person, or, with [`Reason::WaitingForPayment`], another callback.
     Open(Reason, String),
 }
 
-/// A waiting case that this plan ends.
+/// A stored case that this plan ends or changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedCase {
     /// The case.
@@ -314,7 +314,7 @@ pub struct Plan {
     pub new_cases: Vec<NewCase>,
     /// Copies of stored cases.
     pub case_copies: Vec<CaseCopies>,
-    /// Waiting cases that end here.
+    /// Stored cases that end or change here, by id.
     pub resolved_cases: Vec<ResolvedCase>,
 }
 

@@ -11,7 +11,7 @@ use sqlx::{Connection as _, PgConnection, Row};
 
 use super::{
     Epoch, StoreError,
-    cases::{self, Undecodable},
+    cases::{self, Resolver, Undecodable},
     counts::{Counts, Tally, record_duplicates, record_tallies},
     load::COUNT_CASES,
     rows::{each, expect_rows, occurred_at},
@@ -34,6 +34,8 @@ pub struct Batch<'a> {
     pub bodies: &'a [&'a [u8]],
     /// Messages that never became callbacks.
     pub undecodable: &'a [Undecodable<'a>],
+    /// Who ends the stored cases that the plan ends.
+    pub resolver: Resolver<'a>,
     /// Copies that a done marker turned away, by the layer they count under: further copies in one batch are the batch's.
     pub remembered: &'a [(Key, Layer)],
 }
@@ -63,7 +65,7 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     insert_entries(&mut transaction, &batch.plan).await?;
     write_payments(&mut transaction, &batch.plan.payments).await?;
     let known_cases = cases::insert(&mut transaction, &batch).await?;
-    cases::update(&mut transaction, &batch.plan).await?;
+    cases::update(&mut transaction, &batch.plan, batch.resolver).await?;
     let counts = Counts::of(&batch, &lost, &known_cases);
     record_duplicates(&mut transaction, &counts.duplicates).await?;
     let epoch = record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;

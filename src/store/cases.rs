@@ -28,6 +28,20 @@ pub struct Undecodable<'a> {
     pub attempts: i32,
 }
 
+/// Who ends cases, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Resolver<'a> {
+    /// A person, or payonce itself.
+    pub by: &'a str,
+    /// In words; kept with the case.
+    pub why: &'a str,
+}
+
+impl Resolver<'static> {
+    /// Cases that the batch of a worker releases.
+    pub const WORKER: Self = Self { by: "payonce", why: "what it waited for came" };
+}
+
 struct CaseRow<'a> {
     key: Option<&'a Key>,
     fingerprint: Fingerprint,
@@ -120,7 +134,11 @@ pub(super) async fn insert(
     Ok(known)
 }
 
-pub(super) async fn update(transaction: &mut PgConnection, plan: &Plan) -> Result<(), StoreError> {
+pub(super) async fn update(
+    transaction: &mut PgConnection,
+    plan: &Plan,
+    resolver: Resolver<'_>,
+) -> Result<(), StoreError> {
     if !plan.case_copies.is_empty() {
         // Two rivals may both count copies of one case: they meet here in the order of the ids.
         let counted = sqlx::query(
@@ -140,16 +158,17 @@ pub(super) async fn update(transaction: &mut PgConnection, plan: &Plan) -> Resul
         let resolved = sqlx::query(
             "update quarantine q
              set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
-                 resolved_at = case when r.state = 'open' then null else clock_timestamp() end,
-                 resolved_by = case when r.state = 'open' then null else 'payonce' end,
+                 resolved_at = case when r.state in ('open', 'waiting') then null else clock_timestamp() end,
+                 resolved_by = case when r.state in ('open', 'waiting') then null else $6 end,
                  resolved_why = r.why
              from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) as r(id, state, reason, detail, why)
-             where q.id = r.id and q.state = 'waiting'",
+             where q.id = r.id and q.state in ('waiting', 'open')",
         )
         .bind(each(&plan.resolved_cases, |case| case.id.0))
         .bind(each(&plan.resolved_cases, |case| match &case.end {
             CaseEnd::Applied => "replayed",
             CaseEnd::Duplicate(_) => "discarded",
+            CaseEnd::Open(Reason::WaitingForPayment, _) => "waiting",
             CaseEnd::Open(..) => "open",
         }))
         .bind(each(&plan.resolved_cases, |case| match &case.end {
@@ -161,14 +180,15 @@ pub(super) async fn update(transaction: &mut PgConnection, plan: &Plan) -> Resul
             CaseEnd::Open(_, detail) => Some(detail.as_str()),
         }))
         .bind(each(&plan.resolved_cases, |case| match &case.end {
-            CaseEnd::Applied => Some("what it waited for came"),
+            CaseEnd::Applied => Some(resolver.why),
             CaseEnd::Duplicate(why) => Some(why.as_str()),
             CaseEnd::Open(..) => None,
         }))
+        .bind(resolver.by)
         .execute(&mut *transaction)
         .await?
         .rows_affected();
-        expect_rows("waiting cases", resolved, plan.resolved_cases.len())?;
+        expect_rows("stored cases", resolved, plan.resolved_cases.len())?;
     }
     Ok(())
 }

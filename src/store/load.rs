@@ -12,7 +12,7 @@ use super::StoreError;
 use crate::ledger::{
     Account, AccountId, Amount, Callback, CaseId, Currency, EventId, Fingerprint, Key, Kind, Known,
     OperationId, OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Reason, Snapshot, Source,
-    WaitingCase,
+    StoredCase,
 };
 
 /// Loads all that [`crate::ledger::decide`] needs to know about these callbacks.
@@ -120,7 +120,7 @@ async fn load_payments(
     .fetch_all(&mut *connection)
     .await?;
     for row in rows {
-        let waiting = WaitingCase { id: CaseId(row.try_get("id")?), callback: callback(&row)? };
+        let waiting = StoredCase { id: CaseId(row.try_get("id")?), callback: callback(&row)? };
         snapshot.waiting.entry(payment_key(&row)?).or_default().push(waiting);
     }
     Ok(())

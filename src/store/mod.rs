@@ -9,6 +9,7 @@ mod audit;
 mod cases;
 mod counts;
 mod load;
+pub mod quarantine;
 pub mod report;
 mod rows;
 mod schema;
@@ -22,7 +23,7 @@ use sqlx::{
 
 pub use apply::{Applied, Batch, apply};
 pub use audit::{CHECKS, Check, Finding, audit};
-pub use cases::Undecodable;
+pub use cases::{Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use load::load;
 pub use schema::{SchemaError, check as check_schema, migrate};

@@ -35,9 +35,19 @@ pub(super) enum LaneEnd {
     Outage,
 }
 
+/// Which queue a lane works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Callbacks that publishers sent.
+    Queue,
+    /// Those that the broker gave up, or that PostgreSQL refused: quarantined with reason `delivery_limit`, unless known.
+    GivenUp,
+}
+
 /// A lane's belongings.
 pub(super) struct Lane {
     pub(super) worker: Arc<Worker>,
+    pub(super) origin: Origin,
     /// Worker and lane: what its counts are kept under.
     pub(super) writer: String,
     pub(super) connection: store::Connection,
@@ -50,13 +60,17 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(
         worker: Arc<Worker>,
+        origin: Origin,
         number: usize,
         settle: Sender<Vec<Settlement>>,
         stop: CancellationToken,
     ) -> Self {
-        let writer = format!("{}/{number}", worker.name);
+        let writer = match origin {
+            Origin::Queue => format!("{}/{number}", worker.name),
+            Origin::GivenUp => format!("{}/given-up", worker.name),
+        };
         let connection = store::Connection::new(Arc::clone(&worker.database));
-        Self { worker, writer, connection, epoch: None, settle, stop }
+        Self { worker, origin, writer, connection, epoch: None, settle, stop }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
@@ -84,10 +98,11 @@ impl Lane {
     }
 
     /// Hands the batch to the settler. False where that is gone, and with it the channel.
-    async fn settle_batch(&self, batch: Vec<Taken>, verbs: Vec<Verb>) -> bool {
+    async fn settle_batch(&self, batch: Vec<Taken>, verbs: Vec<Option<Verb>>) -> bool {
         let now = Instant::now();
         let mut settlements = Vec::with_capacity(batch.len());
         for (taken, verb) in batch.into_iter().zip(verbs) {
+            let Some(verb) = verb else { continue };
             metrics::settled(now.duration_since(taken.at));
             if verb == Verb::DeadLetter {
                 metrics::dead_lettered();

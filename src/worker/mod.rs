@@ -8,6 +8,7 @@ mod batch;
 mod disposition;
 mod lane;
 mod process;
+pub mod replay;
 mod session;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -107,11 +109,16 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
     };
+    let mut sweep: Option<JoinHandle<()>> = None;
     let mut pauses = Pauses::new(worker.retry);
     let mut result = Ok(());
     while !stop.is_cancelled() {
         let ended = match wait_for_database(&worker, &stop).await {
-            Ok(()) => session::run(&worker, &stop, &mut pauses).await,
+            Ok(()) => {
+                // Not before the schema is known to fit.
+                sweep.get_or_insert_with(|| tokio::spawn(replay::sweep(Arc::clone(&worker), stop.clone())));
+                session::run(&worker, &stop, &mut pauses).await
+            }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
         };
         worker.readiness.set(false);
@@ -136,6 +143,9 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     stop.cancel();
     // It only waits for `stop`; a panic in it cannot matter any more.
     drop(keep_redis.await);
+    if let Some(sweep) = sweep {
+        drop(tokio::time::timeout(worker.config.shutdown_deadline, sweep).await);
+    }
     info!("stopped");
     result
 }

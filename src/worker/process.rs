@@ -12,28 +12,29 @@ use tracing::{error, info};
 use super::{
     batch::Taken,
     disposition::{self, NextStep},
-    lane::{Lane, LaneEnd},
+    lane::{Lane, LaneEnd, Origin},
 };
 use crate::{
     broker::Verb,
-    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, decide},
+    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
     metrics::{self, Stage},
     retry::Pauses,
-    store::{self, Applied, Batch, Epoch, StoreError, Tally, TallyKind, Undecodable},
+    store::{self, Applied, Batch, Epoch, Resolver, StoreError, Tally, TallyKind, Undecodable},
     wire::{self, WireError},
 };
 
-/// Works one batch until all of it is committed or known, and returns one verb per delivery, in order.
+/// Works one batch until all of it is committed or known, and returns one verb per delivery, in order; `None` for one that can
+/// only stay with the broker.
 ///
 /// # Errors
 /// [`LaneEnd`] where the lane has to stop first. Some of the batch may be committed by then; nothing of it is settled.
-pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Verb>, LaneEnd> {
+pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Option<Verb>>, LaneEnd> {
     let started = Instant::now();
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
     metrics::stage_took(Stage::Decode, started.elapsed());
 
-    let mut verbs = vec![Verb::Ack; batch.len()];
+    let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
     let mut conflicts = 0;
     // Parts of the batch still to be written: all of it, unless the database refuses some message.
@@ -43,7 +44,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Verb
         let (Some(taken), Some(callbacks)) = (batch.get(part.clone()), decoded.get(part.clone())) else {
             continue;
         };
-        let Err(cause) = write(lane, &mut Work::new(taken, callbacks)).await else { continue };
+        let Err(cause) = write(lane, &mut Work::new(taken, callbacks, lane.origin)).await else { continue };
         conflicts = if matches!(cause, StoreError::Conflict(_)) { conflicts + 1 } else { 0 };
         match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, part.len()) {
             NextStep::DecideAgain => parts.push(part),
@@ -57,7 +58,11 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Verb
             }
             NextStep::DeadLetter => {
                 error!(writer = lane.writer, cause = %cause, "PostgreSQL refuses a message; it goes to the dead-letter queue");
-                verbs[part].fill(Verb::DeadLetter);
+                // Behind the dead-letter queue there is no other: rejected there, it would be lost.
+                verbs[part].fill(match lane.origin {
+                    Origin::Queue => Some(Verb::DeadLetter),
+                    Origin::GivenUp => None,
+                });
             }
         }
     }
@@ -74,7 +79,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(taken: &'a [Taken], decoded: &[Result<Callback, WireError>]) -> Self {
+    fn new(taken: &'a [Taken], decoded: &[Result<Callback, WireError>], origin: Origin) -> Self {
         let mut work = Self {
             callbacks: Vec::new(),
             bodies: Vec::new(),
@@ -95,7 +100,10 @@ impl<'a> Work<'a> {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
                             key,
-                            reason: *reason,
+                            reason: match origin {
+                                Origin::Queue => *reason,
+                                Origin::GivenUp => Reason::DeliveryLimit,
+                            },
                             detail,
                             body,
                             fingerprint,
@@ -190,7 +198,7 @@ async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
 
 /// Load, decide, apply, remember.
 async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
-    let Lane { worker, writer, connection, epoch, .. } = lane;
+    let Lane { worker, origin, writer, connection, epoch, .. } = lane;
     let started = Instant::now();
     let snapshot = if work.callbacks.is_empty() {
         Default::default()
@@ -200,7 +208,10 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
     metrics::stage_took(Stage::Load, started.elapsed());
 
     let started = Instant::now();
-    let plan = decide(&snapshot, &work.callbacks);
+    let plan = match origin {
+        Origin::Queue => decide(&snapshot, &work.callbacks),
+        Origin::GivenUp => give_up(&snapshot, &work.callbacks),
+    };
     metrics::stage_took(Stage::Decide, started.elapsed());
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
@@ -212,6 +223,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         callbacks: &work.callbacks,
         bodies: &work.bodies,
         undecodable: &work.undecodable,
+        resolver: Resolver::WORKER,
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     Refusal, SessionEnd, Worker,
     batch::Taken,
-    lane::{Lane, LaneEnd},
+    lane::{Lane, LaneEnd, Origin},
 };
 use crate::{
     broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
@@ -29,6 +29,9 @@ use crate::{
 /// drained worker should leave nothing to turn away. The broker has no answer to wait for, so it gets this long.
 const SETTLE_GRACE: Duration = Duration::from_millis(300);
 
+/// Dead letters that a worker holds at most: few, because they are worked by one lane and can be large.
+const GIVEN_UP_PREFETCH: u16 = 100;
+
 /// Takes messages until `stop` or until something breaks. `pauses` starts over once the session is open.
 pub(super) async fn run(
     worker: &Arc<Worker>,
@@ -40,48 +43,72 @@ pub(super) async fn run(
         differs @ TopologyError::Differs(..) => SessionEnd::Refused(Refusal::Topology(differs)),
         TopologyError::Broker(error) => SessionEnd::Broker(error),
     })?;
-    let mut consumer = Consumer::open(&connection, &worker.names.queue, worker.config.prefetch_count).await?;
+    let config = &worker.config;
+    let consumer = Consumer::open(&connection, &worker.names.queue, config.prefetch_count).await?;
+    let given_up = Consumer::open(&connection, &worker.names.dead_queue, GIVEN_UP_PREFETCH).await?;
     pauses.reset();
     worker.readiness.set(true);
     info!(queue = worker.names.queue, prefetch_count = worker.config.prefetch_count, "taking messages");
 
     // Lanes stop with the session, however it ends, after the batch they have started.
     let lanes_stop = stop.child_token();
-    let mut lanes = Lanes::start(worker, &lanes_stop);
-    let ended = take(&mut consumer, &mut lanes, stop).await;
+    let mut intake = Intake::start(worker, consumer, Origin::Queue, config.lanes, &lanes_stop);
+    // One lane is enough: the broker gives a message up once in a long while.
+    let mut dead_letters = Intake::start(worker, given_up, Origin::GivenUp, 1, &lanes_stop);
+    let ended = tokio::select! {
+        ended = intake.take(stop) => ended,
+        ended = dead_letters.take(stop) => ended,
+    };
     worker.readiness.set(false);
     lanes_stop.cancel();
     if ended.is_ok() {
         // No new deliveries; those that no batch has started on go back when the channel closes.
-        consumer.cancel().await?;
+        intake.consumer.cancel().await?;
+        dead_letters.consumer.cancel().await?;
     }
-    let finished = tokio::time::timeout(worker.config.shutdown_deadline, lanes.finish()).await;
+    let lanes_finish = async { tokio::join!(intake.lanes.finish(), dead_letters.lanes.finish()) };
+    let finished = tokio::time::timeout(config.shutdown_deadline, lanes_finish).await;
     if finished.is_err() {
         warn!("a batch did not finish within shutdown_deadline_ms; its deliveries will come again");
     }
     if ended.is_ok() {
         tokio::time::sleep(SETTLE_GRACE).await;
-        consumer.close().await?;
+        intake.consumer.close().await?;
+        dead_letters.consumer.close().await?;
         broker::disconnect(connection).await?;
     }
     ended
 }
 
-/// Hands deliveries to lanes until `stop` or until something breaks.
-async fn take(
-    consumer: &mut Consumer,
-    lanes: &mut Lanes,
-    stop: &CancellationToken,
-) -> Result<(), SessionEnd> {
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            end = lanes.ended() => return Err(end),
-            delivery = consumer.next() => {
-                let delivery = delivery.ok_or(SessionEnd::ConsumerCancelled)??;
-                metrics::received();
-                lanes.hand_over(Taken { delivery, at: Instant::now() });
+/// A consumer and the lanes that work what it takes.
+struct Intake {
+    consumer: Consumer,
+    lanes: Lanes,
+}
+
+impl Intake {
+    fn start(
+        worker: &Arc<Worker>,
+        consumer: Consumer,
+        origin: Origin,
+        lanes: usize,
+        stop: &CancellationToken,
+    ) -> Self {
+        Self { consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
+    }
+
+    /// Hands deliveries to lanes until `stop` or until something breaks.
+    async fn take(&mut self, stop: &CancellationToken) -> Result<(), SessionEnd> {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                end = self.lanes.ended() => return Err(end),
+                delivery = self.consumer.next() => {
+                    let delivery = delivery.ok_or(SessionEnd::ConsumerCancelled)??;
+                    metrics::received();
+                    self.lanes.hand_over(Taken { delivery, at: Instant::now() });
+                }
             }
         }
     }
@@ -96,17 +123,17 @@ struct Lanes {
 }
 
 impl Lanes {
-    fn start(worker: &Arc<Worker>, stop: &CancellationToken) -> Self {
+    fn start(worker: &Arc<Worker>, origin: Origin, count: usize, stop: &CancellationToken) -> Self {
         // As many finished batches as there are lanes may wait to be acknowledged; then lanes wait.
-        let (settle, finished) = mpsc::channel(worker.config.lanes);
+        let (settle, finished) = mpsc::channel(count);
         let out_of_order_max = usize::from(worker.config.prefetch_count) / 2;
         let settler = Some(tokio::spawn(settle_finished(finished, out_of_order_max)));
         let mut tasks = JoinSet::new();
-        let mut inputs = Vec::with_capacity(worker.config.lanes);
-        for number in 0..worker.config.lanes {
+        let mut inputs = Vec::with_capacity(count);
+        for number in 0..count {
             // Never holds more than `prefetch_count`, because the broker delivers no more.
             let (input, deliveries) = mpsc::unbounded_channel();
-            let lane = Lane::new(Arc::clone(worker), number, settle.clone(), stop.clone());
+            let lane = Lane::new(Arc::clone(worker), origin, number, settle.clone(), stop.clone());
             tasks.spawn(lane.run(deliveries));
             inputs.push(input);
         }

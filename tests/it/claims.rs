@@ -1,15 +1,12 @@
 //! The well-known bug of "SETNX, then work" is absent: a claim proves nothing.
 
-use payonce::store;
-
 use crate::support::{Event, World};
 
 #[tokio::test]
 async fn a_claim_left_by_a_dead_worker_does_not_swallow_the_payment() {
     let world = World::new().await;
     // What a worker leaves that died between its claim and its commit.
-    let epoch = store::epoch(&mut world.connect().await).await.unwrap();
-    let claim = format!("{}payonce:{epoch}:{}:/providers/test:e1", world.prefix, "/providers/test".len());
+    let claim = world.redis_key("e1").await;
     let mut redis = world.redis().await;
     redis::cmd("SET").arg(&claim).arg("claim").query_async::<()>(&mut redis).await.unwrap();
 
@@ -28,8 +25,7 @@ async fn a_claim_left_by_a_dead_worker_does_not_swallow_the_payment() {
 #[tokio::test]
 async fn a_done_marker_with_another_hash_does_not_turn_a_callback_away() {
     let world = World::new().await;
-    let epoch = store::epoch(&mut world.connect().await).await.unwrap();
-    let marker = format!("{}payonce:{epoch}:{}:/providers/test:e1", world.prefix, "/providers/test".len());
+    let marker = world.redis_key("e1").await;
     let mut redis = world.redis().await;
     let other = [b"done:".as_slice(), &[7; 32]].concat();
     redis::cmd("SET").arg(&marker).arg(other).query_async::<()>(&mut redis).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use payonce::ledger::{
     Account, AccountId, Callback, CaseEnd, CaseId, Currency, Entry, Key, Known, Layer, Outcome, Payment,
-    PaymentKey, Plan, Reason, Snapshot, WaitingCase, decide,
+    PaymentKey, Plan, Reason, Snapshot, StoredCase, decide,
 };
 
 use crate::{draft::Draft, model};
@@ -111,11 +111,11 @@ impl Book {
             .collect()
     }
 
-    fn waiting(&self, key: &PaymentKey) -> Vec<WaitingCase> {
+    fn waiting(&self, key: &PaymentKey) -> Vec<StoredCase> {
         let waiting = self.cases.iter().enumerate().filter(|(_, case)| {
             case.state == State::Waiting && case.callback.payment_key().as_ref() == Some(key)
         });
-        waiting.map(|(at, case)| WaitingCase { id: id(at), callback: case.callback.clone() }).collect()
+        waiting.map(|(at, case)| StoredCase { id: id(at), callback: case.callback.clone() }).collect()
     }
 
     fn cases_about(&self, account_id: &AccountId) -> i64 {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use payonce::ledger::{
-    Account, CaseEnd, CaseId, Currency, Kind, Known, Layer, Outcome, Plan, Reason, Snapshot, WaitingCase,
+    Account, CaseEnd, CaseId, Currency, Kind, Known, Layer, Outcome, Plan, Reason, Snapshot, StoredCase,
     decide,
 };
 use proptest::{
@@ -97,7 +97,7 @@ fn authorize_with_waiting(waiting: &[Draft]) -> Plan {
     let account = Account { balance: 500, version: 3, ..Account::unopened(currency, 2) };
     snapshot.accounts.insert(authorization.account_id.clone(), account);
     let cases = build(waiting).into_iter().zip(1..);
-    let cases: Vec<_> = cases.map(|(callback, id)| WaitingCase { id: CaseId(id), callback }).collect();
+    let cases: Vec<_> = cases.map(|(callback, id)| StoredCase { id: CaseId(id), callback }).collect();
     snapshot.waiting.insert(authorization.payment_key().unwrap(), cases);
     decide(&snapshot, &[authorization])
 }

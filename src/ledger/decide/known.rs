@@ -1,7 +1,7 @@
 //! Whether a callback is known already: in this batch, in the ledger, or in quarantine.
 
 use super::{Book, Verdict, mismatch};
-use crate::ledger::{Callback, Fingerprint, Known, Layer, OperationKey};
+use crate::ledger::{Callback, CaseId, Fingerprint, Known, Layer, OperationKey};
 
 impl<'a> Book<'a> {
     /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
@@ -48,6 +48,29 @@ impl<'a> Book<'a> {
             .map(|owner| owner.fingerprint)
             .or_else(|| known.iter().find_map(owner_of_key));
         owner.map(|seen| mismatch("source and id", seen, callback.fingerprint))
+    }
+
+    /// What makes a stored case settled by now, or a mismatch, whatever its account looks like.
+    pub(super) fn known_besides(&self, id: CaseId, callback: &Callback) -> Option<Verdict> {
+        let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
+        let others =
+            known.iter().filter(|known| !matches!(known, Known::Case { id: other, .. } if *other == id));
+        let owner = others.filter_map(owner_of_key).next()?;
+        Some(if owner == callback.fingerprint {
+            Verdict::Duplicate(Layer::Ledger)
+        } else {
+            mismatch("source and id", owner, callback.fingerprint)
+        })
+    }
+
+    /// The verdict where this fact is applied already, under another event.
+    pub(super) fn applied_operation(&self, callback: &Callback) -> Option<Verdict> {
+        let (seen, applied) = self.operation(&callback.operation_key()?)?;
+        match (applied, seen == callback.fingerprint) {
+            (true, true) => Some(Verdict::Duplicate(Layer::Operation)),
+            (true, false) => Some(mismatch("operation_id", seen, callback.fingerprint)),
+            (false, _) => None,
+        }
     }
 
     /// Who uses this second key: this batch or the database; the content, and whether it is applied.

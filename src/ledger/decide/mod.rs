@@ -1,13 +1,14 @@
 //! The whole business rule: a snapshot and a batch of callbacks in, a plan out.
 
 mod known;
+mod waiting;
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap, hash_map};
 
 use super::{
-    Account, AccountChange, AccountId, Callback, CaseCopies, CaseEnd, CaseId, Entry, Fingerprint, Key, Kind,
-    Layer, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal,
-    ResolvedCase, Snapshot, Unopened, payment::Step,
+    Account, AccountChange, AccountId, Callback, CaseCopies, CaseId, Entry, Fingerprint, Key, Kind, Layer,
+    NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal, ResolvedCase,
+    Snapshot, StoredCase, Unopened, payment::Step,
 };
 
 /// Decides a batch, callback by callback, in its order. Deciding never fails: every callback gets exactly one [`Outcome`].
@@ -16,8 +17,31 @@ use super::{
 #[must_use]
 pub fn decide(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
     let mut book = Book::new(snapshot, callbacks);
-    for index in 0..callbacks.len() {
-        book.take(index);
+    for (index, callback) in callbacks.iter().enumerate() {
+        book.take(index, callback, Book::judge);
+    }
+    book.into_plan()
+}
+
+/// Quarantines what the broker gave up, unless it is known already: it may have been settled by the last of its deliveries.
+#[must_use]
+pub fn give_up(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
+    let mut book = Book::new(snapshot, callbacks);
+    for (index, callback) in callbacks.iter().enumerate() {
+        book.take(index, callback, |_, _| {
+            let detail = "returned to the queue as often as x-delivery-limit allows";
+            Verdict::Case(Reason::DeliveryLimit, detail.to_owned())
+        });
+    }
+    book.into_plan()
+}
+
+/// Decides stored cases again, in their order, against what the database knows now. One that `expires` does not go on waiting.
+#[must_use]
+pub fn decide_cases(snapshot: &Snapshot, cases: &[StoredCase], expires: bool) -> Plan {
+    let mut book = Book::new(snapshot, &[]);
+    for case in cases {
+        book.replay(case, expires);
     }
     book.into_plan()
 }
@@ -63,7 +87,7 @@ struct Book<'a> {
     payments: HashMap<PaymentKey, PaymentWork>,
     waiting: HashMap<PaymentKey, Vec<(Waiter, &'a Callback)>>,
     entries: Vec<Entry>,
-    resolved: Vec<ResolvedCase>,
+    resolved: BTreeMap<CaseId, ResolvedCase>,
 }
 
 impl<'a> Book<'a> {
@@ -86,16 +110,17 @@ impl<'a> Book<'a> {
             payments: HashMap::new(),
             waiting,
             entries: Vec::with_capacity(callbacks.len()),
-            resolved: Vec::new(),
+            resolved: BTreeMap::new(),
         }
     }
 
-    fn take(&mut self, index: usize) {
-        let callbacks = self.callbacks;
-        let Some(callback) = callbacks.get(index) else {
-            return;
-        };
-        let verdict = self.known(index, callback).unwrap_or_else(|| self.judge(callback));
+    fn take(
+        &mut self,
+        index: usize,
+        callback: &'a Callback,
+        judge: impl FnOnce(&mut Self, &Callback) -> Verdict,
+    ) {
+        let verdict = self.known(index, callback).unwrap_or_else(|| judge(self, callback));
         self.verdicts.push(verdict.clone());
         match (verdict, callback.payment_key()) {
             (Verdict::Applied, Some(key)) => self.wake(&key),
@@ -183,65 +208,6 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// After a payment has moved: what waited for it is decided again, captures before refunds (which need them), and the final
-    /// capture last among them (it releases the rest of the hold); else oldest first.
-    fn wake(&mut self, payment: &PaymentKey) {
-        let Some(mut waiters) = self.waiting.remove(payment) else { return };
-        waiters.sort_by_key(|(_, waiting)| {
-            let is_capture = waiting.kind == Kind::PaymentCaptured;
-            (!is_capture, is_capture && waiting.is_final)
-        });
-        // A refund that is applied can leave nothing to wait for to one that was looked at before it.
-        loop {
-            let waited = waiters.len();
-            waiters.retain(|(waiter, waiting)| self.still_waits(payment, *waiter, waiting));
-            if waiters.len() == waited {
-                break;
-            }
-        }
-        if !waiters.is_empty() {
-            self.waiting.insert(payment.clone(), waiters);
-        }
-    }
-
-    fn still_waits(&mut self, payment: &PaymentKey, waiter: Waiter, waiting: &Callback) -> bool {
-        let verdict = self.reconsider(payment, waiting);
-        if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
-            return true;
-        }
-        match waiter {
-            Waiter::InBatch(index) => {
-                if let Some(slot) = self.verdicts.get_mut(index) {
-                    *slot = verdict;
-                }
-            }
-            Waiter::Stored(id) => {
-                let end = match verdict {
-                    Verdict::Applied => CaseEnd::Applied,
-                    Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => {
-                        CaseEnd::Duplicate("the same operation was applied under another event".to_owned())
-                    }
-                    Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
-                };
-                self.resolved.push(ResolvedCase { id, account_id: waiting.account_id.clone(), end });
-            }
-        }
-        false
-    }
-
-    fn reconsider(&mut self, payment: &PaymentKey, waiting: &Callback) -> Verdict {
-        // Two events of one fact can wait side by side, stored by rival workers; the first one applied ends the other.
-        let applied_operation =
-            waiting.operation_key().and_then(|key| self.operation(&key)).filter(|(_, applied)| *applied);
-        match applied_operation {
-            Some((seen, _)) if seen == waiting.fingerprint => Verdict::Duplicate(Layer::Operation),
-            Some((seen, _)) => mismatch("operation_id", seen, waiting.fingerprint),
-            // Asked first: the account of a callback that another account's event wakes may not be in the snapshot.
-            None => of_another_account(&self.payment(payment, waiting), waiting)
-                .unwrap_or_else(|| self.judge(waiting)),
-        }
-    }
-
     fn account(&self, callback: &Callback) -> Option<Account> {
         if let Some(work) = self.accounts.get(&callback.account_id) {
             return Some(work.now);
@@ -325,7 +291,7 @@ impl<'a> Book<'a> {
             });
         }
         plan.entries = self.entries;
-        plan.resolved_cases = self.resolved;
+        plan.resolved_cases = self.resolved.into_values().collect();
         plan.accounts = self
             .accounts
             .into_iter()

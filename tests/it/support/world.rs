@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, eventually};
+use super::{Event, callbacks::SOURCE, eventually};
 
 /// A test's own database and prefix on the shared servers.
 pub struct World {
@@ -117,6 +117,12 @@ impl World {
             .await
             .expect("the exchange can be deleted");
         self.admin(&format!("drop database {} with (force)", self.database_name)).await;
+    }
+
+    /// Where Redis keeps what it knows of this event: its claim, later its done marker.
+    pub async fn redis_key(&self, event_id: &str) -> String {
+        let epoch = store::epoch(&mut self.connect().await).await.expect("the epoch can be read");
+        format!("{}payonce:{epoch}:{}:{SOURCE}:{event_id}", self.prefix, SOURCE.len())
     }
 
     pub fn names(&self) -> Names {

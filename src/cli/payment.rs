@@ -1,0 +1,63 @@
+//! `payonce payment SOURCE ID`.
+
+use super::{Failure, account, print_json, table, with_database};
+use crate::{
+    config::Config,
+    store::report::{self, PaymentStory},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The provider: CloudEvents `source`, such as /providers/stripe.
+    source: String,
+    /// The provider's id of the payment: `data.payment_id`.
+    id: String,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let story =
+        with_database(config, async |connection| report::payment(connection, &args.source, &args.id).await)
+            .await?;
+    let Some(story) = story else {
+        return Err(Failure::No(format!(
+            "no callback about payment {} of {} was ever settled",
+            table::safe(&args.id),
+            table::safe(&args.source)
+        )));
+    };
+    if args.json {
+        return print_json(&story);
+    }
+    print(&story);
+    Ok(())
+}
+
+fn print(story: &PaymentStory) {
+    println!("Payment {} of {}", table::safe(&story.payment_id), table::safe(&story.source));
+    match &story.state {
+        Some(state) => println!(
+            "  {state}, account {}: authorized {}, captured {}, refunded {} {} (minor units)",
+            table::optional(story.account_id.as_ref()),
+            story.authorized,
+            story.captured,
+            story.refunded,
+            table::optional(story.currency.as_ref()),
+        ),
+        None => println!("  nothing is applied yet"),
+    }
+    account::print_entries(&story.entries);
+    for case in &story.quarantined {
+        println!(
+            "  case {}: {} of {}, {}, {}: {}",
+            case.id,
+            table::optional(case.event_id.as_ref()),
+            table::time(case.first_seen_at),
+            case.state,
+            case.reason,
+            table::safe(&case.detail)
+        );
+    }
+}

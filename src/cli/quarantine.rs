@@ -1,0 +1,316 @@
+//! `payonce quarantine list|show|replay|discard`.
+
+use std::{io::IsTerminal, sync::Arc};
+
+use clap::{Subcommand, builder::PossibleValuesParser};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+
+use super::{Failure, print_json, table, with_database};
+use crate::{
+    app,
+    config::Config,
+    ledger::{CaseId, Reason},
+    store::{
+        self, Resolver,
+        quarantine::{self, CaseDetail, Filter, Page},
+    },
+    worker::replay::{self, REPLAY_BATCH_MAX, Replayed},
+};
+
+const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
+const UNENDED: [&str; 2] = ["waiting", "open"];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Lists cases, newest first.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// waiting, open, replayed, discarded, or all.
+        #[arg(long, default_value = "open", value_parser = PossibleValuesParser::new(["waiting", "open", "replayed", "discarded", "all"]))]
+        state: String,
+        /// At most so many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000), value_name = "N")]
+        limit: u16,
+        /// The page that follows this case id.
+        #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "ID")]
+        before: i64,
+        /// One JSON object per line in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one case with its message.
+    Show {
+        /// The case.
+        id: i64,
+        /// One JSON object in place of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Decides open and waiting cases again, against what is known now. Safe to repeat, and beside running workers.
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: How,
+        /// Kept with the cases that this ends.
+        #[arg(long, default_value = "replayed by hand", value_parser = words, value_name = "TEXT")]
+        why: String,
+    },
+    /// Ends open and waiting cases without applying them.
+    Discard {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: How,
+        /// Kept with the cases.
+        #[arg(long, value_parser = words, value_name = "TEXT")]
+        why: String,
+    },
+}
+
+/// Which cases; all parts must fit.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Case ids.
+    #[arg(value_name = "ID")]
+    ids: Vec<i64>,
+    /// Quarantined for this reason.
+    #[arg(long, value_parser = reason, value_name = "REASON")]
+    reason: Option<Reason>,
+    /// From this provider.
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
+    /// About this account.
+    #[arg(long, value_name = "ID")]
+    account: Option<String>,
+    /// First seen longer ago than this: a number and s, m, h or d.
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    older_than: Option<Duration>,
+    /// First seen within this: a number and s, m, h or d.
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    newer_than: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct How {
+    /// Every open and waiting case that the other filters leave; needed where there is no other.
+    #[arg(long)]
+    all: bool,
+    /// Who does this, kept with the cases.
+    #[arg(long, env = "USER", default_value = "operator", value_parser = words, value_name = "NAME")]
+    by: String,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Which {
+    fn filter(self, states: &[&'static str]) -> Filter {
+        let now = OffsetDateTime::now_utc();
+        Filter {
+            ids: self.ids,
+            states: states.to_vec(),
+            reason: self.reason,
+            source: self.source,
+            account_id: self.account,
+            seen_before: self.older_than.map(|age| now.saturating_sub(age)),
+            seen_since: self.newer_than.map(|age| now.saturating_sub(age)),
+        }
+    }
+
+    /// The filter of a command that changes cases: it must say which.
+    fn chosen(self, all: bool) -> Result<Filter, Failure> {
+        let filter = self.filter(&UNENDED);
+        let names_some = !filter.ids.is_empty()
+            || filter.reason.is_some()
+            || filter.source.is_some()
+            || filter.account_id.is_some()
+            || filter.seen_before.is_some()
+            || filter.seen_since.is_some();
+        if names_some || all {
+            return Ok(filter);
+        }
+        Err(Failure::Usage("which cases? Name ids, a filter such as --reason, or --all".to_owned()))
+    }
+}
+
+pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List { which, state, limit, before, json } => {
+            let states: Vec<&str> =
+                STATES.into_iter().filter(|name| state == "all" || state == *name).collect();
+            let page = Page::Before(before, i64::from(limit));
+            list(config, &which.filter(&states), page, json).await
+        }
+        Command::Show { id, json } => show(config, id, json).await,
+        Command::Replay { which, how, why } => replay(config, which.chosen(how.all)?, &how, &why).await,
+        Command::Discard { which, how, why } => discard(config, which.chosen(how.all)?, &how, &why).await,
+    }
+}
+
+async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Result<(), Failure> {
+    let (cases, total) = with_database(config, async |connection| {
+        Ok((quarantine::list(connection, filter, page).await?, quarantine::count(connection, filter).await?))
+    })
+    .await?;
+    if json {
+        return cases.iter().try_for_each(print_json);
+    }
+    let mut rows =
+        table::new(&["case", "state", "reason", "came", "first seen", "event", "source", "detail"]);
+    for case in &cases {
+        rows.add_row([
+            case.id.to_string(),
+            case.state.clone(),
+            case.reason.clone(),
+            case.attempts.to_string(),
+            table::time(case.first_seen_at),
+            table::optional(case.event_id.as_ref()),
+            table::optional(case.source.as_ref()),
+            table::safe(&case.detail),
+        ]);
+    }
+    table::align_right(&mut rows, &[0, 3]);
+    println!("{rows}");
+    println!("{} of {total} cases", cases.len());
+    if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
+        println!("Next page: --before {}", last.id);
+    }
+    Ok(())
+}
+
+async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
+    let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
+    let Some(detail) = found else { return Err(Failure::No(format!("there is no case {id}"))) };
+    let body = String::from_utf8_lossy(&detail.body);
+    if json {
+        let mut value = serde_json::to_value(&detail).map_err(|error| Failure::No(error.to_string()))?;
+        let is_text = matches!(body, std::borrow::Cow::Borrowed(_));
+        value["body"] = if is_text { json!(body) } else { json!(null) };
+        value["body_hex"] = json!(detail.body.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        return print_json(&value);
+    }
+    print(&detail, &body);
+    Ok(())
+}
+
+fn print(detail: &CaseDetail, body: &str) {
+    let case = &detail.case;
+    println!("Case {}: {}, {}: {}", case.id, case.state, case.reason, table::safe(&case.detail));
+    println!(
+        "  event    {} of {}",
+        table::optional(case.event_id.as_ref()),
+        table::optional(case.source.as_ref())
+    );
+    if let (Some(kind), Some(amount), Some(currency)) = (&detail.kind, detail.amount, &detail.currency) {
+        println!(
+            "  content  {kind} {amount} {currency} (minor units), account {}, payment {}, operation {}",
+            table::optional(detail.account_id.as_ref()),
+            table::optional(detail.payment_id.as_ref()),
+            table::optional(detail.operation_id.as_ref())
+        );
+    }
+    println!(
+        "  came     {} times, first {}, last {}",
+        case.attempts,
+        table::time(case.first_seen_at),
+        table::time(case.last_seen_at)
+    );
+    if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
+        println!(
+            "  ended    {} by {}: {}",
+            table::time(at),
+            table::safe(by),
+            table::optional(case.resolved_why.as_ref())
+        );
+    }
+    println!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
+}
+
+async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
+    let database = Arc::new(app::database(config, "payonce")?);
+    let mut reading = database.for_reading().connect().await?;
+    store::check_schema(&mut reading).await?;
+    let progress = progress_bar(quarantine::count(&mut reading, &filter).await?);
+    let mut connection = store::Connection::new(database);
+    let mut total = Replayed::default();
+    let mut last = 0;
+    loop {
+        let cases = quarantine::list(&mut reading, &filter, Page::After(last, REPLAY_BATCH_MAX)).await?;
+        let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
+        let Some(CaseId(id)) = ids.last() else { break };
+        last = *id;
+        total.add(replay::replay(&mut connection, &ids, Resolver { by: &how.by, why }, false).await?);
+        progress.inc(ids.len() as u64);
+    }
+    progress.finish_and_clear();
+    connection.close().await;
+    if how.json {
+        return print_json(&json!({
+            "applied": total.applied, "duplicates": total.duplicates, "refused": total.refused,
+            "waiting": total.waiting, "untouched": total.untouched,
+        }));
+    }
+    println!(
+        "{} applied, {} known already, {} still refused, {} waiting, {} untouched (ended meanwhile, or not decodable)",
+        total.applied, total.duplicates, total.refused, total.waiting, total.untouched
+    );
+    Ok(())
+}
+
+async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
+    let discarded = with_database(config, async |connection| {
+        quarantine::discard(connection, &filter, &how.by, why).await
+    })
+    .await?;
+    if how.json {
+        print_json(&json!({ "discarded": discarded }))?;
+    } else {
+        println!("{discarded} cases discarded");
+    }
+    if discarded == 0 {
+        return Err(Failure::No("no open or waiting case fits".to_owned()));
+    }
+    Ok(())
+}
+
+fn progress_bar(total: i64) -> ProgressBar {
+    let bar = ProgressBar::new(u64::try_from(total).unwrap_or(0));
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    // The template is a constant; with a mistake in it the bar falls back to indicatif's own.
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} cases, {per_sec}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn reason(name: &str) -> Result<Reason, String> {
+    Reason::parse(name)
+        .ok_or_else(|| format!("expected one of {}", Reason::ALL.map(Reason::as_str).join(", ")))
+}
+
+fn words(text: &str) -> Result<String, String> {
+    let is_short = text.len() <= 1_000 && !text.chars().any(char::is_control);
+    (is_short && !text.trim().is_empty())
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected 1 to 1000 bytes without control characters".to_owned())
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a number and s, m, h or d, such as 90m".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(expected)?;
+    let number: i64 =
+        number.parse().ok().filter(|number| (0..=1_000_000).contains(number)).ok_or_else(expected)?;
+    match unit {
+        "s" => Ok(Duration::seconds(number)),
+        "m" => Ok(Duration::minutes(number)),
+        "h" => Ok(Duration::hours(number)),
+        "d" => Ok(Duration::days(number)),
+        _ => Err(expected()),
+    }
+}

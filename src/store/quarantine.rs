@@ -1,0 +1,211 @@
+//! The cases that people work: find them, look at one, discard them, and load them to be decided again.
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
+use time::OffsetDateTime;
+
+use super::{StoreError, load, report::CaseRow};
+use crate::ledger::{Callback, CaseId, Reason, Snapshot, StoredCase};
+
+/// Which cases. Every part that is set must fit.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// These ones; empty: any.
+    pub ids: Vec<i64>,
+    /// In one of these states; empty: any.
+    pub states: Vec<&'static str>,
+    /// For this reason.
+    pub reason: Option<Reason>,
+    /// From this provider.
+    pub source: Option<String>,
+    /// About this account.
+    pub account_id: Option<String>,
+    /// First seen before.
+    pub seen_before: Option<OffsetDateTime>,
+    /// First seen at or after.
+    pub seen_since: Option<OffsetDateTime>,
+}
+
+/// Where a page of cases ends, and how long it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Page {
+    /// The newest with a smaller id.
+    Before(i64, i64),
+    /// The oldest with a greater id.
+    After(i64, i64),
+}
+
+impl Page {
+    /// The newest cases, at most so many.
+    #[must_use]
+    pub fn newest(limit: i64) -> Self {
+        Self::Before(i64::MAX, limit)
+    }
+}
+
+/// A case with all that is stored of it.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct CaseDetail {
+    /// State, reason, times.
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    pub case: CaseRow,
+    /// Type of the callback; null in all of these where the message could not be decoded.
+    #[sqlx(rename = "type")]
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The account.
+    pub account_id: Option<String>,
+    /// The payment.
+    pub payment_id: Option<String>,
+    /// The money movement.
+    pub operation_id: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    /// ISO 4217 code.
+    pub currency: Option<String>,
+    /// The message, byte for byte.
+    #[serde(skip)]
+    pub body: Vec<u8>,
+}
+
+const COLUMNS: &str = "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, \
+                       resolved_by, resolved_why";
+
+fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
+    query.push(" where true");
+    if !filter.ids.is_empty() {
+        query.push(" and id = any(").push_bind(filter.ids.clone()).push(")");
+    }
+    if !filter.states.is_empty() {
+        query.push(" and state = any(").push_bind(filter.states.clone()).push(")");
+    }
+    if let Some(reason) = filter.reason {
+        query.push(" and reason = ").push_bind(reason.as_str());
+    }
+    if let Some(source) = &filter.source {
+        query.push(" and source = ").push_bind(source.clone());
+    }
+    if let Some(account_id) = &filter.account_id {
+        query.push(" and account_id = ").push_bind(account_id.clone());
+    }
+    if let Some(before) = filter.seen_before {
+        query.push(" and first_seen_at < ").push_bind(before);
+    }
+    if let Some(since) = filter.seen_since {
+        query.push(" and first_seen_at >= ").push_bind(since);
+    }
+}
+
+/// A page of cases, in the order of the page's direction.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    page: Page,
+) -> Result<Vec<CaseRow>, StoreError> {
+    let mut query = QueryBuilder::new(format!("select {COLUMNS} from quarantine"));
+    push_filter(&mut query, filter);
+    match page {
+        Page::Before(id, limit) => {
+            query.push(" and id < ").push_bind(id).push(" order by id desc limit ").push_bind(limit)
+        }
+        Page::After(id, limit) => {
+            query.push(" and id > ").push_bind(id).push(" order by id limit ").push_bind(limit)
+        }
+    };
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}
+
+/// How many cases fit.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<i64, StoreError> {
+    let mut query = QueryBuilder::new("select count(*) from quarantine");
+    push_filter(&mut query, filter);
+    Ok(query.build_query_scalar().fetch_one(connection).await?)
+}
+
+/// One case; `None`: there is none with this id.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn show(connection: &mut PgConnection, id: i64) -> Result<Option<CaseDetail>, StoreError> {
+    let mut query = QueryBuilder::new(format!(
+        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, body from quarantine where id = "
+    ));
+    query.push_bind(id);
+    Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// Ends open and waiting cases without applying them; returns how many. A worker that releases one of them at this moment
+/// either comes first, and the case is not discarded, or finds it ended, and decides again without it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn discard(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    by: &str,
+    why: &str,
+) -> Result<u64, StoreError> {
+    let mut query = QueryBuilder::new(
+        "update quarantine set state = 'discarded', resolved_at = clock_timestamp(), resolved_by = ",
+    );
+    query.push_bind(by).push(", resolved_why = ").push_bind(why);
+    push_filter(&mut query, filter);
+    query.push(" and state in ('open', 'waiting')");
+    Ok(query.build().execute(connection).await?.rows_affected())
+}
+
+/// The oldest cases that have waited longer than so many milliseconds, by the database's clock.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn overdue(
+    connection: &mut PgConnection,
+    waiting_max_ms: i64,
+    limit: i64,
+) -> Result<Vec<CaseId>, StoreError> {
+    let ids: Vec<i64> = sqlx::query_scalar(
+        "select id from quarantine
+         where state = 'waiting' and first_seen_at < clock_timestamp() - $1 * interval '1 millisecond'
+         order by id limit $2",
+    )
+    .bind(waiting_max_ms)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(CaseId).collect())
+}
+
+/// Those of the cases that are still open or waiting and hold a callback, oldest first, and what the database knows about them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_cases(
+    connection: &mut PgConnection,
+    ids: &[CaseId],
+) -> Result<(Vec<StoredCase>, Snapshot), StoreError> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query(
+        "select id, source, event_id, type, account_id, payment_id, operation_id, amount, currency, is_final, occurred_at,
+                fingerprint
+         from quarantine
+         where id = any($1) and state in ('open', 'waiting') and type is not null
+         order by id",
+    )
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut cases = Vec::with_capacity(rows.len());
+    for row in &rows {
+        cases.push(StoredCase { id: CaseId(row.try_get("id")?), callback: load::callback(row)? });
+    }
+    let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
+    let snapshot = load(connection, &callbacks).await?;
+    Ok((cases, snapshot))
+}
