@@ -9,6 +9,7 @@ mod lifecycle;
 mod malformed_neighbours;
 mod mismatch;
 mod outages;
+mod quarantine;
 mod redis_failures;
 mod stopping;
 mod support;

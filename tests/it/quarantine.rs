@@ -1,0 +1,277 @@
+//! Cases: worked by people while workers run, ended by time, and fed by the dead-letter queue.
+
+use lapin::{BasicProperties, options::BasicPublishOptions};
+use payonce::broker;
+use serde_json::Value;
+
+use crate::support::{Event, World, eventually};
+
+/// Runs `payonce quarantine …` and returns its exit code and the lines of its output.
+async fn quarantine(world: &World, arguments: &[&str]) -> (i32, Vec<Value>) {
+    let output = world
+        .program(&["quarantine"])
+        .args(arguments)
+        .arg("--json")
+        .output()
+        .await
+        .expect("the program runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    (output.status.code().expect("an exit code"), lines)
+}
+
+/// (event, reason, state) of every case.
+async fn cases(world: &World) -> Vec<(String, String, String)> {
+    let cases = world.cases().await.into_iter();
+    cases.map(|(event, reason, state, _)| (event.unwrap_or_default(), reason, state)).collect()
+}
+
+fn case(event: &str, reason: &str, state: &str) -> (String, String, String) {
+    (event.to_owned(), reason.to_owned(), state.to_owned())
+}
+
+fn debit(id: &str, payment: &str, amount: i64) -> Event {
+    Event::payment("payment.succeeded", id, "a", payment, amount)
+}
+
+#[tokio::test]
+async fn a_replay_applies_what_can_be_applied_by_now_and_is_safe_to_repeat() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "a", 10), debit("s1", "p1", 100), debit("s2", "p2", 5_000)]).await;
+    world.settled(3).await;
+    let (code, listed) = quarantine(&world, &["list", "--reason", "insufficient_funds"]).await;
+    assert_eq!((code, listed.len()), (0, 2));
+    world.publish(&[Event::deposit("d2", "a", 200)]).await;
+    world.settled(4).await;
+    let replay = ["replay", "--reason", "insufficient_funds", "--by", "alice", "--why", "topped up"];
+    let (code, report) = quarantine(&world, &replay).await;
+    assert_eq!((code, &report[0]["applied"], &report[0]["refused"]), (0, &1.into(), &1.into()));
+    let (code, report) = quarantine(&world, &replay).await;
+    assert_eq!((code, &report[0]["applied"], &report[0]["refused"]), (0, &0.into(), &1.into()));
+    assert_eq!(world.account("a").await, Some((110, 0, 3)));
+    let ended = ("alice".to_owned(), "topped up".to_owned());
+    let who: (String, String) =
+        sqlx::query_as("select resolved_by, resolved_why from quarantine where state = 'replayed'")
+            .fetch_one(&mut world.connect().await)
+            .await
+            .unwrap();
+    assert_eq!(who, ended);
+    // A copy of the replayed callback is a duplicate from now on.
+    world.publish(&[debit("s1", "p1", 100)]).await;
+    world.settled(5).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((110, 0, 3)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_replay_beside_running_workers_loses_no_race_for_good() {
+    const DEBITS: i64 = 200;
+    let world = World::new().await;
+    let worker = world.worker_with(&[("batch_size_max", "5")]).await;
+    world.publish(&[Event::deposit("open", "a", 1)]).await;
+    world.settled(1).await;
+    let debits: Vec<Event> = (0..DEBITS).map(|n| debit(&format!("s{n}"), &format!("p{n}"), 2)).collect();
+    world.publish(&debits).await;
+    world.settled(1 + DEBITS).await;
+    let deposits: Vec<Event> = (0..DEBITS).map(|n| Event::deposit(&format!("d{n}"), "a", 2)).collect();
+    let (_, (code, _)) =
+        tokio::join!(world.publish(&deposits), quarantine(&world, &["replay", "--all", "--by", "x"]));
+    assert_eq!(code, 0);
+    world.settled(1 + 2 * DEBITS).await;
+    // Whatever came too early for its money comes now.
+    let (code, report) = quarantine(&world, &["replay", "--account", "a"]).await;
+    assert_eq!((code, &report[0]["refused"]), (0, &0.into()), "{report:?}");
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((1, 0, 1 + 2 * DEBITS)));
+    assert!(cases(&world).await.iter().all(|(.., state)| state == "replayed"));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 10), debit("s", "p", 100)]).await;
+    world.settled(2).await;
+    let no_reason = world.program(&["quarantine", "discard", "--all"]).output().await.unwrap();
+    assert_eq!(no_reason.status.code(), Some(2));
+    let no_choice = world.program(&["quarantine", "discard", "--why", "x"]).output().await.unwrap();
+    assert_eq!(no_choice.status.code(), Some(2));
+    let (code, report) =
+        quarantine(&world, &["discard", "1", "--why", "refunded by hand", "--by", "bob"]).await;
+    assert_eq!((code, &report[0]["discarded"]), (0, &1.into()));
+    let (code, report) = quarantine(&world, &["discard", "1", "--why", "again"]).await;
+    assert_eq!((code, &report[0]["discarded"]), (1, &0.into()));
+    let (code, shown) = quarantine(&world, &["show", "1"]).await;
+    assert_eq!(code, 0);
+    assert_eq!(
+        (&shown[0]["state"], &shown[0]["resolved_by"], &shown[0]["resolved_why"], &shown[0]["amount"]),
+        (&"discarded".into(), &"bob".into(), &"refunded by hand".into(), &100.into())
+    );
+    assert!(shown[0]["body"].as_str().unwrap().contains("\"id\":\"s\""));
+    // A copy changes nothing but the count.
+    world.publish(&[debit("s", "p", 100), Event::deposit("d2", "a", 1_000)]).await;
+    world.settled(4).await;
+    let (code, report) = quarantine(&world, &["replay", "--all"]).await;
+    assert_eq!((code, &report[0]["applied"]), (0, &0.into()));
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((1_010, 0, 2)));
+    assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "discarded")]);
+    let (code, _) = quarantine(&world, &["show", "99"]).await;
+    assert_eq!(code, 1);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn cases_are_listed_newest_first_in_pages_and_by_every_filter() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let mut events: Vec<Event> =
+        (0..5).map(|n| Event::payment("payment.succeeded", &format!("s{n}"), "nobody", "p", 1)).collect();
+    events.push(Event::payment("payment.captured", "early", "b", "q", 1));
+    events.push(Event::deposit("open", "b", 1));
+    // First the account, so that the capture waits.
+    events.rotate_right(1);
+    for (n, event) in events.iter().enumerate() {
+        world.publish(std::slice::from_ref(event)).await;
+        world.settled(n as i64 + 1).await;
+    }
+    worker.stop().await;
+    let ids = async |arguments: &[&str]| -> Vec<i64> {
+        let (code, lines) = quarantine(&world, arguments).await;
+        assert_eq!(code, 0);
+        lines.iter().map(|line| line["id"].as_i64().unwrap()).collect()
+    };
+    let all = ids(&["list", "--state", "all"]).await;
+    assert!(all.len() == 6 && all.is_sorted_by(|a, b| a > b), "{all:?}");
+    let first = ids(&["list", "--limit", "2"]).await;
+    let second = ids(&["list", "--limit", "2", "--before", &first[1].to_string()]).await;
+    assert_eq!([first, second].concat(), ids(&["list", "--limit", "4"]).await);
+    for (arguments, expected) in [
+        (&["list"][..], 5),
+        (&["list", "--state", "waiting"], 1),
+        (&["list", "--reason", "unknown_account", "--account", "nobody"], 5),
+        (&["list", "--account", "b", "--state", "all"], 1),
+        (&["list", "--source", "/providers/test"], 5),
+        (&["list", "--source", "/providers/other"], 0),
+        (&["list", "--older-than", "1h"], 0),
+        (&["list", "--newer-than", "1h"], 5),
+    ] {
+        assert_eq!(ids(arguments).await.len(), expected, "{arguments:?}");
+    }
+    let (code, _) = quarantine(&world, &["list", "--reason", "bad_luck"]).await;
+    assert_eq!(code, 2);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_waits_too_long_becomes_an_open_case_and_can_still_be_replayed() {
+    let world = World::new().await;
+    let workers = [
+        world.worker_with(&[("waiting_max_ms", "1000"), ("waiting_sweep_ms", "10")]).await,
+        world.worker_with(&[("waiting_max_ms", "1000"), ("waiting_sweep_ms", "10")]).await,
+    ];
+    world.publish(&[Event::deposit("d", "a", 100)]).await;
+    world.settled(1).await;
+    world.publish(&[Event::payment("payment.captured", "early", "a", "p", 40)]).await;
+    world.settled(2).await;
+    let expired = vec![case("early", "waiting_expired", "open")];
+    eventually("the capture's time is up", expired, || cases(&world)).await;
+    // The event it waited for comes after all: an open case is left to people.
+    world.publish(&[Event::payment("payment.authorized", "auth", "a", "p", 40)]).await;
+    world.settled(3).await;
+    assert_eq!(world.account("a").await, Some((100, 40, 2)));
+    let (code, report) = quarantine(&world, &["replay", "--reason", "waiting_expired"]).await;
+    assert_eq!((code, &report[0]["applied"]), (0, &1.into()));
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(world.account("a").await, Some((60, 0, 3)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_quarantined_unless_they_are_known() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("known", "a", 100)]).await;
+    world.settled(1).await;
+    // The broker moves messages there by itself; how they got there makes no difference.
+    let connection = broker::connect(&world.amqp_url, "payonce-it").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let bodies = [
+        Event::deposit("known", "a", 100).body(),
+        Event::deposit("given-up", "a", 7).body(),
+        b"not even JSON".to_vec(),
+    ];
+    for body in &bodies {
+        let queue = world.names().dead_queue;
+        channel
+            .basic_publish(
+                "".into(),
+                queue.into(),
+                BasicPublishOptions::default(),
+                body,
+                BasicProperties::default(),
+            )
+            .await
+            .unwrap();
+    }
+    world.settled(4).await;
+    let given_up = cases(&world).await;
+    assert!(
+        given_up
+            .iter()
+            .all(|(_, reason, state)| (reason.as_str(), state.as_str()) == ("delivery_limit", "open"))
+    );
+    assert_eq!(given_up.len(), 2, "{given_up:?}");
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    // A copy of it that comes by the queue is a copy of the case; a person lets it go on.
+    world.publish(&[Event::deposit("given-up", "a", 7)]).await;
+    world.settled(5).await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    let (code, report) = quarantine(&world, &["replay", "--all"]).await;
+    assert_eq!((code, &report[0]["applied"], &report[0]["untouched"]), (0, &1.into(), &1.into()));
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((107, 0, 2)));
+    assert_eq!(world.ready_messages(&world.names().dead_queue).await, 0);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_payment_is_shown_with_its_sums_entries_and_cases() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let events = [
+        Event::deposit("d", "a", 1_000),
+        Event::payment("payment.authorized", "auth", "a", "p", 100),
+        Event::payment("payment.captured", "c1", "a", "p", 30),
+        Event::payment("payment.captured", "c2", "a", "p", 71),
+    ];
+    for (n, event) in events.iter().enumerate() {
+        world.publish(std::slice::from_ref(event)).await;
+        world.settled(n as i64 + 1).await;
+    }
+    worker.stop().await;
+    let shown = world.program(&["payment", "/providers/test", "p", "--json"]).output().await.unwrap();
+    assert_eq!(shown.status.code(), Some(0));
+    let story: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (&story["state"], &story["authorized"], &story["captured"], &story["account_id"]),
+        (&"authorized".into(), &100.into(), &30.into(), &"a".into())
+    );
+    assert_eq!(story["entries"].as_array().unwrap().len(), 2);
+    assert_eq!(story["quarantined"][0]["reason"], "over_capture");
+    let text = world.program(&["payment", "/providers/test", "p"]).output().await.unwrap();
+    assert!(String::from_utf8(text.stdout).unwrap().contains("over_capture"));
+    let none = world.program(&["payment", "/providers/test", "other"]).output().await.unwrap();
+    assert_eq!(none.status.code(), Some(1));
+    world.close().await;
+}
