@@ -21,9 +21,15 @@ pub fn key(plan: &Plan, one: &Distinct) -> (String, String) {
             | Poison::UnsupportedType
             | Poison::UnknownAccount
             | Poison::CurrencyMismatch
-            | Poison::InsufficientFunds,
+            | Poison::InsufficientFunds
+            | Poison::OverCapture
+            | Poison::OverRefund,
         )
-        | None => event(plan, one.number),
+        | None => match one.story {
+            // A payment's events come from its provider.
+            Some(story) => (event(plan, story).0, format!("evt_{}_of_{story}_{}", plan.seed, one.number)),
+            None => event(plan, one.number),
+        },
     }
 }
 
@@ -44,10 +50,10 @@ pub fn currency(account: u32) -> &'static str {
 
 /// The provider's id of the payment; a second debit of one payment shares it.
 pub fn payment_id(one: &Distinct) -> Option<String> {
-    match (one.kind, one.poison) {
-        (Kind::Deposit, _) => None,
-        (Kind::Succeeded | Kind::Failed, Some(Poison::InvalidTransition(of))) => Some(format!("pay_{of}")),
-        (Kind::Succeeded | Kind::Failed, _) => Some(format!("pay_{}", one.number)),
+    match one.poison {
+        _ if one.kind == Kind::Deposit => None,
+        Some(Poison::InvalidTransition(of)) => Some(format!("pay_{of}")),
+        _ => Some(format!("pay_{}", one.story.unwrap_or(one.number))),
     }
 }
 
@@ -62,6 +68,10 @@ pub fn type_name(kind: Kind) -> &'static str {
         Kind::Deposit => "deposit.succeeded",
         Kind::Succeeded => "payment.succeeded",
         Kind::Failed => "payment.failed",
+        Kind::Authorized => "payment.authorized",
+        Kind::Captured => "payment.captured",
+        Kind::Voided => "payment.voided",
+        Kind::Refunded => "refund.succeeded",
     }
 }
 
@@ -77,7 +87,9 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
             | Poison::UnsupportedType
             | Poison::CurrencyMismatch
             | Poison::InsufficientFunds
-            | Poison::PayloadMismatch(_),
+            | Poison::PayloadMismatch(_)
+            | Poison::OverCapture
+            | Poison::OverRefund,
         )
         | None => account(one.account),
     };
@@ -90,7 +102,9 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
             | Poison::CurrencyMismatch
             | Poison::InsufficientFunds
             | Poison::PayloadMismatch(_)
-            | Poison::InvalidTransition(_),
+            | Poison::InvalidTransition(_)
+            | Poison::OverCapture
+            | Poison::OverRefund,
         )
         | None => body.into_bytes(),
     };
@@ -111,11 +125,12 @@ fn sound(plan: &Plan, one: &Distinct, account: &str, respelled: bool) -> String 
     let payment = optional("payment_id", payment_id(one));
     let operation = optional("operation_id", operation_id(one));
     let (kind, amount) = (type_name(one.kind), one.amount);
+    let is_final = if one.is_final { "\"final\":true," } else { "" };
     let second = one.number % 60;
     if respelled {
         // Other member order, white space, time, escapes and unknown members: still the same callback.
         return format!(
-            "{{ \"data\": {{ {operation}\"currency\": \"{currency}\", {payment}\"note\": {{\"deep\": [1, 2.5, null]}}, \
+            "{{ \"data\": {{ {operation}{is_final}\"currency\": \"{currency}\", {payment}\"note\": {{\"deep\": [1, 2.5, null]}}, \
              \"amount\": {amount} }},\n  \"time\": \"2026-11-23T01:02:{second:02}.5+08:00\", \"subject\": \"{account}\", \
              \"traceparent\": \"00-0-0-00\", \"type\": \"{kind}\", \"source\": \"\\u002f{}\", \"id\": \"{id}\", \
              \"specversion\": \"1.0\" }}",
@@ -125,7 +140,7 @@ fn sound(plan: &Plan, one: &Distinct, account: &str, respelled: bool) -> String 
     format!(
         "{{\"specversion\":\"1.0\",\"id\":\"{id}\",\"source\":\"{source}\",\"type\":\"{kind}\",\"subject\":\"{account}\",\
          \"time\":\"2026-11-22T13:44:{second:02}Z\",\"datacontenttype\":\"application/json\",\
-         \"data\":{{{payment}{operation}\"amount\":{amount},\"currency\":\"{currency}\"}}}}"
+         \"data\":{{{payment}{operation}{is_final}\"amount\":{amount},\"currency\":\"{currency}\"}}}}"
     )
 }
 

@@ -41,7 +41,7 @@ pub struct ReplayArgs {
     /// Share of the published callbacks that are bad messages, 0 to 0.99.
     #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
     pub poison: f64,
-    /// Share of callbacks that belong to authorize/capture/void/refund stories. Not supported yet: only 0.
+    /// Share of callbacks that belong to authorize/capture/void/refund stories, 0 to 0.99.
     #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
     pub lifecycle: f64,
     /// Worker processes.

@@ -11,6 +11,7 @@ mod plan;
 mod publish;
 mod replay;
 mod report;
+mod story;
 mod workers;
 
 use std::process::ExitCode;

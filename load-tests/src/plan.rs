@@ -5,11 +5,17 @@
 //! - what else needs an open account comes after a barrier (live), or not before a reorder window has passed (prefill);
 //! - a bad message that contradicts an earlier one is published when the earlier one is settled (live), or at the far end (prefill).
 
+use std::collections::HashMap;
+
+use crate::story;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 /// Callbacks one worker may be ahead of another: more than twice its default prefetch. In a prefilled queue nothing that needs an
 /// open account comes earlier than this many callbacks per worker behind the opening deposits, as far as the plan is long enough.
 pub const REORDER_WINDOW_PER_WORKER: usize = 10_000;
+
+/// How far apart the callbacks of one story are published, in callbacks.
+const STORY_WINDOW: usize = 500;
 
 /// Accounts that `--hot` sends its share to.
 pub const HOT_ACCOUNTS: u32 = 10;
@@ -25,6 +31,7 @@ pub struct Options {
     pub accounts: u32,
     pub hot: f64,
     pub poison: f64,
+    pub lifecycle: f64,
     pub workers: usize,
     pub prefill: bool,
     pub seed: u64,
@@ -36,6 +43,10 @@ pub enum Kind {
     Deposit,
     Succeeded,
     Failed,
+    Authorized,
+    Captured,
+    Voided,
+    Refunded,
 }
 
 /// What is wrong with a bad message, with the quarantine reason that contract §3 gives it.
@@ -51,6 +62,10 @@ pub enum Poison {
     PayloadMismatch(u32),
     /// A second debit of the payment of this callback.
     InvalidTransition(u32),
+    /// A capture of more than its story authorizes.
+    OverCapture,
+    /// A refund of more than its story debits.
+    OverRefund,
 }
 
 impl Poison {
@@ -63,6 +78,8 @@ impl Poison {
             Self::InsufficientFunds => "insufficient_funds",
             Self::PayloadMismatch(_) => "payload_mismatch",
             Self::InvalidTransition(_) => "invalid_transition",
+            Self::OverCapture => "over_capture",
+            Self::OverRefund => "over_refund",
         }
     }
 
@@ -74,7 +91,9 @@ impl Poison {
             | Self::UnsupportedType
             | Self::UnknownAccount
             | Self::CurrencyMismatch
-            | Self::InsufficientFunds => false,
+            | Self::InsufficientFunds
+            | Self::OverCapture
+            | Self::OverRefund => false,
         }
     }
 }
@@ -88,6 +107,28 @@ pub struct Distinct {
     pub amount: i64,
     pub has_operation: bool,
     pub poison: Option<Poison>,
+    /// The story it belongs to: the number of that story's first callback.
+    pub story: Option<u32>,
+    pub is_final: bool,
+    /// Published when all that is not late is settled.
+    pub is_late: bool,
+}
+
+impl Distinct {
+    /// A callback by itself.
+    pub fn single(number: u32, kind: Kind, account: u32, amount: i64) -> Self {
+        Self {
+            number,
+            kind,
+            account,
+            amount,
+            has_operation: false,
+            poison: None,
+            story: None,
+            is_final: false,
+            is_late: false,
+        }
+    }
 }
 
 /// How a copy comes.
@@ -152,7 +193,7 @@ impl Plan {
             accounts: options.accounts,
             opening: first_copies(distinct.iter().take(accounts)),
             main: Vec::new(),
-            late: first_copies(distinct.iter().filter(|one| one.poison.is_some_and(Poison::is_late))),
+            late: first_copies(distinct.iter().filter(|one| one.is_late)),
             distinct,
         };
         plan.order_main(options, &mut random);
@@ -169,10 +210,9 @@ impl Plan {
     }
 
     fn order_main(&mut self, options: &Options, random: &mut StdRng) {
-        let early = |one: &&Distinct| !one.poison.is_some_and(Poison::is_late);
         let mut rest: Vec<&Distinct> =
-            self.distinct.iter().skip(self.accounts as usize).filter(early).collect();
-        rest.shuffle(random);
+            self.distinct.iter().skip(self.accounts as usize).filter(|one| !one.is_late).collect();
+        mix(&mut rest, random);
         if options.prefill {
             // Deposits open accounts themselves, so they fill the window; a short plan's window is what it can fill.
             let window = REORDER_WINDOW_PER_WORKER * options.workers;
@@ -181,7 +221,7 @@ impl Plan {
             let mut deposits = deposits.into_iter();
             let head: Vec<&Distinct> = deposits.by_ref().take(window).collect();
             let mut tail: Vec<&Distinct> = deposits.chain(later).collect();
-            tail.shuffle(random);
+            mix(&mut tail, random);
             rest = head.into_iter().chain(tail).collect();
         }
         self.main = first_copies(rest.into_iter());
@@ -210,6 +250,25 @@ impl Plan {
     }
 }
 
+/// Any order, but the callbacks of one story stay within [`STORY_WINDOW`] of each other.
+fn mix(callbacks: &mut Vec<&Distinct>, random: &mut StdRng) {
+    let length = callbacks.len();
+    let mut begins: HashMap<u32, usize> = HashMap::new();
+    let mut placed: Vec<(usize, &Distinct)> = callbacks
+        .drain(..)
+        .map(|one| {
+            let place = random.random_range(0..length);
+            let place = match one.story {
+                None => place,
+                Some(story) => *begins.entry(story).or_insert(place) + random.random_range(0..STORY_WINDOW),
+            };
+            (place, one)
+        })
+        .collect();
+    placed.sort_by_key(|(place, _)| *place);
+    callbacks.extend(placed.into_iter().map(|(_, one)| one));
+}
+
 fn share_of(events: usize, share: f64) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -227,7 +286,8 @@ fn first_copies<'a>(distinct: impl Iterator<Item = &'a Distinct>) -> Vec<Sending
 
 /// The opening deposits, one per account, then a mix. Amounts of the openings are set by `cover_debits`.
 fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> Vec<Distinct> {
-    (0..count)
+    let in_stories = share_of(count, options.lifecycle).min(count - options.accounts as usize);
+    let mut distinct: Vec<Distinct> = (0..count - in_stories)
         .map(|n| {
             let number = u32::try_from(n).unwrap_or(u32::MAX);
             let is_opening = number < options.accounts;
@@ -239,9 +299,27 @@ fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> Vec<
             };
             let account = if is_opening { number } else { pick_account(options, random) };
             let amount = random.random_range(1..=100_000);
-            Distinct { number, kind, account, amount, has_operation: random.random_bool(0.7), poison: None }
+            Distinct {
+                has_operation: random.random_bool(0.7),
+                ..Distinct::single(number, kind, account, amount)
+            }
         })
-        .collect()
+        .collect();
+    while distinct.len() < count {
+        let first = u32::try_from(distinct.len()).unwrap_or(u32::MAX);
+        let account = pick_account(options, random);
+        let mut events = story::events(options.prefill, random);
+        events.truncate(count - distinct.len());
+        distinct.extend((first..).zip(events).map(|(number, event)| Distinct {
+            has_operation: random.random_bool(0.7),
+            poison: event.poison,
+            story: Some(first),
+            is_final: event.is_final,
+            is_late: event.is_late,
+            ..Distinct::single(number, event.kind, account, event.amount)
+        }));
+    }
+    distinct
 }
 
 fn pick_account(options: &Options, random: &mut StdRng) -> u32 {
@@ -250,8 +328,11 @@ fn pick_account(options: &Options, random: &mut StdRng) -> u32 {
 }
 
 fn poison_callbacks(options: &Options, count: usize, distinct: &mut Vec<Distinct>, random: &mut StdRng) {
-    let debits: Vec<u32> =
-        distinct.iter().filter(|one| one.kind == Kind::Succeeded).map(|one| one.number).collect();
+    let debits: Vec<u32> = distinct
+        .iter()
+        .filter(|one| one.kind == Kind::Succeeded && one.story.is_none())
+        .map(|one| one.number)
+        .collect();
     // Each callback is contradicted at most once, so that the second contradiction is not itself a copy.
     let mut contradicted: Vec<u32> = (0..options.accounts).collect();
     contradicted.shuffle(random);
@@ -279,18 +360,28 @@ fn poison_callbacks(options: &Options, count: usize, distinct: &mut Vec<Distinct
             Poison::InvalidTransition(of) => (Kind::Succeeded, at(of).map_or(0, |one| one.account), 1),
             Poison::InsufficientFunds => (Kind::Succeeded, pick_account(options, random), AMOUNT_MAX),
             Poison::UnknownAccount => (Kind::Succeeded, 0, random.random_range(1..=1_000)),
-            Poison::Malformed(_) | Poison::UnsupportedType | Poison::CurrencyMismatch => {
+            Poison::Malformed(_)
+            | Poison::UnsupportedType
+            | Poison::CurrencyMismatch
+            | Poison::OverCapture
+            | Poison::OverRefund => {
                 (Kind::Deposit, pick_account(options, random), random.random_range(1..=1_000))
             }
         };
-        distinct.push(Distinct { number, kind, account, amount, has_operation: false, poison: Some(poison) });
+        distinct.push(Distinct {
+            poison: Some(poison),
+            is_late: poison.is_late(),
+            ..Distinct::single(number, kind, account, amount)
+        });
     }
 }
 
-/// Each opening deposit is raised to cover all debits of its account, in whatever order they come.
+/// Each opening deposit is raised to cover all debits and holds of its account, in whatever order they come.
 fn cover_debits(distinct: &mut [Distinct], accounts: usize) {
     let mut debits = vec![0_i64; accounts];
-    for one in distinct.iter().filter(|one| one.kind == Kind::Succeeded && one.poison.is_none()) {
+    let takes =
+        |one: &&Distinct| matches!(one.kind, Kind::Succeeded | Kind::Authorized) && one.poison.is_none();
+    for one in distinct.iter().filter(takes) {
         debits[one.account as usize] += one.amount;
     }
     for (opening, debits) in distinct.iter_mut().zip(debits) {
@@ -310,7 +401,7 @@ fn with_copies_beside(sendings: &[Sending], beside: &[Vec<Way>]) -> Vec<Sending>
 
 /// Puts each copy at a random place behind its first copy; one whose first is in the opening may be anywhere.
 fn insert_behind(main: &mut Vec<Sending>, copies: Vec<Sending>, random: &mut impl Rng) {
-    let mut first_at = std::collections::HashMap::new();
+    let mut first_at = HashMap::new();
     for (at, sending) in main.iter().enumerate() {
         first_at.entry(sending.distinct).or_insert(at);
     }
@@ -346,6 +437,7 @@ mod tests {
             accounts: 500,
             hot: 0.5,
             poison: 0.05,
+            lifecycle: 0.0,
             workers: 2,
             prefill: false,
             seed,
@@ -406,6 +498,39 @@ mod tests {
         };
         let first = published.iter().position(|sending| needs_account(&sending));
         assert!(first >= Some(500 + REORDER_WINDOW_PER_WORKER * 2), "{first:?}");
+    }
+
+    #[test]
+    fn stories_have_their_share_and_end_within_what_they_authorize() {
+        let plan = Plan::new(&Options { lifecycle: 0.7, ..options(17) }).unwrap();
+        let in_stories = plan.distinct.iter().filter(|one| one.story.is_some()).count();
+        assert_eq!(in_stories, share_of(20_000 - 6_000 - 1_000, 0.7));
+        let mut sums: HashMap<u32, [i64; 3]> = HashMap::new();
+        for one in plan.distinct.iter().filter(|one| one.poison.is_none()) {
+            let Some(sums) = one.story.map(|story| sums.entry(story).or_default()) else { continue };
+            match one.kind {
+                Kind::Authorized => sums[0] += one.amount,
+                Kind::Captured | Kind::Succeeded => sums[1] += one.amount,
+                Kind::Refunded => sums[2] += one.amount,
+                Kind::Deposit | Kind::Failed | Kind::Voided => {}
+            }
+        }
+        let is_cut = |story: u32| story + 10 > plan.distinct.len() as u32 - 1_000;
+        for (story, [authorized, captured, refunded]) in sums {
+            let within = (authorized == 0 || captured <= authorized) && refunded <= captured;
+            assert!(within || is_cut(story), "{story}: {authorized} {captured} {refunded}");
+        }
+        // Callbacks of one story come near each other, in any order.
+        let published: Vec<u32> =
+            plan.main.iter().filter(|one| one.way.is_none()).map(|one| one.distinct).collect();
+        let mut places: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (place, number) in published.iter().enumerate() {
+            if let Some(story) = plan.distinct[*number as usize].story {
+                places.entry(story).or_default().push(place);
+            }
+        }
+        let spans = places.values().map(|places| places.iter().max().unwrap() - places.iter().min().unwrap());
+        assert!(spans.max().unwrap() < 3 * STORY_WINDOW);
     }
 
     #[test]

@@ -25,11 +25,6 @@ const POLL_PAUSE: Duration = Duration::from_millis(20);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 pub async fn run(args: &ReplayArgs) -> Result<(), Failure> {
-    if args.lifecycle > 0.0 {
-        return Err(Failure::Usage(
-            "--lifecycle: stories are not part of the plan yet, only 0 is supported".to_owned(),
-        ));
-    }
     let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
     let place = Place::prepare(args.in_place, args.seed).await?;
@@ -55,6 +50,7 @@ fn options(args: &ReplayArgs) -> Options {
         accounts: args.accounts,
         hot: args.hot,
         poison: args.poison,
+        lifecycle: args.lifecycle,
         workers: args.workers as usize,
         prefill: args.prefill,
         seed: args.seed,

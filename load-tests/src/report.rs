@@ -21,6 +21,8 @@ pub struct Report {
     applied: u64,
     quarantined: u64,
     quarantined_by_reason: BTreeMap<String, u64>,
+    /// Applied after they had waited in quarantine for another callback.
+    waited: u64,
     /// Turned away, per layer.
     duplicates: BTreeMap<String, u64>,
     duplicates_total: u64,
@@ -36,6 +38,7 @@ pub struct Report {
     workers: u32,
     hot: f64,
     poison: f64,
+    lifecycle: f64,
     rate: u32,
     prefill: bool,
 }
@@ -61,6 +64,7 @@ impl Report {
             applied: audit.applied,
             quarantined: audit.quarantined.values().sum(),
             quarantined_by_reason: audit.quarantined.clone(),
+            waited: audit.waited,
             duplicates: audit.duplicates.clone(),
             duplicates_total: audit.duplicates.values().sum(),
             copies_by_way,
@@ -73,6 +77,7 @@ impl Report {
             workers: args.workers,
             hot: args.hot,
             poison: args.poison,
+            lifecycle: args.lifecycle,
             rate: args.rate,
             prefill: args.prefill,
         }
@@ -91,6 +96,7 @@ impl Report {
         line("published", self.published.to_string());
         line("distinct", self.distinct.to_string());
         line("applied", self.applied.to_string());
+        line("applied after waiting", self.waited.to_string());
         line("quarantined", self.quarantined.to_string());
         for (reason, n) in &self.quarantined_by_reason {
             line(&format!("  {reason}"), n.to_string());
