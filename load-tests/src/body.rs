@@ -1,6 +1,9 @@
 //! Messages as bytes: a small writer of CloudEvents JSON that varies the spelling of copies.
 
-use crate::plan::{Distinct, Kind, Plan, Poison, Sending};
+use crate::{
+    plan::{Distinct, Kind, Plan, Sending},
+    poison::Poison,
+};
 
 /// How many ways `malformed` knows.
 pub const MALFORMED_WAYS: usize = 16;

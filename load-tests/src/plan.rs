@@ -5,23 +5,20 @@
 //! - what else needs an open account comes after a barrier (live), or not before a reorder window has passed (prefill);
 //! - a bad message that contradicts an earlier one is published when the earlier one is settled (live), or at the far end (prefill).
 
-use std::collections::HashMap;
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use crate::story;
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use crate::{
+    order,
+    poison::{self, Poison},
+    story,
+};
 
 /// Callbacks one worker may be ahead of another: more than twice its default prefetch. In a prefilled queue nothing that needs an
 /// open account comes earlier than this many callbacks per worker behind the opening deposits, as far as the plan is long enough.
 pub const REORDER_WINDOW_PER_WORKER: usize = 10_000;
 
-/// How far apart the callbacks of one story are published, in callbacks.
-const STORY_WINDOW: usize = 500;
-
 /// Accounts that `--hot` sends its share to.
 pub const HOT_ACCOUNTS: u32 = 10;
-
-/// 2⁵³ − 1: the largest amount on the wire.
-const AMOUNT_MAX: i64 = 9_007_199_254_740_991;
 
 /// What a plan is made from.
 #[derive(Debug, Clone)]
@@ -47,55 +44,6 @@ pub enum Kind {
     Captured,
     Voided,
     Refunded,
-}
-
-/// What is wrong with a bad message, with the quarantine reason that contract §3 gives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Poison {
-    /// The body is broken in the way of this number; see `body::malformed`.
-    Malformed(u8),
-    UnsupportedType,
-    UnknownAccount,
-    CurrencyMismatch,
-    InsufficientFunds,
-    /// Another amount under the key of this callback.
-    PayloadMismatch(u32),
-    /// A second debit of the payment of this callback.
-    InvalidTransition(u32),
-    /// A capture of more than its story authorizes.
-    OverCapture,
-    /// A refund of more than its story debits.
-    OverRefund,
-}
-
-impl Poison {
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "malformed",
-            Self::UnsupportedType => "unsupported_type",
-            Self::UnknownAccount => "unknown_account",
-            Self::CurrencyMismatch => "currency_mismatch",
-            Self::InsufficientFunds => "insufficient_funds",
-            Self::PayloadMismatch(_) => "payload_mismatch",
-            Self::InvalidTransition(_) => "invalid_transition",
-            Self::OverCapture => "over_capture",
-            Self::OverRefund => "over_refund",
-        }
-    }
-
-    /// Whether it may only come after the callback that it contradicts.
-    fn is_late(self) -> bool {
-        match self {
-            Self::PayloadMismatch(_) | Self::InvalidTransition(_) => true,
-            Self::Malformed(_)
-            | Self::UnsupportedType
-            | Self::UnknownAccount
-            | Self::CurrencyMismatch
-            | Self::InsufficientFunds
-            | Self::OverCapture
-            | Self::OverRefund => false,
-        }
-    }
 }
 
 /// A distinct message.
@@ -186,7 +134,7 @@ impl Plan {
         }
         let mut random = StdRng::seed_from_u64(options.seed);
         let mut distinct = sound_callbacks(options, sound, &mut random);
-        poison_callbacks(options, poison, &mut distinct, &mut random);
+        poison::add(options, poison, &mut distinct, &mut random);
         cover_debits(&mut distinct, accounts);
         let mut plan = Self {
             seed: options.seed,
@@ -212,7 +160,7 @@ impl Plan {
     fn order_main(&mut self, options: &Options, random: &mut StdRng) {
         let mut rest: Vec<&Distinct> =
             self.distinct.iter().skip(self.accounts as usize).filter(|one| !one.is_late).collect();
-        mix(&mut rest, random);
+        order::mix(&mut rest, random);
         if options.prefill {
             // Deposits open accounts themselves, so they fill the window; a short plan's window is what it can fill.
             let window = REORDER_WINDOW_PER_WORKER * options.workers;
@@ -221,7 +169,7 @@ impl Plan {
             let mut deposits = deposits.into_iter();
             let head: Vec<&Distinct> = deposits.by_ref().take(window).collect();
             let mut tail: Vec<&Distinct> = deposits.chain(later).collect();
-            mix(&mut tail, random);
+            order::mix(&mut tail, random);
             rest = head.into_iter().chain(tail).collect();
         }
         self.main = first_copies(rest.into_iter());
@@ -243,30 +191,11 @@ impl Plan {
                 _ => self.late.push(Sending { distinct, way: Some(Way::Late) }),
             }
         }
-        self.opening = with_copies_beside(&self.opening, &beside);
-        self.main = with_copies_beside(&self.main, &beside);
-        insert_behind(&mut self.main, spread, random);
+        self.opening = order::with_copies_beside(&self.opening, &beside);
+        self.main = order::with_copies_beside(&self.main, &beside);
+        order::insert_behind(&mut self.main, spread, random);
         self.late.shuffle(random);
     }
-}
-
-/// Any order, but the callbacks of one story stay within [`STORY_WINDOW`] of each other.
-fn mix(callbacks: &mut Vec<&Distinct>, random: &mut StdRng) {
-    let length = callbacks.len();
-    let mut begins: HashMap<u32, usize> = HashMap::new();
-    let mut placed: Vec<(usize, &Distinct)> = callbacks
-        .drain(..)
-        .map(|one| {
-            let place = random.random_range(0..length);
-            let place = match one.story {
-                None => place,
-                Some(story) => *begins.entry(story).or_insert(place) + random.random_range(0..STORY_WINDOW),
-            };
-            (place, one)
-        })
-        .collect();
-    placed.sort_by_key(|(place, _)| *place);
-    callbacks.extend(placed.into_iter().map(|(_, one)| one));
 }
 
 fn share_of(events: usize, share: f64) -> usize {
@@ -322,58 +251,9 @@ fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> Vec<
     distinct
 }
 
-fn pick_account(options: &Options, random: &mut StdRng) -> u32 {
+pub fn pick_account(options: &Options, random: &mut StdRng) -> u32 {
     let hot = options.hot > 0.0 && random.random_bool(options.hot);
     random.random_range(0..if hot { options.accounts.min(HOT_ACCOUNTS) } else { options.accounts })
-}
-
-fn poison_callbacks(options: &Options, count: usize, distinct: &mut Vec<Distinct>, random: &mut StdRng) {
-    let debits: Vec<u32> = distinct
-        .iter()
-        .filter(|one| one.kind == Kind::Succeeded && one.story.is_none())
-        .map(|one| one.number)
-        .collect();
-    // Each callback is contradicted at most once, so that the second contradiction is not itself a copy.
-    let mut contradicted: Vec<u32> = (0..options.accounts).collect();
-    contradicted.shuffle(random);
-    let mut debited = debits;
-    debited.shuffle(random);
-    for n in 0..count {
-        let number = u32::try_from(distinct.len()).unwrap_or(u32::MAX);
-        let poison = match n % 7 {
-            1 => Poison::UnsupportedType,
-            2 => Poison::UnknownAccount,
-            3 => Poison::CurrencyMismatch,
-            4 => Poison::InsufficientFunds,
-            5 => contradicted.pop().map_or(Poison::Malformed(0), Poison::PayloadMismatch),
-            // In a prefilled queue nothing says that the first debit is settled.
-            6 if !options.prefill => debited.pop().map_or(Poison::Malformed(1), Poison::InvalidTransition),
-            _ => Poison::Malformed(
-                u8::try_from(random.random_range(0..crate::body::MALFORMED_WAYS)).unwrap_or(0),
-            ),
-        };
-        let at = |number: u32| distinct.get(number as usize);
-        let (kind, account, amount) = match poison {
-            Poison::PayloadMismatch(of) => {
-                (Kind::Deposit, at(of).map_or(0, |one| one.account), random.random_range(100_001..200_000))
-            }
-            Poison::InvalidTransition(of) => (Kind::Succeeded, at(of).map_or(0, |one| one.account), 1),
-            Poison::InsufficientFunds => (Kind::Succeeded, pick_account(options, random), AMOUNT_MAX),
-            Poison::UnknownAccount => (Kind::Succeeded, 0, random.random_range(1..=1_000)),
-            Poison::Malformed(_)
-            | Poison::UnsupportedType
-            | Poison::CurrencyMismatch
-            | Poison::OverCapture
-            | Poison::OverRefund => {
-                (Kind::Deposit, pick_account(options, random), random.random_range(1..=1_000))
-            }
-        };
-        distinct.push(Distinct {
-            poison: Some(poison),
-            is_late: poison.is_late(),
-            ..Distinct::single(number, kind, account, amount)
-        });
-    }
 }
 
 /// Each opening deposit is raised to cover all debits and holds of its account, in whatever order they come.
@@ -389,44 +269,9 @@ fn cover_debits(distinct: &mut [Distinct], accounts: usize) {
     }
 }
 
-fn with_copies_beside(sendings: &[Sending], beside: &[Vec<Way>]) -> Vec<Sending> {
-    let mut all = Vec::with_capacity(sendings.len());
-    for sending in sendings {
-        all.push(*sending);
-        let copies = beside.get(sending.distinct as usize).map_or(&[][..], Vec::as_slice);
-        all.extend(copies.iter().map(|way| Sending { way: Some(*way), ..*sending }));
-    }
-    all
-}
-
-/// Puts each copy at a random place behind its first copy; one whose first is in the opening may be anywhere.
-fn insert_behind(main: &mut Vec<Sending>, copies: Vec<Sending>, random: &mut impl Rng) {
-    let mut first_at = HashMap::new();
-    for (at, sending) in main.iter().enumerate() {
-        first_at.entry(sending.distinct).or_insert(at);
-    }
-    let mut placed: Vec<(usize, Sending)> = copies
-        .into_iter()
-        .map(|copy| {
-            (random.random_range(first_at.get(&copy.distinct).map_or(0, |at| at + 1)..=main.len()), copy)
-        })
-        .collect();
-    placed.sort_by_key(|(at, _)| *at);
-    let mut merged = Vec::with_capacity(main.len() + placed.len());
-    let mut placed = placed.into_iter().peekable();
-    for (at, sending) in main.iter().enumerate() {
-        while let Some((_, copy)) = placed.next_if(|(before, _)| *before <= at) {
-            merged.push(copy);
-        }
-        merged.push(*sending);
-    }
-    merged.extend(placed.map(|(_, copy)| copy));
-    *main = merged;
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
 
@@ -530,7 +375,7 @@ mod tests {
             }
         }
         let spans = places.values().map(|places| places.iter().max().unwrap() - places.iter().min().unwrap());
-        assert!(spans.max().unwrap() < 3 * STORY_WINDOW);
+        assert!(spans.max().unwrap() < 3 * order::STORY_WINDOW);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rand::{RngExt, rngs::StdRng};
 
-use crate::plan::{Kind, Poison};
+use crate::{plan::Kind, poison::Poison};
 
 /// One callback of a story.
 #[derive(Debug, Clone)]
