@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::DedupeConfig,
-    ledger::{Fingerprint, Key},
+    ledger::{EventId, Fingerprint, Key, Source},
     metrics,
 };
 
@@ -120,6 +120,55 @@ impl Dedupe {
         }
     }
 
+    /// Reads done markers of this epoch, some thousand at a time: what it found, and where to go on; `None` at the end. Begin with 0.
+    ///
+    /// # Errors
+    /// The kind of failure, in words.
+    pub async fn markers(
+        &self,
+        epoch: &str,
+        cursor: u64,
+    ) -> Result<(Vec<(Key, Fingerprint)>, Option<u64>), String> {
+        const KEYS_PER_TRIP: u32 = 5_000;
+        self.scan(epoch, cursor, KEYS_PER_TRIP).await.map_err(|error| describe(&error))
+    }
+
+    async fn scan(
+        &self,
+        epoch: &str,
+        cursor: u64,
+        count: u32,
+    ) -> Result<(Vec<(Key, Fingerprint)>, Option<u64>), RedisError> {
+        if self.connected().is_none() {
+            self.probe().await?;
+        }
+        let Some(mut connection) = self.connected() else { return Ok((Vec::new(), None)) };
+        let beginning = format!("{}payonce:{epoch}:", self.prefix);
+        let pattern: String = beginning
+            .chars()
+            .flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] })
+            .chain(['*'])
+            .collect();
+        let (next, names): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(pattern)
+            .arg("COUNT")
+            .arg(count)
+            .query_async(&mut connection)
+            .await?;
+        let mut found = Vec::new();
+        if !names.is_empty() {
+            let values: Vec<Option<Vec<u8>>> =
+                redis::cmd("MGET").arg(&names).query_async(&mut connection).await?;
+            for (name, value) in names.iter().zip(values) {
+                let key = name.strip_prefix(&beginning).and_then(key_of);
+                found.extend(key.zip(value.as_deref().and_then(done)));
+            }
+        }
+        Ok((found, (next != 0).then_some(next)))
+    }
+
     /// Whether Redis answered last time it was asked.
     #[must_use]
     pub fn is_available(&self) -> bool {
@@ -169,6 +218,13 @@ impl Dedupe {
         let source = key.source.as_str();
         format!("{}payonce:{epoch}:{}:{source}:{}", self.prefix, source.len(), key.event_id)
     }
+}
+
+/// The inverse of [`Dedupe::name`], without prefix and epoch.
+fn key_of(name: &str) -> Option<Key> {
+    let (length, rest) = name.split_once(':')?;
+    let (source, event_id) = rest.split_at_checked(length.parse().ok()?)?;
+    Some(Key { source: Source::new(source).ok()?, event_id: EventId::new(event_id.strip_prefix(':')?).ok()? })
 }
 
 fn done(value: &[u8]) -> Option<Fingerprint> {

@@ -1,27 +1,59 @@
 //! `payonce audit`.
 
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Failure, print_json, table, with_database};
 use crate::{
+    app,
     config::Config,
-    store::{self, Finding},
+    store::{self, CHECKS, Finding, PgConnection, StoreError},
 };
+
+/// Violations that are shown.
+const EXAMPLES_MAX: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Look only at what was recorded from then on, where a check would read the whole ledger: RFC 3339, such as
+    /// 2026-11-22T00:00:00Z. The checks that are about the whole ledger are left out.
+    #[arg(long, value_parser = timestamp, value_name = "TIME")]
+    since: Option<OffsetDateTime>,
     /// One JSON object in place of text.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let progress = ProgressBar::new(CHECKS.len() as u64 + 1);
+    if args.json || !std::io::stderr().is_terminal() {
+        progress.set_draw_target(ProgressDrawTarget::hidden());
+    }
     let show = |finding: &Finding| {
         if !args.json {
-            print(finding);
+            progress.suspend(|| print(finding));
         }
+        progress.inc(1);
     };
-    let findings = with_database(config, async |connection| store::audit(connection, show).await).await?;
+    let (findings, markers) = with_database(config, async |connection| {
+        let findings = store::audit(connection, args.since, show).await?;
+        Ok((findings, markers(config, connection).await?))
+    })
+    .await?;
+    progress.finish_and_clear();
+    let mut findings = findings;
+    match markers {
+        Ok(finding) => {
+            if !args.json {
+                print(&finding);
+            }
+            findings.push(finding);
+        }
+        Err(why) => eprintln!("payonce: done markers were not checked: {why}"),
+    }
     let failed: Vec<&str> =
         findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name).collect();
     if args.json {
@@ -34,6 +66,36 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
 }
 
+/// Every done marker of this database's epoch has its ledger row. Words where Redis cannot be asked: it is only advice, so the
+/// rest of the audit stands without it.
+async fn markers(
+    config: &Config,
+    connection: &mut PgConnection,
+) -> Result<Result<Finding, String>, StoreError> {
+    let dedupe = match app::dedupe(config) {
+        Ok(dedupe) => dedupe,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let epoch = store::epoch(connection).await?;
+    let mut missing = Vec::new();
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let (remembered, next) = match dedupe.markers(epoch.as_str(), at).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(format!("Redis: {error}"))),
+        };
+        missing.extend(store::not_in_ledger(connection, &remembered).await?);
+        cursor = next;
+    }
+    Ok(Ok(Finding {
+        name: "markers_have_rows",
+        promise: "every done marker in Redis, of this database's epoch, has its ledger row",
+        ok: missing.is_empty(),
+        violations: i64::try_from(missing.len()).unwrap_or(i64::MAX),
+        examples: missing.iter().take(EXAMPLES_MAX).map(ToString::to_string).collect(),
+    }))
+}
+
 fn print(finding: &Finding) {
     if finding.ok {
         println!("ok      {}: {}", finding.name, finding.promise);
@@ -43,4 +105,9 @@ fn print(finding: &Finding) {
     for example in &finding.examples {
         println!("          {}", table::safe(example));
     }
+}
+
+fn timestamp(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "expected an RFC 3339 time such as 2026-11-22T00:00:00Z".to_owned())
 }

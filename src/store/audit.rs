@@ -5,8 +5,10 @@
 
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
+use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{StoreError, rows::each};
+use crate::ledger::{Fingerprint, Key};
 
 /// How many violations of one invariant are shown.
 const EXAMPLES_MAX: i64 = 5;
@@ -20,6 +22,19 @@ pub struct Check {
     pub promise: &'static str,
     /// Returns one text per violation.
     sql: &'static str,
+    /// The same for what was recorded since `$1`.
+    since: Since,
+}
+
+/// How a check is narrowed to what is new, on a ledger too big to read whole every day.
+#[derive(Debug, Clone, Copy)]
+enum Since {
+    /// It does not read the ledger from end to end: it runs whole.
+    Whole,
+    /// It is about the whole ledger only; the narrowed audit leaves it out.
+    LeftOut,
+    /// This in its place.
+    Sql(&'static str),
 }
 
 /// What a check found.
@@ -48,6 +63,14 @@ pub const CHECKS: &[Check] = &[
               full join (select account_id, sum(balance_delta) as balance, sum(held_delta) as held from ledger group by account_id) l
                      on l.account_id = a.account_id
               where a.balance is distinct from l.balance or a.held is distinct from l.held",
+        since: Since::Sql(
+            "select format('account %s: balance %s, held %s; its last row says %s, %s', a.account_id, a.balance, a.held,
+                    l.balance_after, l.held_after)
+             from (select distinct account_id from ledger where recorded_at >= $1) t
+             join accounts a on a.account_id = t.account_id
+             join ledger l on l.account_id = a.account_id and l.account_version = a.version
+             where a.balance <> l.balance_after or a.held <> l.held_after",
+        ),
     },
     Check {
         name: "total_is_ledger_sum",
@@ -58,6 +81,7 @@ pub const CHECKS: &[Check] = &[
               full join (select currency, sum(balance_delta) as balance, sum(held_delta) as held from ledger group by currency) l
                      on l.currency = a.currency
               where a.balance is distinct from l.balance or a.held is distinct from l.held",
+        since: Since::LeftOut,
     },
     Check {
         name: "versions_are_gapless",
@@ -68,6 +92,15 @@ pub const CHECKS: &[Check] = &[
               left join (select account_id, count(*) as rows, min(account_version) as first, max(account_version) as last
                          from ledger group by account_id) l on l.account_id = a.account_id
               where a.version <> coalesce(l.last, 0) or a.version <> coalesce(l.rows, 0) or coalesce(l.first, 1) <> 1",
+        since: Since::Sql(
+            "select format('account %s: version %s has none before it, or its account is not at it or behind', l.account_id,
+                    l.account_version)
+             from ledger l
+             left join accounts a on a.account_id = l.account_id
+             left join ledger b on b.account_id = l.account_id and b.account_version = l.account_version - 1
+             where l.recorded_at >= $1
+               and (a.version is null or a.version < l.account_version or (b.account_id is null and l.account_version > 1))",
+        ),
     },
     Check {
         name: "each_row_follows_the_one_before",
@@ -79,6 +112,15 @@ pub const CHECKS: &[Check] = &[
                            lag(held_after, 1, 0::bigint) over versions as held_before
                     from ledger window versions as (partition by account_id order by account_version)) l
               where balance_before::numeric + balance_delta <> balance_after or held_before::numeric + held_delta <> held_after",
+        since: Since::Sql(
+            "select format('account %s version %s: balance %s, delta %s, before it %s', l.account_id, l.account_version,
+                    l.balance_after, l.balance_delta, b.balance_after)
+             from ledger l
+             left join ledger b on b.account_id = l.account_id and b.account_version = l.account_version - 1
+             where l.recorded_at >= $1
+               and (coalesce(b.balance_after, 0)::numeric + l.balance_delta <> l.balance_after
+                    or coalesce(b.held_after, 0)::numeric + l.held_delta <> l.held_after)",
+        ),
     },
     Check {
         name: "bounds_hold_at_every_version",
@@ -87,6 +129,12 @@ pub const CHECKS: &[Check] = &[
               from ledger
               where balance_after < 0 or held_after < 0 or held_after > balance_after
                  or amount not between 1 and 9007199254740991",
+        since: Since::Sql(
+            "select format('%s %s: balance %s, held %s, amount %s', source, event_id, balance_after, held_after, amount)
+              from ledger
+              where recorded_at >= $1 and (balance_after < 0 or held_after < 0 or held_after > balance_after
+                 or amount not between 1 and 9007199254740991)",
+        ),
     },
     Check {
         name: "deltas_fit_the_type",
@@ -102,6 +150,19 @@ pub const CHECKS: &[Check] = &[
                     when 'payment.voided' then balance_delta <> 0 or held_delta > 0
                     when 'payment.failed' then balance_delta <> 0 or held_delta > 0
                     else true end",
+        since: Since::Sql(
+            "select format('%s %s: %s of %s moved balance %s, held %s', source, event_id, type, amount, balance_delta, held_delta)
+              from ledger
+              where recorded_at >= $1 and (case type
+                    when 'deposit.succeeded' then balance_delta <> amount or held_delta <> 0
+                    when 'refund.succeeded' then balance_delta <> amount or held_delta <> 0
+                    when 'payment.succeeded' then balance_delta <> -amount or held_delta <> 0
+                    when 'payment.authorized' then balance_delta <> 0 or held_delta not in (0, amount)
+                    when 'payment.captured' then balance_delta <> -amount or held_delta > 0
+                    when 'payment.voided' then balance_delta <> 0 or held_delta > 0
+                    when 'payment.failed' then balance_delta <> 0 or held_delta > 0
+                    else true end)",
+        ),
     },
     Check {
         name: "currencies_agree",
@@ -109,11 +170,22 @@ pub const CHECKS: &[Check] = &[
         sql: "select format('%s %s: %s in an account in %s', l.source, l.event_id, l.currency, a.currency)
               from ledger l join accounts a on a.account_id = l.account_id
               where l.currency <> a.currency",
+        since: Since::Sql(
+            "select format('%s %s: %s in an account in %s', l.source, l.event_id, l.currency, a.currency)
+              from ledger l join accounts a on a.account_id = l.account_id
+              where l.recorded_at >= $1 and (l.currency <> a.currency)",
+        ),
     },
     Check {
         name: "keys_are_unique",
         promise: "no (source, event_id) is applied twice",
         sql: "select format('%s %s: %s rows', source, event_id, count(*)) from ledger group by source, event_id having count(*) > 1",
+        since: Since::Sql(
+            "select format('%s %s: %s rows', l.source, l.event_id, count(*))
+             from (select distinct source, event_id from ledger where recorded_at >= $1) n
+             join ledger l on l.source = n.source and l.event_id = n.event_id
+             group by l.source, l.event_id having count(*) > 1",
+        ),
     },
     Check {
         name: "operations_are_unique",
@@ -121,6 +193,13 @@ pub const CHECKS: &[Check] = &[
         sql: "select format('%s %s %s: %s rows', source, type, operation_id, count(*))
               from ledger where operation_id is not null
               group by source, type, operation_id having count(*) > 1",
+        since: Since::Sql(
+            "select format('%s %s %s: %s rows', l.source, l.type, l.operation_id, count(*))
+             from (select distinct source, type, operation_id from ledger
+                   where recorded_at >= $1 and operation_id is not null) n
+             join ledger l on l.source = n.source and l.type = n.type and l.operation_id = n.operation_id
+             group by l.source, l.type, l.operation_id having count(*) > 1",
+        ),
     },
     Check {
         name: "payments_are_ledger_sums",
@@ -138,6 +217,23 @@ pub const CHECKS: &[Check] = &[
                      on l.source = p.source and l.payment_id = p.payment_id
               where p.authorized is distinct from l.authorized or p.captured is distinct from l.captured
                  or p.refunded is distinct from l.refunded",
+        since: Since::Sql(
+            "select format('payment %s %s: authorized %s, captured %s, refunded %s; ledger %s, %s, %s',
+                            coalesce(p.source, l.source), coalesce(p.payment_id, l.payment_id), p.authorized, p.captured,
+                            p.refunded, l.authorized, l.captured, l.refunded)
+              from (select distinct source, payment_id from ledger
+                    where recorded_at >= $1 and payment_id is not null and type <> 'deposit.succeeded') t
+              join payments p on p.source = t.source and p.payment_id = t.payment_id
+              left join lateral (select source, payment_id,
+                                coalesce(sum(amount) filter (where type = 'payment.authorized'), 0) as authorized,
+                                coalesce(sum(amount) filter (where type in ('payment.captured', 'payment.succeeded')), 0) as captured,
+                                coalesce(sum(amount) filter (where type = 'refund.succeeded'), 0) as refunded
+                         from ledger where source = t.source and payment_id = t.payment_id and type <> 'deposit.succeeded'
+                         group by source, payment_id) l
+                     on l.source = p.source and l.payment_id = p.payment_id
+              where p.authorized is distinct from l.authorized or p.captured is distinct from l.captured
+                 or p.refunded is distinct from l.refunded",
+        ),
     },
     Check {
         name: "holds_are_open_authorizations",
@@ -147,6 +243,7 @@ pub const CHECKS: &[Check] = &[
               left join (select account_id, sum(authorized - captured) as held from payments where state = 'authorized'
                          group by account_id) p on p.account_id = a.account_id
               where a.held <> coalesce(p.held, 0)",
+        since: Since::Whole,
     },
     Check {
         name: "refunds_within_captures",
@@ -154,6 +251,7 @@ pub const CHECKS: &[Check] = &[
         sql: "select format('payment %s %s: authorized %s, captured %s, refunded %s', source, payment_id, authorized, captured, refunded)
               from payments
               where refunded > captured or (captured > authorized and state <> 'succeeded')",
+        since: Since::Whole,
     },
     Check {
         name: "one_place_per_callback",
@@ -162,6 +260,7 @@ pub const CHECKS: &[Check] = &[
               from quarantine q
               join ledger l on l.source = q.source and l.event_id = q.event_id and l.payload_sha256 = q.fingerprint
               where q.state in ('open', 'waiting')",
+        since: Since::Whole,
     },
     Check {
         name: "replayed_cases_are_applied",
@@ -170,6 +269,7 @@ pub const CHECKS: &[Check] = &[
               from quarantine q
               where q.state = 'replayed'
                 and not exists (select from ledger l where l.source = q.source and l.event_id = q.event_id)",
+        since: Since::Whole,
     },
     Check {
         name: "cases_are_counted",
@@ -179,6 +279,7 @@ pub const CHECKS: &[Check] = &[
               left join (select account_id, count(*) as cases from quarantine where account_id is not null group by account_id) q
                      on q.account_id = a.account_id
               where a.cases <> coalesce(q.cases, 0)",
+        since: Since::Whole,
     },
     Check {
         name: "counts_match_rows",
@@ -188,15 +289,18 @@ pub const CHECKS: &[Check] = &[
                            coalesce(sum(n) filter (where kind = 'quarantined'), 0) as quarantined from tallies) t,
                    (select count(*) as rows from ledger) l, (select count(*) as rows from quarantine) q
               where t.applied <> l.rows or t.quarantined <> q.rows",
+        since: Since::LeftOut,
     },
 ];
 
-/// Runs every check on one snapshot of the database. `each` is told of each finding as it comes.
+/// Runs every check on one snapshot of the database. With `since`, those that would read the whole ledger look only at what was
+/// recorded from then on, given that all before it was audited. `each` is told of each finding as it comes.
 ///
 /// # Errors
 /// [`StoreError`] where the database cannot be asked; a violation is a finding, not an error.
 pub async fn audit(
     connection: &mut PgConnection,
+    since: Option<OffsetDateTime>,
     mut each: impl FnMut(&Finding),
 ) -> Result<Vec<Finding>, StoreError> {
     let mut transaction = connection.begin().await?;
@@ -205,12 +309,18 @@ pub async fn audit(
         .await?;
     let mut findings = Vec::with_capacity(CHECKS.len());
     for check in CHECKS {
-        let violations: Vec<(String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select violation, count(*) over () from ({}) v(violation) limit {EXAMPLES_MAX}",
-            check.sql
-        )))
-        .fetch_all(&mut *transaction)
-        .await?;
+        let (sql, bound) = match (since, check.since) {
+            (None, _) | (Some(_), Since::Whole) => (check.sql, None),
+            (Some(_), Since::LeftOut) => continue,
+            (Some(since), Since::Sql(sql)) => (sql, Some(since)),
+        };
+        let mut query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select violation, count(*) over () from ({sql}) v(violation) limit {EXAMPLES_MAX}"
+        )));
+        if let Some(since) = bound {
+            query = query.bind(since);
+        }
+        let violations: Vec<(String, i64)> = query.fetch_all(&mut *transaction).await?;
         let finding = Finding {
             name: check.name,
             promise: check.promise,
@@ -223,4 +333,27 @@ pub async fn audit(
     }
     transaction.rollback().await?;
     Ok(findings)
+}
+
+/// Of callbacks that done markers remember, those that are not in the ledger with this content: (key, payload hash).
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn not_in_ledger(
+    connection: &mut PgConnection,
+    remembered: &[(Key, Fingerprint)],
+) -> Result<Vec<Key>, StoreError> {
+    let missing: Vec<i64> = sqlx::query_scalar(
+        "select k.ord
+         from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, payload_sha256, ord)
+         left join ledger l on l.source = k.source and l.event_id = k.event_id and l.payload_sha256 = k.payload_sha256
+         where l.event_id is null",
+    )
+    .bind(each(remembered, |(key, _)| key.source.as_str()))
+    .bind(each(remembered, |(key, _)| key.event_id.as_str()))
+    .bind(each(remembered, |(_, fingerprint)| &fingerprint.0[..]))
+    .fetch_all(connection)
+    .await?;
+    let at = |ord: &i64| usize::try_from(ord - 1).ok().and_then(|at| remembered.get(at));
+    Ok(missing.iter().filter_map(at).map(|(key, _)| key.clone()).collect())
 }

@@ -22,7 +22,7 @@ use sqlx::{
 };
 
 pub use apply::{Applied, Batch, apply};
-pub use audit::{CHECKS, Check, Finding, audit};
+pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
 pub use cases::{Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use load::load;

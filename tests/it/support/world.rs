@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Event, callbacks::SOURCE, eventually};
 
 /// A test's own database and prefix on the shared servers.
+#[derive(Clone)]
 pub struct World {
     pub database_url: String,
     pub redis_url: String,
@@ -293,9 +294,26 @@ impl World {
 
     /// Every stored invariant holds.
     pub async fn audit(&self) {
-        let findings = store::audit(&mut self.connect().await, |_| {}).await.expect("the audit runs");
-        let failed: Vec<_> = findings.iter().filter(|finding| !finding.ok).collect();
-        assert!(failed.is_empty(), "audit failed: {failed:#?}");
+        for since in [None, Some(time::OffsetDateTime::UNIX_EPOCH)] {
+            let findings =
+                store::audit(&mut self.connect().await, since, |_| {}).await.expect("the audit runs");
+            let failed: Vec<_> = findings.iter().filter(|finding| !finding.ok).collect();
+            assert!(failed.is_empty(), "audit since {since:?} failed: {failed:#?}");
+        }
+    }
+
+    /// The same data in a database of its own, to be harmed; no worker may be running.
+    pub async fn copy(&self, name: &str) -> Self {
+        let database_name = format!("{}_{name}", self.database_name);
+        self.admin(&format!("create database {database_name} template {}", self.database_name)).await;
+        let mut url = url::Url::parse(&self.database_url).expect("a URL");
+        url.set_path(&database_name);
+        Self { database_url: url.to_string(), database_name, ..self.clone() }
+    }
+
+    /// Removes a copy.
+    pub async fn drop_database(&self) {
+        self.admin(&format!("drop database {} with (force)", self.database_name)).await;
     }
 
     pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
