@@ -44,7 +44,7 @@ impl Consumer {
         queue: &str,
         prefetch_count: u16,
     ) -> Result<Self, BrokerError> {
-        answer(async {
+        answer("start a consumer", async {
             let channel = connection.create_channel().await?;
             channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
             let stream = channel
@@ -76,7 +76,7 @@ impl Consumer {
     /// Where the channel is gone already.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
         let cancelled = self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
-        answer(async { Ok(cancelled.await?) }).await
+        answer("cancel a consumer", async { Ok(cancelled.await?) }).await
     }
 
     /// Closes the channel: the broker takes back all that is unsettled.
@@ -84,6 +84,6 @@ impl Consumer {
     /// # Errors
     /// Where the channel is gone already, which has the same effect.
     pub async fn close(self) -> Result<(), BrokerError> {
-        answer(async { Ok(self.channel.close(200, "closing".into()).await?) }).await
+        answer("close a channel", async { Ok(self.channel.close(200, "closing".into()).await?) }).await
     }
 }

@@ -54,8 +54,11 @@ pub enum BrokerError {
     #[error("amqp_url is not an AMQP URL: expected amqp://user:password@host:port/vhost")]
     Url,
     /// A request took too long.
-    #[error("RabbitMQ did not answer within {} s", ANSWER_DEADLINE.as_secs())]
-    NoAnswer,
+    #[error("RabbitMQ did not answer within {} s when asked to {asked_to}", ANSWER_DEADLINE.as_secs())]
+    NoAnswer {
+        /// What it was asked to do, as "RabbitMQ, please …" ends.
+        asked_to: &'static str,
+    },
     /// Anything that RabbitMQ or the connection to it reports.
     #[error("RabbitMQ: {0}")]
     Lapin(#[from] lapin::Error),
@@ -72,7 +75,7 @@ pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, Bro
     let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::Url)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
     let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
-    answer(async { Ok(Connection::connect_uri(uri, properties).await?) }).await
+    answer("open a connection", async { Ok(Connection::connect_uri(uri, properties).await?) }).await
 }
 
 /// Says goodbye. A connection that is just dropped is closed too, but the broker logs it as lost.
@@ -80,11 +83,14 @@ pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, Bro
 /// # Errors
 /// Where it is gone already, which has the same effect.
 pub async fn disconnect(connection: Connection) -> Result<(), BrokerError> {
-    answer(async { Ok(connection.close(200, "stopped".into()).await?) }).await
+    answer("close a connection", async { Ok(connection.close(200, "stopped".into()).await?) }).await
 }
 
 /// Waits for the broker, but not for ever: one that has just come up after a crash can leave a declaration unanswered while it
 /// keeps the connection alive (seen on RabbitMQ 3.10).
-async fn answer<T, E: From<BrokerError>>(request: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    tokio::time::timeout(ANSWER_DEADLINE, request).await.map_err(|_| BrokerError::NoAnswer)?
+async fn answer<T, E: From<BrokerError>>(
+    asked_to: &'static str,
+    request: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::time::timeout(ANSWER_DEADLINE, request).await.map_err(|_| BrokerError::NoAnswer { asked_to })?
 }

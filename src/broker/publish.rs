@@ -39,7 +39,7 @@ impl Publisher {
     /// # Errors
     /// Where the broker refuses the channel or confirm mode.
     pub async fn open(connection: &Connection, names: &Names) -> Result<Self, BrokerError> {
-        answer(async {
+        answer("open a channel to publish on", async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(Self { channel, exchange: names.exchange.clone() })

@@ -34,7 +34,7 @@ pub enum TopologyError {
 /// # Errors
 /// [`TopologyError::Differs`] with the broker's own words for the difference.
 pub async fn declare(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
-    answer(declare_each(connection, names)).await
+    answer("declare exchange and queues", declare_each(connection, names)).await
 }
 
 async fn declare_each(connection: &Connection, names: &Names) -> Result<(), TopologyError> {

@@ -38,7 +38,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 }
 
 fn print(story: &AccountStory) {
-    println!(
+    say!(
         "Account {}: balance {}, held {}, available {} {} (minor units), version {}",
         table::safe(&story.account_id),
         story.balance,
@@ -49,7 +49,7 @@ fn print(story: &AccountStory) {
     );
     print_entries(&story.entries);
     if let Some(last) = story.entries.last().filter(|last| last.account_version > 1) {
-        println!("Next page: --before {}", last.account_version);
+        say!("Next page: --before {}", last.account_version);
     }
 }
 
@@ -72,5 +72,5 @@ pub(super) fn print_entries(entries: &[LedgerRow]) {
         ]);
     }
     table::align_right(&mut rows, &[0, 3, 4, 5]);
-    println!("{rows}");
+    say!("{rows}");
 }

@@ -98,12 +98,12 @@ async fn markers(
 
 fn print(finding: &Finding) {
     if finding.ok {
-        println!("ok      {}: {}", finding.name, finding.promise);
+        say!("ok      {}: {}", finding.name, finding.promise);
         return;
     }
-    println!("FAILED  {}: {}; {} violations", finding.name, finding.promise, finding.violations);
+    say!("FAILED  {}: {}; {} violations", finding.name, finding.promise, finding.violations);
     for example in &finding.examples {
-        println!("          {}", table::safe(example));
+        say!("          {}", table::safe(example));
     }
 }
 

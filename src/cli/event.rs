@@ -32,9 +32,9 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 }
 
 fn print(story: &EventStory) {
-    println!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
+    say!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
     if let Some(row) = &story.applied {
-        println!(
+        say!(
             "  applied      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
             table::time(row.recorded_at),
             row.kind,
@@ -47,7 +47,7 @@ fn print(story: &EventStory) {
         );
     }
     for case in &story.quarantined {
-        println!(
+        say!(
             "  quarantined  {}  case {}, {}, {}: {}; came {} times, last {}",
             table::time(case.first_seen_at),
             case.id,
@@ -58,7 +58,7 @@ fn print(story: &EventStory) {
             table::time(case.last_seen_at),
         );
         if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
-            println!(
+            say!(
                 "  {:<11}  {}  by {}: {}",
                 case.state,
                 table::time(at),
@@ -68,7 +68,7 @@ fn print(story: &EventStory) {
         }
     }
     for copies in &story.duplicates {
-        println!(
+        say!(
             "  duplicates   {}  {} turned away by {}, last {}",
             table::time(copies.first_seen_at),
             copies.copies,

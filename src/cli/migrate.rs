@@ -13,10 +13,10 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<(), Failure> {
         return print_json(&json!({ "applied": applied }));
     }
     match applied.as_slice() {
-        [] => println!("The schema is up to date."),
+        [] => say!("The schema is up to date."),
         versions => {
             let versions: Vec<String> = versions.iter().map(i64::to_string).collect();
-            println!("Applied migrations {}. The schema is up to date.", versions.join(", "));
+            say!("Applied migrations {}. The schema is up to date.", versions.join(", "));
         }
     }
     Ok(())

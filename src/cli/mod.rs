@@ -2,6 +2,13 @@
 //!
 //! Exit codes (contract §5): 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached.
 
+/// `println!` panics where its reader has gone, as in `payonce quarantine list | head`.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::print_line(format_args!($($text)*))
+    };
+}
+
 mod account;
 mod audit;
 mod event;
@@ -11,7 +18,14 @@ mod publish;
 mod quarantine;
 mod table;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -135,7 +149,7 @@ impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Url => Self::Usage(error.to_string()),
-            BrokerError::NoAnswer | BrokerError::Lapin(_) | BrokerError::NotAcked => {
+            BrokerError::NoAnswer { .. } | BrokerError::Lapin(_) | BrokerError::NotAcked => {
                 Self::Unreachable(error.to_string())
             }
         }
@@ -236,6 +250,14 @@ async fn with_database<T>(
 /// Prints one JSON value on a line.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
-    println!("{text}");
+    say!("{text}");
     Ok(())
+}
+
+/// Writes a line to standard output. A reader that has seen enough ends the program in peace.
+fn print_line(text: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{text}") {
+        let code = if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 };
+        std::process::exit(code);
+    }
 }

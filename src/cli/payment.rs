@@ -36,9 +36,9 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 }
 
 fn print(story: &PaymentStory) {
-    println!("Payment {} of {}", table::safe(&story.payment_id), table::safe(&story.source));
+    say!("Payment {} of {}", table::safe(&story.payment_id), table::safe(&story.source));
     match &story.state {
-        Some(state) => println!(
+        Some(state) => say!(
             "  {state}, account {}: authorized {}, captured {}, refunded {} {} (minor units)",
             table::optional(story.account_id.as_ref()),
             story.authorized,
@@ -46,11 +46,11 @@ fn print(story: &PaymentStory) {
             story.refunded,
             table::optional(story.currency.as_ref()),
         ),
-        None => println!("  nothing is applied yet"),
+        None => say!("  nothing is applied yet"),
     }
     account::print_entries(&story.entries);
     for case in &story.quarantined {
-        println!(
+        say!(
             "  case {}: {} of {}, {}, {}: {}",
             case.id,
             table::optional(case.event_id.as_ref()),

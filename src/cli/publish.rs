@@ -147,7 +147,7 @@ fn report(sending: &Sending, json: bool) -> Result<(), Failure> {
     if json {
         print_json(&json!({ "published": sending.published, "refused": sending.refused }))?;
     } else {
-        println!("Published {} callbacks, each confirmed by the broker.", sending.published);
+        say!("Published {} callbacks, each confirmed by the broker.", sending.published);
     }
     match sending.refused.len() {
         0 => Ok(()),

@@ -174,10 +174,10 @@ async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Resul
         ]);
     }
     table::align_right(&mut rows, &[0, 3]);
-    println!("{rows}");
-    println!("{} of {total} cases", cases.len());
+    say!("{rows}");
+    say!("{} of {total} cases", cases.len());
     if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
-        println!("Next page: --before {}", last.id);
+        say!("Next page: --before {}", last.id);
     }
     Ok(())
 }
@@ -199,35 +199,35 @@ async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
 
 fn print(detail: &CaseDetail, body: &str) {
     let case = &detail.case;
-    println!("Case {}: {}, {}: {}", case.id, case.state, case.reason, table::safe(&case.detail));
-    println!(
+    say!("Case {}: {}, {}: {}", case.id, case.state, case.reason, table::safe(&case.detail));
+    say!(
         "  event    {} of {}",
         table::optional(case.event_id.as_ref()),
         table::optional(case.source.as_ref())
     );
     if let (Some(kind), Some(amount), Some(currency)) = (&detail.kind, detail.amount, &detail.currency) {
-        println!(
+        say!(
             "  content  {kind} {amount} {currency} (minor units), account {}, payment {}, operation {}",
             table::optional(detail.account_id.as_ref()),
             table::optional(detail.payment_id.as_ref()),
             table::optional(detail.operation_id.as_ref())
         );
     }
-    println!(
+    say!(
         "  came     {} times, first {}, last {}",
         case.attempts,
         table::time(case.first_seen_at),
         table::time(case.last_seen_at)
     );
     if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
-        println!(
+        say!(
             "  ended    {} by {}: {}",
             table::time(at),
             table::safe(by),
             table::optional(case.resolved_why.as_ref())
         );
     }
-    println!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
+    say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
 async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
@@ -254,9 +254,13 @@ async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result
             "waiting": total.waiting, "untouched": total.untouched,
         }));
     }
-    println!(
+    say!(
         "{} applied, {} known already, {} still refused, {} waiting, {} untouched (ended meanwhile, or not decodable)",
-        total.applied, total.duplicates, total.refused, total.waiting, total.untouched
+        total.applied,
+        total.duplicates,
+        total.refused,
+        total.waiting,
+        total.untouched
     );
     Ok(())
 }
@@ -269,7 +273,7 @@ async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Resul
     if how.json {
         print_json(&json!({ "discarded": discarded }))?;
     } else {
-        println!("{discarded} cases discarded");
+        say!("{discarded} cases discarded");
     }
     if discarded == 0 {
         return Err(Failure::No("no open or waiting case fits".to_owned()));

@@ -167,7 +167,11 @@ impl Database {
             .map_err(|_| {
                 StoreError::Unavailable(format!("no answer within {} ms", self.deadline.as_millis()))
             })?
-            .map_err(|error| StoreError::Unavailable(error.to_string()))
+            .map_err(|error| match error.as_database_error() {
+                // sqlx's own text ends with the line of the server's source that refused.
+                Some(refusal) => StoreError::Unavailable(refusal.message().to_owned()),
+                None => StoreError::Unavailable(error.to_string()),
+            })
     }
 }
 

@@ -176,3 +176,21 @@ async fn migrating_twice_changes_nothing() {
     assert_eq!((output.status.code(), json(&output)), (Some(0), serde_json::json!({ "applied": [] })));
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let deposits: Vec<Event> = (0..1_000).map(|n| Event::deposit(&format!("d{n}"), "a", 1)).collect();
+    world.publish(&deposits).await;
+    world.settled(1_000).await;
+    worker.stop().await;
+    // More than a pipe holds, into one that nobody reads.
+    let mut command = world.program(&["account", "a", "--limit", "1000"]);
+    let mut child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+    world.close().await;
+}
