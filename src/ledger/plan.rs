@@ -21,7 +21,30 @@ pub enum Known {
         fingerprint: Fingerprint,
         /// Why it is there.
         reason: Reason,
+        /// Whether a person has discarded it, or its fact was applied under another event.
+        is_discarded: bool,
     },
+}
+
+impl Known {
+    /// Whether the same key with other content is a mismatch.
+    #[must_use]
+    pub fn owns_key(&self) -> bool {
+        match self {
+            Self::Ledger(_) => true,
+            Self::Case { reason, .. } => reason.owns_key(),
+        }
+    }
+
+    /// Of several owners of one second key, the lowest rank is the one that counts: the ledger, then the oldest case that a
+    /// person has not discarded.
+    #[must_use]
+    pub fn rank(&self) -> (bool, i64) {
+        match self {
+            Self::Ledger(_) => (false, 0),
+            Self::Case { id, is_discarded, .. } => (*is_discarded, id.0),
+        }
+    }
 }
 
 /// What the database knew when the batch was loaded. Reads may be slightly apart in time: the version guards and unique keys

@@ -128,19 +128,20 @@ async fn load_payments(
 
 /// Both idempotency keys, in the ledger and in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
 const KNOWN_KEYS: &str = "
-    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason
+    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
+           false as is_discarded
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
     join ledger l on l.source = k.source and l.event_id = k.event_id
     union all
-    select k.ord, false, q.fingerprint, q.id, q.reason
+    select k.ord, false, q.fingerprint, q.id, q.reason, q.state = 'discarded'
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
     join quarantine q on q.source = k.source and q.event_id = k.event_id
     union all
-    select k.ord, true, l.payload_sha256, null::bigint, null::text
+    select k.ord, true, l.payload_sha256, null::bigint, null::text, false
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
     join ledger l on l.source = k.source and l.type = k.type and l.operation_id = k.operation_id
     union all
-    select k.ord, true, q.fingerprint, q.id, q.reason
+    select k.ord, true, q.fingerprint, q.id, q.reason, q.state = 'discarded'
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
     join quarantine q on q.source = k.source and q.type = k.type and q.operation_id = k.operation_id";
 
@@ -166,15 +167,10 @@ async fn load_keys(
         let case_id: Option<i64> = row.try_get("case_id")?;
         let known = known(&row, case_id)?;
         if row.try_get("is_operation")? {
-            let owns = match known {
-                Known::Ledger(_) => true,
-                Known::Case { reason, .. } => reason.owns_key(),
-            };
-            if let Some(key) = operations.get(at).filter(|_| owns) {
-                // The ledger outranks a case.
-                let entry = by_operation.entry(key.clone()).or_insert(known);
-                if matches!(known, Known::Ledger(_)) {
-                    *entry = known;
+            if let Some(key) = operations.get(at).filter(|_| known.owns_key()) {
+                let owner = by_operation.entry(key.clone()).or_insert(known);
+                if known.rank() < owner.rank() {
+                    *owner = known;
                 }
             }
         } else if let Some(key) = keys.get(at)
@@ -192,9 +188,12 @@ fn known(row: &PgRow, case_id: Option<i64>) -> Result<Known, StoreError> {
     let fingerprint = fingerprint(row)?;
     Ok(match case_id {
         None => Known::Ledger(fingerprint),
-        Some(id) => {
-            Known::Case { id: CaseId(id), fingerprint, reason: column(row, "reason", Reason::parse)? }
-        }
+        Some(id) => Known::Case {
+            id: CaseId(id),
+            fingerprint,
+            reason: column(row, "reason", Reason::parse)?,
+            is_discarded: row.try_get("is_discarded")?,
+        },
     })
 }
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use payonce::ledger::{
     Account, AccountId, Callback, CaseEnd, CaseId, Currency, Entry, Key, Known, Layer, Outcome, Payment,
-    PaymentKey, Plan, Reason, Snapshot, StoredCase, decide,
+    PaymentKey, Plan, Reason, Snapshot, StoredCase, decide, decide_cases, give_up,
 };
 
-use crate::{draft::Draft, model};
+use crate::{draft::Draft, model, streams::cut};
 
 /// A unique key or a guard that did not hold: the transaction would be rolled back.
 type Conflict = String;
@@ -54,6 +54,30 @@ impl Book {
         plan
     }
 
+    /// Quarantines what the broker gave up.
+    pub fn give_up(&mut self, callbacks: &[Callback]) -> Plan {
+        let plan = give_up(&self.load(callbacks), callbacks);
+        let lost = self.apply(callbacks, plan.clone()).unwrap();
+        assert!(lost.is_empty(), "lost {lost:?} with no rival about");
+        plan
+    }
+
+    /// Decides all cases that no person and no callback has ended, in batches of these sizes.
+    pub fn replay(&mut self, sizes: &[usize], expires: bool) {
+        let unended: Vec<StoredCase> = self.stored(|case| matches!(case.state, State::Waiting | State::Open));
+        for cases in cut(&unended, sizes) {
+            let still: Vec<StoredCase> = cases
+                .iter()
+                .filter(|case| matches!(self.cases[at(case.id)].state, State::Waiting | State::Open))
+                .cloned()
+                .collect();
+            let callbacks: Vec<Callback> = still.iter().map(|case| case.callback.clone()).collect();
+            let plan = decide_cases(&self.load(&callbacks), &still, expires);
+            let lost = self.apply(&[], plan).unwrap();
+            assert!(lost.is_empty(), "lost {lost:?} with no rival about");
+        }
+    }
+
     /// What the database knows about these callbacks, as `store::load` reads it.
     pub fn load(&self, callbacks: &[Callback]) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -76,13 +100,9 @@ impl Book {
             }
             if let Some(operation) = callback.operation_key() {
                 let mut owners = self.known(|known| known.operation_key().as_ref() == Some(&operation));
-                owners.retain(|known| match known {
-                    Known::Ledger(_) => true,
-                    Known::Case { reason, .. } => reason.owns_key(),
-                });
-                // The ledger outranks a case, and comes first in the list.
-                if let Some(owner) = owners.first() {
-                    snapshot.operations.insert(operation, *owner);
+                owners.retain(Known::owns_key);
+                if let Some(owner) = owners.into_iter().min_by_key(Known::rank) {
+                    snapshot.operations.insert(operation, owner);
                 }
             }
             if let Some(key) = callback.payment_key() {
@@ -107,15 +127,18 @@ impl Book {
                 id: id(at),
                 fingerprint: case.callback.fingerprint,
                 reason: case.reason,
+                is_discarded: case.state == State::Discarded,
             }))
             .collect()
     }
 
     fn waiting(&self, key: &PaymentKey) -> Vec<StoredCase> {
-        let waiting = self.cases.iter().enumerate().filter(|(_, case)| {
-            case.state == State::Waiting && case.callback.payment_key().as_ref() == Some(key)
-        });
-        waiting.map(|(at, case)| StoredCase { id: id(at), callback: case.callback.clone() }).collect()
+        self.stored(|case| case.state == State::Waiting && case.callback.payment_key().as_ref() == Some(key))
+    }
+
+    fn stored(&self, is_it: impl Fn(&Case) -> bool) -> Vec<StoredCase> {
+        let cases = self.cases.iter().enumerate().filter(|(_, case)| is_it(case));
+        cases.map(|(at, case)| StoredCase { id: id(at), callback: case.callback.clone() }).collect()
     }
 
     fn cases_about(&self, account_id: &AccountId) -> i64 {
@@ -239,15 +262,15 @@ impl Book {
         for resolved in &plan.resolved_cases {
             let case = &mut self.cases[at(resolved.id)];
             assert_eq!(case.callback.account_id, resolved.account_id);
-            if case.state != State::Waiting {
-                return Err(format!("{:?} waits no longer", resolved.id));
+            if !matches!(case.state, State::Waiting | State::Open) {
+                return Err(format!("{:?} has ended", resolved.id));
             }
             case.state = match &resolved.end {
                 CaseEnd::Applied => State::Replayed,
                 CaseEnd::Duplicate(_) => State::Discarded,
                 CaseEnd::Open(reason, _) => {
                     case.reason = *reason;
-                    State::Open
+                    if *reason == Reason::WaitingForPayment { State::Waiting } else { State::Open }
                 }
             };
         }

@@ -129,8 +129,12 @@ fn of_two_contradicting_events_of_one_operation_that_wait_side_by_side_the_secon
 fn a_discarded_case_still_turns_its_copies_away() {
     // `load` reports cases in any state; a person's decision is not undone by a provider's retry.
     let callback = Draft::new("evt", Kind::DepositSucceeded, 5).build();
-    let known =
-        Known::Case { id: CaseId(7), fingerprint: callback.fingerprint, reason: Reason::WaitingExpired };
+    let known = Known::Case {
+        id: CaseId(7),
+        fingerprint: callback.fingerprint,
+        reason: Reason::WaitingExpired,
+        is_discarded: false,
+    };
     let snapshot =
         Snapshot { known: HashMap::from([(callback.key.clone(), vec![known])]), ..Snapshot::default() };
     let plan = decide(&snapshot, &[callback]);
@@ -157,7 +161,8 @@ fn layered() -> Draft {
 fn layers_are_tried_in_the_contracts_order() {
     let fingerprint = layered().build().fingerprint;
     let applied = Known::Ledger(fingerprint);
-    let case = Known::Case { id: CaseId(1), fingerprint, reason: Reason::WaitingExpired };
+    let case =
+        Known::Case { id: CaseId(1), fingerprint, reason: Reason::WaitingExpired, is_discarded: false };
     let batch = Outcome::Duplicate(Layer::Batch);
     check_layers(&[], None, [Outcome::Applied, batch]);
     check_layers(&[applied], Some(applied), [Outcome::Duplicate(Layer::Ledger), batch]);

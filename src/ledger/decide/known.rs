@@ -1,7 +1,7 @@
 //! Whether a callback is known already: in this batch, in the ledger, or in quarantine.
 
 use super::{Book, Verdict, mismatch};
-use crate::ledger::{Callback, CaseId, Fingerprint, Known, Layer, OperationKey};
+use crate::ledger::{Callback, CaseEnd, CaseId, Fingerprint, Known, Layer, OperationKey};
 
 impl<'a> Book<'a> {
     /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
@@ -53,9 +53,7 @@ impl<'a> Book<'a> {
     /// What makes a stored case settled by now, or a mismatch, whatever its account looks like.
     pub(super) fn known_besides(&self, id: CaseId, callback: &Callback) -> Option<Verdict> {
         let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
-        let others =
-            known.iter().filter(|known| !matches!(known, Known::Case { id: other, .. } if *other == id));
-        let owner = others.filter_map(owner_of_key).next()?;
+        let owner = known.iter().find_map(|known| self.present_owner(known, id))?;
         Some(if owner == callback.fingerprint {
             Verdict::Duplicate(Layer::Ledger)
         } else {
@@ -63,22 +61,44 @@ impl<'a> Book<'a> {
         })
     }
 
-    /// The verdict where this fact is applied already, under another event.
-    pub(super) fn applied_operation(&self, callback: &Callback) -> Option<Verdict> {
-        let (seen, applied) = self.operation(&callback.operation_key()?)?;
+    /// Whose key it is besides `id`, as this plan leaves the case. One that a person has discarded stands in nobody's way
+    /// when a person decides another.
+    fn present_owner(&self, known: &Known, besides: CaseId) -> Option<Fingerprint> {
+        match known {
+            Known::Ledger(fingerprint) => Some(*fingerprint),
+            Known::Case { id, .. } if *id == besides => None,
+            Known::Case { id, fingerprint, reason, is_discarded } => {
+                let owns_key = match self.resolved.get(id).map(|case| &case.end) {
+                    None => !is_discarded && reason.owns_key(),
+                    Some(CaseEnd::Applied) => true,
+                    Some(CaseEnd::Duplicate(_)) => false,
+                    Some(CaseEnd::Open(reason, _)) => reason.owns_key(),
+                };
+                owns_key.then_some(*fingerprint)
+            }
+        }
+    }
+
+    /// The verdict on a stored or waiting callback whose second key is used by another: with the same content once that is
+    /// applied, with other content at once.
+    pub(super) fn settled_operation(&self, callback: &Callback) -> Option<Verdict> {
+        let key = callback.operation_key()?;
+        let is_open = |known: &Known| !matches!(known, Known::Case { is_discarded: true, .. });
+        let (seen, applied) = self
+            .operations
+            .get(&key)
+            .copied()
+            .or_else(|| self.snapshot.operations.get(&key).filter(|known| is_open(known)).map(content))?;
         match (applied, seen == callback.fingerprint) {
             (true, true) => Some(Verdict::Duplicate(Layer::Operation)),
-            (true, false) => Some(mismatch("operation_id", seen, callback.fingerprint)),
-            (false, _) => None,
+            (_, false) => Some(mismatch("operation_id", seen, callback.fingerprint)),
+            (false, true) => None,
         }
     }
 
     /// Who uses this second key: this batch or the database; the content, and whether it is applied.
     pub(super) fn operation(&self, key: &OperationKey) -> Option<(Fingerprint, bool)> {
-        self.operations.get(key).copied().or_else(|| match self.snapshot.operations.get(key)? {
-            Known::Ledger(fingerprint) => Some((*fingerprint, true)),
-            Known::Case { fingerprint, .. } => Some((*fingerprint, false)),
-        })
+        self.operations.get(key).copied().or_else(|| self.snapshot.operations.get(key).map(content))
     }
 }
 
@@ -92,8 +112,13 @@ fn owns_key(verdict: &Verdict) -> bool {
 }
 
 fn owner_of_key(known: &Known) -> Option<Fingerprint> {
+    known.owns_key().then_some(content(known).0)
+}
+
+/// The content, and whether it is applied.
+fn content(known: &Known) -> (Fingerprint, bool) {
     match known {
-        Known::Ledger(fingerprint) => Some(*fingerprint),
-        Known::Case { fingerprint, reason, .. } => reason.owns_key().then_some(*fingerprint),
+        Known::Ledger(fingerprint) => (*fingerprint, true),
+        Known::Case { fingerprint, .. } => (*fingerprint, false),
     }
 }

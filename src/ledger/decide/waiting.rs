@@ -95,7 +95,7 @@ impl<'a> Book<'a> {
 
     /// Judges a callback that waited. Two events of one fact can wait side by side; the first one applied ends the other.
     fn judge_waiting(&mut self, waiting: &Callback) -> Verdict {
-        if let Some(verdict) = self.applied_operation(waiting) {
+        if let Some(verdict) = self.settled_operation(waiting) {
             return verdict;
         }
         // Asked before the account: that of a callback which another account's event wakes may not be in the snapshot.
