@@ -128,6 +128,35 @@ async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
 }
 
 #[tokio::test]
+async fn a_person_chooses_between_two_contents_of_one_key() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 10)]).await;
+    world.settled(1).await;
+    world.publish(&[debit("s", "p", 100)]).await;
+    world.settled(2).await;
+    world.publish(&[debit("s", "p", 4)]).await;
+    world.settled(3).await;
+    let both = [case("s", "insufficient_funds", "open"), case("s", "payload_mismatch", "open")];
+    assert_eq!(cases(&world).await, both);
+    // While the first is open, the second contradicts it.
+    let (_, report) = quarantine(&world, &["replay", "2", "--by", "alice"]).await;
+    assert_eq!(report[0]["refused"], 1);
+    quarantine(&world, &["discard", "1", "--why", "the provider corrected the amount"]).await;
+    let (_, report) = quarantine(&world, &["replay", "2", "--by", "alice"]).await;
+    assert_eq!(report[0]["applied"], 1);
+    // A copy of the discarded one stays what it was.
+    world.publish(&[debit("s", "p", 100)]).await;
+    world.settled(4).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((6, 0, 2)));
+    let ended = [case("s", "insufficient_funds", "discarded"), case("s", "payload_mismatch", "replayed")];
+    assert_eq!(cases(&world).await, ended);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn cases_are_listed_newest_first_in_pages_and_by_every_filter() {
     let world = World::new().await;
     let worker = world.worker().await;
