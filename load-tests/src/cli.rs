@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{place::Place, replay};
+use crate::{compare, place::Place, replay};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -19,6 +19,8 @@ struct Cli {
 enum Command {
     /// Publishes a seeded plan, runs worker processes, waits for the end, audits against its own arithmetic, reports.
     Replay(ReplayArgs),
+    /// Measures payonce, the textbook consumer and the ceilings in turn on the same plan, and prints ratios.
+    Compare(CompareArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
     RecreateDatabase,
 }
@@ -70,6 +72,87 @@ pub struct ReplayArgs {
     pub payonce: Option<PathBuf>,
 }
 
+/// What `compare` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompareArgs {
+    /// A named shape of the plan, in place of --duplicates, --accounts, --hot and --lifecycle.
+    #[arg(long, value_enum, conflicts_with_all = ["duplicates", "accounts", "hot", "lifecycle"])]
+    pub profile: Option<Profile>,
+    /// Callbacks published in each run, copies included.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Share of the published callbacks that are copies of another one, 0 to 0.99.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub duplicates: f64,
+    /// How many accounts; each is opened by one of the callbacks.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub accounts: u32,
+    /// Share of callbacks that go to 10 accounts, 0 to 0.99.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub hot: f64,
+    /// Share of callbacks that belong to authorize/capture/void/refund stories, 0 to 0.99.
+    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
+    pub lifecycle: f64,
+    /// payonce's worker processes; the ceilings have as many connections and lanes as these.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Every runner runs so often, in turn; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
+    pub rounds: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
+/// Named shapes of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// No copies; an account for every callback, up to 100 000.
+    Unique,
+    /// No copies, 10 accounts.
+    Hot,
+    /// 90 % copies, 1 000 accounts.
+    Duplicates,
+    /// 70 % of whole payments, 5 000 accounts.
+    Lifecycle,
+}
+
+impl CompareArgs {
+    /// The same plan as a prefilled replay.
+    pub fn shape(&self) -> ReplayArgs {
+        let given = (self.duplicates, self.accounts, self.hot, self.lifecycle);
+        let (duplicates, accounts, hot, lifecycle) = match self.profile {
+            None => given,
+            Some(Profile::Unique) => (0.0, self.events.min(100_000), 0.0, 0.0),
+            Some(Profile::Hot) => (0.0, self.events.min(10), 0.0, 0.0),
+            Some(Profile::Duplicates) => (0.9, (self.events / 10).clamp(1, 1_000), 0.0, 0.0),
+            Some(Profile::Lifecycle) => (0.0, self.events.min(5_000), 0.0, 0.7),
+        };
+        ReplayArgs {
+            events: self.events,
+            duplicates,
+            accounts,
+            hot,
+            poison: 0.0,
+            lifecycle,
+            workers: self.workers,
+            rate: 0,
+            prefill: true,
+            seed: self.seed,
+            json: self.json,
+            in_place: false,
+            keep: false,
+            payonce: self.payonce.clone(),
+        }
+    }
+}
+
 /// Why a command did not end with exit code 0.
 #[derive(Debug)]
 pub enum Failure {
@@ -103,6 +186,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Replay(args) => replay::run(&args).await,
+        Command::Compare(args) => compare::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }
 }

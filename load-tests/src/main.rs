@@ -1,10 +1,12 @@
 //! Load tests for payonce: seeded plans of callbacks, real servers, real worker processes, and an audit with arithmetic of its own.
 //!
-//! What must not live here: anything that asks payonce's own code what is right. Only its broker module is used, to publish.
+//! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes; beyond
+//! that only `compare` uses it, for the rivals that are measured beside it, never for the audit.
 
 mod audit;
 mod body;
 mod cli;
+mod compare;
 mod latency;
 mod order;
 mod place;

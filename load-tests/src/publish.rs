@@ -93,6 +93,13 @@ impl Sender {
         Ok(())
     }
 
+    /// Publishes the whole plan, part by part.
+    pub async fn send_all(&mut self) -> Result<(), Failure> {
+        self.send(|plan| &plan.opening).await?;
+        self.send(|plan| &plan.main).await?;
+        self.send(|plan| &plan.late).await
+    }
+
     /// Ends the progress bar, and says when each distinct message was published first.
     pub fn finish(self) -> Vec<u64> {
         self.bar.finish_and_clear();

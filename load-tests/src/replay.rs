@@ -43,7 +43,8 @@ pub async fn run(args: &ReplayArgs) -> Result<(), Failure> {
     }
 }
 
-fn options(args: &ReplayArgs) -> Options {
+/// What the plan is made from.
+pub fn options(args: &ReplayArgs) -> Options {
     Options {
         events: args.events as usize,
         duplicates: args.duplicates,
@@ -57,7 +58,8 @@ fn options(args: &ReplayArgs) -> Options {
     }
 }
 
-async fn replay(
+/// Publishes, runs the workers, audits. The place must be empty.
+pub async fn replay(
     args: &ReplayArgs,
     plan: &Arc<Plan>,
     program: &Path,
@@ -77,9 +79,7 @@ async fn replay(
     let started;
     let mut workers;
     if args.prefill {
-        sender.send(|plan| &plan.opening).await?;
-        sender.send(|plan| &plan.main).await?;
-        sender.send(|plan| &plan.late).await?;
+        sender.send_all().await?;
         started = (Instant::now(), now_us());
         workers = Workers::start(args.workers, program, place, &logs)?;
     } else {

@@ -83,6 +83,16 @@ impl Report {
         }
     }
 
+    /// Callbacks settled per second.
+    pub fn per_second(&self) -> f64 {
+        self.per_second
+    }
+
+    /// Whether the audit found nothing.
+    pub fn is_ok(&self) -> bool {
+        self.audit == "ok"
+    }
+
     pub fn print(&self, json: bool, audit: &Audit) -> anyhow::Result<()> {
         if json {
             println!("{}", serde_json::to_string(self)?);

@@ -260,7 +260,9 @@ fn the_core_is_pure() {
 
 #[test]
 fn the_load_tests_audit_with_their_own_arithmetic() {
-    for path in rust_files(&["load-tests/src"]) {
+    // The rivals in `compare` are payonce's own rules, carried out another way; what audits them is not among them.
+    let audited = |path: &String| !path.starts_with("load-tests/src/compare/");
+    for path in rust_files(&["load-tests/src"]).into_iter().filter(audited) {
         let words = words(&read(&path));
         let from_payonce = (2..words.len())
             .filter(|at| words[at - 2] == "payonce" && words[at - 1] == "::")

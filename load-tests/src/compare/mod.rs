@@ -1,0 +1,209 @@
+//! `compare`: payonce, the textbook consumer and the ceilings in one run, in turn, on the same plan; ratios of medians.
+//!
+//! Each run has a fresh database and queue, filled before its clock starts, and ends with an audit. The rounds are interleaved, so
+//! that whatever else the machine does meets all of them.
+
+mod ceilings;
+mod textbook;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use serde::Serialize;
+
+use crate::{
+    audit::{self, Audit},
+    cli::{CompareArgs, Failure, ReplayArgs},
+    place::Place,
+    plan::Plan,
+    publish::{Sender, now_us},
+    replay,
+    report::Report,
+    workers,
+};
+
+/// Messages that the textbook consumer has at work at once.
+const TEXTBOOK_IN_FLIGHT: u16 = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Runner {
+    Payonce,
+    Textbook,
+    TextbookSequential,
+    Drain,
+    SqlOnly,
+}
+
+impl Runner {
+    const ALL: [Self; 5] =
+        [Self::Payonce, Self::Textbook, Self::TextbookSequential, Self::Drain, Self::SqlOnly];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Payonce => "payonce",
+            Self::Textbook => "textbook consumer, 32 at once",
+            Self::TextbookSequential => "textbook consumer, one at a time",
+            Self::Drain => "ceiling: drain the queue",
+            Self::SqlOnly => "ceiling: the same SQL, no queue",
+        }
+    }
+}
+
+/// One runner's figures: those of its median round.
+#[derive(Debug, Serialize)]
+struct Median {
+    #[serde(flatten)]
+    report: Report,
+    /// Per second, of every round.
+    rounds: Vec<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Comparison {
+    runs: BTreeMap<Runner, Median>,
+    /// payonce's rate over that of each other run.
+    ratios: BTreeMap<Runner, f64>,
+}
+
+pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
+    let shape = args.shape();
+    let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
+    let program = workers::program(args.payonce.as_deref()).await?;
+    let mut reports: BTreeMap<Runner, Vec<Report>> = BTreeMap::new();
+    for round in 1..=args.rounds {
+        for runner in Runner::ALL {
+            eprintln!("round {round} of {}: {}", args.rounds, runner.label());
+            let report = tokio::select! {
+                report = measure(runner, &shape, &plan, &program) => report?,
+                _ = tokio::signal::ctrl_c() => return Err(Failure::No("interrupted".to_owned())),
+            };
+            eprintln!("  {:.0} per second", report.per_second());
+            reports.entry(runner).or_default().push(report);
+        }
+    }
+    let runs = reports.into_iter().map(|(runner, reports)| (runner, median(reports))).collect();
+    let comparison = Comparison::new(runs);
+    comparison.print(args.json)?;
+    let failed: Vec<&str> = comparison
+        .runs
+        .iter()
+        .filter(|(_, run)| !run.report.is_ok())
+        .map(|(runner, _)| runner.label())
+        .collect();
+    if failed.is_empty() { Ok(()) } else { Err(Failure::No(format!("audit failed: {}", failed.join(", ")))) }
+}
+
+/// One run in a place of its own, which is removed whatever happens.
+async fn measure(
+    runner: Runner,
+    shape: &ReplayArgs,
+    plan: &Arc<Plan>,
+    program: &Path,
+) -> Result<Report, Failure> {
+    let place = Place::prepare(false, shape.seed).await?;
+    let report = match runner {
+        Runner::Payonce => replay::replay(shape, plan, program, &place).await.map(|(report, _)| report),
+        Runner::Textbook | Runner::TextbookSequential | Runner::Drain | Runner::SqlOnly => {
+            rival(runner, shape, plan, program, &place).await
+        }
+    };
+    place.remove().await?;
+    report
+}
+
+async fn rival(
+    runner: Runner,
+    shape: &ReplayArgs,
+    plan: &Arc<Plan>,
+    program: &Path,
+    place: &Place,
+) -> Result<Report, Failure> {
+    workers::migrate(program, place).await?;
+    // Declares the queues also where nothing is sent, since `Place::remove` takes them away.
+    let mut sender = Sender::open(place, Arc::clone(plan), 0).await?;
+    if runner != Runner::SqlOnly {
+        sender.send_all().await?;
+    }
+    let started_us = now_us();
+    let mut duplicates = BTreeMap::new();
+    let seconds = match runner {
+        Runner::SqlOnly => ceilings::sql_only(place, shape.workers, plan).await?,
+        Runner::Drain => ceilings::drain(place, shape.workers, plan.published()).await?,
+        Runner::Payonce | Runner::Textbook | Runner::TextbookSequential => {
+            let in_flight = if runner == Runner::Textbook { TEXTBOOK_IN_FLIGHT } else { 1 };
+            let (seconds, turned_away) = textbook::run(place, in_flight, plan.published()).await?;
+            duplicates = turned_away;
+            seconds
+        }
+    };
+    sender.finish();
+    let audit = if runner == Runner::Drain {
+        // Nothing is written; that every message came is what ended the run.
+        Audit::default()
+    } else {
+        let published_at_us = vec![started_us; plan.distinct.len()];
+        let mut database = place.connect().await?;
+        let mut audit = audit::money(&mut database, plan, &published_at_us).await?;
+        audit.duplicates = duplicates;
+        audit
+    };
+    Ok(Report::new(shape, plan, &audit, seconds))
+}
+
+/// The round in the middle; the lower of two.
+fn median(mut reports: Vec<Report>) -> Median {
+    let rounds = reports.iter().map(Report::per_second).collect();
+    // A failed audit must not hide behind a round that went well.
+    reports.sort_by(|a, b| a.is_ok().cmp(&b.is_ok()).then(a.per_second().total_cmp(&b.per_second())));
+    let failed = reports.iter().position(|report| !report.is_ok());
+    let middle = failed.unwrap_or((reports.len() - 1) / 2);
+    Median { report: reports.swap_remove(middle), rounds }
+}
+
+impl Comparison {
+    fn new(runs: BTreeMap<Runner, Median>) -> Self {
+        let rate = |runner: &Runner| runs.get(runner).map(|run| run.report.per_second());
+        let payonce = rate(&Runner::Payonce).unwrap_or_default();
+        let others = runs.keys().filter(|runner| **runner != Runner::Payonce);
+        let ratios = others
+            .filter_map(|runner| {
+                let ratio = payonce / rate(runner)?.max(f64::EPSILON);
+                Some((*runner, (ratio * 1_000.0).round() / 1_000.0))
+            })
+            .collect();
+        Self { runs, ratios }
+    }
+
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+            "",
+            "per second",
+            "rounds",
+            "payonce is",
+            "audit",
+        ]);
+        for (runner, run) in &self.runs {
+            let rounds: Vec<String> = run.rounds.iter().map(|rate| format!("{rate:.0}")).collect();
+            table.add_row([
+                runner.label().to_owned(),
+                format!("{:.0}", run.report.per_second()),
+                rounds.join(" "),
+                self.ratios.get(runner).map_or_else(String::new, |ratio| format!("x {ratio:.2}")),
+                if run.report.is_ok() { "ok".to_owned() } else { "FAILED".to_owned() },
+            ]);
+        }
+        for number in [1, 3] {
+            if let Some(column) = table.column_mut(number) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        println!("{table}");
+        Ok(())
+    }
+}
