@@ -114,7 +114,7 @@ pub const SETTINGS: &[Setting] = &[
         "2",
         "Batches in work at once; each account belongs to one lane of a worker, each lane has one database connection",
     ),
-    number("batch_size_max", 1, 5_000, "500", "Callbacks per transaction at most"),
+    number("batch_size_max", 1, 5_000, "1000", "Callbacks per transaction at most"),
     number(
         "batch_linger_ms",
         0,

@@ -85,9 +85,9 @@ impl Stage {
     }
 }
 
-/// One delivery came.
-pub fn received() {
-    counter!(RECEIVED).increment(1);
+/// So many deliveries came.
+pub fn received(n: u64) {
+    counter!(RECEIVED).increment(n);
 }
 
 /// A batch was closed with so many deliveries.

@@ -1,6 +1,6 @@
 //! Takes deliveries off a queue, a bounded number at a time.
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::ReadyChunks};
 use lapin::{
     Acker, Channel, Connection,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
@@ -8,6 +8,9 @@ use lapin::{
 };
 
 use super::{BrokerError, answer};
+
+/// Most deliveries that are handed on at once.
+const RUN_MAX: usize = 1_000;
 
 /// One message, taken and not yet settled.
 #[derive(Debug)]
@@ -18,6 +21,16 @@ pub struct Delivery {
     pub routing_key: String,
     /// What settles it.
     pub receipt: Receipt,
+}
+
+impl From<lapin::message::Delivery> for Delivery {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        Self {
+            body: delivery.data,
+            routing_key: delivery.routing_key.to_string(),
+            receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
+        }
+    }
 }
 
 /// The right to settle one delivery, once, on the channel that it came by.
@@ -31,7 +44,7 @@ pub struct Receipt {
 /// A consumer with a channel of its own, so that its delivery tags have no gaps.
 pub struct Consumer {
     channel: Channel,
-    stream: lapin::Consumer,
+    runs: ReadyChunks<lapin::Consumer>,
 }
 
 impl Consumer {
@@ -50,24 +63,18 @@ impl Consumer {
             let stream = channel
                 .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
                 .await?;
-            Ok(Self { channel, stream })
+            Ok(Self { channel, runs: stream.ready_chunks(RUN_MAX) })
         })
         .await
     }
 
-    /// The next delivery; `None` when the broker cancelled the consumer, for example because the queue was deleted.
+    /// All deliveries that are there, at least one; `None` when the broker cancelled the consumer, for example because the queue
+    /// was deleted.
     ///
-    /// Cancel-safe: a delivery is not lost when this future is dropped.
-    pub async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
-        let delivery = match self.stream.next().await? {
-            Ok(delivery) => delivery,
-            Err(error) => return Some(Err(error.into())),
-        };
-        Some(Ok(Delivery {
-            body: delivery.data,
-            routing_key: delivery.routing_key.to_string(),
-            receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
-        }))
+    /// Cancel-safe: no delivery is lost when this future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Vec<Delivery>, BrokerError>> {
+        let run = self.runs.next().await?;
+        Some(run.into_iter().map(|delivery| Ok(Delivery::from(delivery?))).collect())
     }
 
     /// Asks the broker for no more deliveries. What is unsettled stays with this channel until it closes.
@@ -75,7 +82,7 @@ impl Consumer {
     /// # Errors
     /// Where the channel is gone already.
     pub async fn cancel(&self) -> Result<(), BrokerError> {
-        let cancelled = self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
+        let cancelled = self.channel.basic_cancel(self.runs.get_ref().tag(), BasicCancelOptions::default());
         answer("cancel a consumer", async { Ok(cancelled.await?) }).await
     }
 

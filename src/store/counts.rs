@@ -128,10 +128,8 @@ pub(super) async fn record_duplicates(
     }
     let duplicates: Vec<_> = duplicates.iter().collect();
     sqlx::query(
-        "insert into duplicates as d (source, event_id, layer, copies)
-         select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
-         on conflict (source, event_id, layer) do update
-         set copies = d.copies + excluded.copies, last_seen_at = clock_timestamp()",
+        "insert into duplicates (source, event_id, layer, copies)
+         select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])",
     )
     .bind(each(&duplicates, |((key, _), _)| key.source.as_str()))
     .bind(each(&duplicates, |((key, _), _)| key.event_id.as_str()))

@@ -32,6 +32,13 @@ const SETTLE_GRACE: Duration = Duration::from_millis(300);
 /// Dead letters that a worker holds at most: few, because they are worked by one lane and can be large.
 const GIVEN_UP_PREFETCH: u16 = 100;
 
+/// So many deliveries at once are a burst, with more to come.
+const BURST: usize = 16;
+
+/// In a burst the next ones are left to gather so long: each that finds its reader waiting costs a wake-up, on a busy machine
+/// more than the delivery itself (a fifth of a worker's time was spent there).
+const BURST_PAUSE: Duration = Duration::from_millis(1);
+
 /// Takes messages until `stop` or until something breaks. `pauses` starts over once the session is open.
 pub(super) async fn run(
     worker: &Arc<Worker>,
@@ -104,10 +111,16 @@ impl Intake {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 end = self.lanes.ended() => return Err(end),
-                delivery = self.consumer.next() => {
-                    let delivery = delivery.ok_or(SessionEnd::ConsumerCancelled)??;
-                    metrics::received();
-                    self.lanes.hand_over(Taken { delivery, at: Instant::now() });
+                run = self.consumer.next() => {
+                    let run = run.ok_or(SessionEnd::ConsumerCancelled)??;
+                    let (count, at) = (run.len(), Instant::now());
+                    metrics::received(count as u64);
+                    for delivery in run {
+                        self.lanes.hand_over(Taken { delivery, at });
+                    }
+                    if count >= BURST {
+                        tokio::time::sleep(BURST_PAUSE).await;
+                    }
                 }
             }
         }

@@ -24,7 +24,7 @@ use crate::{body, place::Place, plan::Plan};
 /// payonce's defaults: `prefetch_count`, `lanes`, `batch_size_max`.
 const PREFETCH: u16 = 4_000;
 const LANES: usize = 2;
-const BATCH: usize = 500;
+const BATCH: usize = 1_000;
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Takes `total` messages from the queue with `consumers` connections and acknowledges them in runs. Returns the seconds.
