@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{compare, place::Place, replay};
+use crate::{compare, growth, place::Place, replay};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -21,6 +21,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Measures payonce, the textbook consumer and the ceilings in turn on the same plan, and prints ratios.
     Compare(CompareArgs),
+    /// Measures the rate with more workers, more accounts, or more rows in the ledger, and draws the curve.
+    Growth(GrowthArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
     RecreateDatabase,
 }
@@ -96,6 +98,10 @@ pub struct CompareArgs {
     /// payonce's worker processes; the ceilings have as many connections and lanes as these.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
+    /// Callbacks offered per second while payonce and the textbook consumer work, to compare latencies; the other runs are left
+    /// out. 0: the queue is filled first, to compare throughput.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
+    pub rate: u32,
     /// Every runner runs so often, in turn; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
     pub rounds: u32,
@@ -142,8 +148,8 @@ impl CompareArgs {
             poison: 0.0,
             lifecycle,
             workers: self.workers,
-            rate: 0,
-            prefill: true,
+            rate: self.rate,
+            prefill: self.rate == 0,
             seed: self.seed,
             json: self.json,
             in_place: false,
@@ -151,6 +157,46 @@ impl CompareArgs {
             payonce: self.payonce.clone(),
         }
     }
+}
+
+/// What grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Worker processes: 1 to 4.
+    Workers,
+    /// Accounts: 1 to 1 000 000.
+    Accounts,
+    /// Rows in the ledger before the run: 0, 1 and 10 million.
+    Rows,
+}
+
+/// What `growth` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GrowthArgs {
+    /// What grows.
+    #[arg(long, value_enum)]
+    pub by: By,
+    /// The values of --by, in place of its usual ones.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=100_000_000), value_name = "N,N…")]
+    pub steps: Option<Vec<u32>>,
+    /// Callbacks published in each run; as many as there are accounts, where those are more.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Every step runs so often, in turn; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
+    pub rounds: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Draws the curve into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
 }
 
 /// Why a command did not end with exit code 0.
@@ -187,6 +233,7 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Replay(args) => replay::run(&args).await,
         Command::Compare(args) => compare::run(&args).await,
+        Command::Growth(args) => growth::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }
 }

@@ -7,6 +7,7 @@ mod audit;
 mod body;
 mod cli;
 mod compare;
+mod growth;
 mod latency;
 mod order;
 mod place;

@@ -23,7 +23,16 @@ pub struct Place {
     pub prefix: String,
     /// The database to connect to for creating and dropping, and the name; `None`: nothing is ours to drop.
     fresh: Option<(String, String)>,
+    /// Whether the ledger had rows before the run.
+    has_history: bool,
 }
+
+/// The `source` of rows that were in the ledger before the run; no plan uses it.
+const HISTORY: &str = "/providers/history";
+/// Accounts that they are spread over.
+const HISTORY_ACCOUNTS: u32 = 100_000;
+/// Rows of the history per transaction.
+const HISTORY_CHUNK: u32 = 500_000;
 
 impl Place {
     /// The environment's servers, with a fresh database and prefix unless `in_place`.
@@ -35,20 +44,43 @@ impl Place {
         );
         if in_place {
             let prefix = std::env::var("PAYONCE_PREFIX").unwrap_or_default();
-            let place = Self { database_url, redis_url, amqp_url, prefix, fresh: None };
+            let place = Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false };
             place.connect().await?;
             return Ok(place);
         }
+        Self::fresh(&database_url, redis_url, amqp_url, seed, None).await
+    }
+
+    /// A fresh place whose database begins as a copy of `original`'s, history included. Nobody may be connected to that.
+    pub async fn copy_of(original: &Self, seed: u64) -> Result<Self, Failure> {
+        let Some((admin, name)) = &original.fresh else {
+            return Err(Failure::Usage("only a database of load-tests' own can be copied".to_owned()));
+        };
+        let (redis_url, amqp_url) = (original.redis_url.clone(), original.amqp_url.clone());
+        let place = Self::fresh(admin, redis_url, amqp_url, seed, Some(name)).await?;
+        Ok(Self { has_history: original.has_history, ..place })
+    }
+
+    /// `admin`: where databases are created from.
+    async fn fresh(
+        admin: &str,
+        redis_url: String,
+        amqp_url: String,
+        seed: u64,
+        template: Option<&str>,
+    ) -> Result<Self, Failure> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let name = format!("payonce_replay_{}_{seed}_{started}", std::process::id());
         let place = Self {
-            database_url: with_database(&database_url, &name)?,
+            database_url: with_database(admin, &name)?,
             redis_url,
             amqp_url,
             prefix: format!("replay-{}-{seed}-{started}.", std::process::id()),
-            fresh: Some((database_url.clone(), name.clone())),
+            fresh: Some((admin.to_owned(), name.clone())),
+            has_history: false,
         };
-        execute(&database_url, &format!("create database {name}")).await?;
+        let copied = template.map_or_else(String::new, |name| format!(" template {name} strategy file_copy"));
+        execute(admin, &format!("create database {name}{copied}")).await?;
         Ok(place)
     }
 
@@ -69,9 +101,49 @@ impl Place {
         execute(&admin, &format!("create database {name}")).await
     }
 
-    /// A connection to the run's database.
+    /// A connection to the run's database. It sees what the run wrote, not the history: temporary views stand before the tables.
     pub async fn connect(&self) -> Result<PgConnection, Failure> {
-        connect(&self.database_url).await
+        let mut connection = connect(&self.database_url).await?;
+        if self.has_history {
+            let views = format!(
+                "create temporary view ledger as select * from public.ledger where source <> '{HISTORY}';
+                 create temporary view accounts as select * from public.accounts where account_id !~ '^history-'"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(views)).execute(&mut connection).await.context("no views")?;
+        }
+        Ok(connection)
+    }
+
+    /// Fills a migrated, empty database with so many rows of an earlier life: deposits of 1 by random event ids.
+    pub async fn write_history(&mut self, rows: u32) -> Result<(), Failure> {
+        execute(
+            &self.database_url,
+            &format!(
+                "insert into accounts (account_id, currency, balance, held, version)
+                 select 'history-' || a, 'CNY', n, 0, n
+                 from (select a, {rows} / {HISTORY_ACCOUNTS} + (a < {rows} % {HISTORY_ACCOUNTS})::int as n
+                       from generate_series(0, {HISTORY_ACCOUNTS} - 1) as a) as counted
+                 where n > 0"
+            ),
+        )
+        .await?;
+        for first in (0..rows).step_by(HISTORY_CHUNK as usize) {
+            let end = rows.min(first.saturating_add(HISTORY_CHUNK));
+            let insert = format!(
+                "insert into ledger (source, event_id, type, account_id, account_version, operation_id, amount, currency,
+                                     balance_delta, held_delta, balance_after, held_after, payload_sha256)
+                 select '{HISTORY}', 'evt_' || id, 'deposit.succeeded', 'history-' || number % {HISTORY_ACCOUNTS},
+                        number / {HISTORY_ACCOUNTS} + 1, 'op_' || id, 1, 'CNY', 1, 0, number / {HISTORY_ACCOUNTS} + 1, 0,
+                        sha256(id::bytea)
+                 from (select number, left(md5(number::text), 16) as id
+                       from generate_series({first}, {end} - 1) as number) as numbered
+                 order by id"
+            );
+            execute(&self.database_url, &insert).await?;
+        }
+        execute(&self.database_url, "vacuum analyze").await?;
+        self.has_history = true;
+        Ok(())
     }
 
     /// The names on the broker.

@@ -88,6 +88,12 @@ impl Report {
         self.per_second
     }
 
+    /// Median and 99th percentile, in milliseconds.
+    pub fn latency(&self) -> String {
+        let Percentiles { p50, p99, .. } = self.latency_ms;
+        format!("{p50:.1}, {p99:.1}")
+    }
+
     /// Whether the audit found nothing.
     pub fn is_ok(&self) -> bool {
         self.audit == "ok"

@@ -71,8 +71,14 @@ pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
     let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
     let mut reports: BTreeMap<Runner, Vec<Report>> = BTreeMap::new();
+    if shape.rate > 0 && shape.lifecycle > 0.0 {
+        return Err(Failure::Usage(
+            "--rate: not with payments (--lifecycle), which need their accounts opened before: use replay --rate".to_owned(),
+        ));
+    }
+    let runners = if shape.prefill { &Runner::ALL[..] } else { &[Runner::Payonce, Runner::Textbook][..] };
     for round in 1..=args.rounds {
-        for runner in Runner::ALL {
+        for runner in runners.iter().copied() {
             eprintln!("round {round} of {}: {}", args.rounds, runner.label());
             let report = tokio::select! {
                 report = measure(runner, &shape, &plan, &program) => report?,
@@ -121,8 +127,8 @@ async fn rival(
 ) -> Result<Report, Failure> {
     workers::migrate(program, place).await?;
     // Declares the queues also where nothing is sent, since `Place::remove` takes them away.
-    let mut sender = Sender::open(place, Arc::clone(plan), 0).await?;
-    if runner != Runner::SqlOnly {
+    let mut sender = Sender::open(place, Arc::clone(plan), shape.rate).await?;
+    if shape.prefill && runner != Runner::SqlOnly {
         sender.send_all().await?;
     }
     let started_us = now_us();
@@ -132,17 +138,27 @@ async fn rival(
         Runner::Drain => ceilings::drain(place, shape.workers, plan.published()).await?,
         Runner::Payonce | Runner::Textbook | Runner::TextbookSequential => {
             let in_flight = if runner == Runner::Textbook { TEXTBOOK_IN_FLIGHT } else { 1 };
-            let (seconds, turned_away) = textbook::run(place, in_flight, plan.published()).await?;
+            let publish = async {
+                if !shape.prefill {
+                    sender.send_all().await?;
+                }
+                Ok::<_, Failure>(())
+            };
+            let consume = async { Ok(textbook::run(place, in_flight, plan.published()).await?) };
+            let (_, (seconds, turned_away)) = tokio::try_join!(publish, consume)?;
             duplicates = turned_away;
             seconds
         }
     };
-    sender.finish();
+    let mut published_at_us = sender.finish();
+    if shape.prefill {
+        // In a prefilled queue a callback's time starts with the run.
+        published_at_us.fill(started_us);
+    }
     let audit = if runner == Runner::Drain {
         // Nothing is written; that every message came is what ended the run.
         Audit::default()
     } else {
-        let published_at_us = vec![started_us; plan.distinct.len()];
         let mut database = place.connect().await?;
         let mut audit = audit::money(&mut database, plan, &published_at_us).await?;
         audit.duplicates = duplicates;
@@ -186,6 +202,7 @@ impl Comparison {
             "per second",
             "rounds",
             "payonce is",
+            "latency p50, p99 ms",
             "audit",
         ]);
         for (runner, run) in &self.runs {
@@ -195,10 +212,11 @@ impl Comparison {
                 format!("{:.0}", run.report.per_second()),
                 rounds.join(" "),
                 self.ratios.get(runner).map_or_else(String::new, |ratio| format!("x {ratio:.2}")),
+                run.report.latency(),
                 if run.report.is_ok() { "ok".to_owned() } else { "FAILED".to_owned() },
             ]);
         }
-        for number in [1, 3] {
+        for number in [1, 3, 4] {
             if let Some(column) = table.column_mut(number) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
