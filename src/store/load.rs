@@ -1,5 +1,8 @@
 //! What the database knows about a batch, in three or four indexed look-ups.
 //!
+//! Each look-up is a lateral subquery with `offset 0`, which PostgreSQL carries out once per key of the batch, whatever it believes
+//! about the table. As a plain join, one that it had last seen nearly empty was read in full and compared with every key.
+//!
 //! Accounts are read first. Whatever a rival commits after that moves the version or the number of cases of its account, and
 //! the plan then loses its guard; so what is read later may be newer, but never wrongly old.
 
@@ -36,8 +39,8 @@ async fn load_accounts(
     let ids: Vec<&str> = wanted.iter().map(|id| id.as_str()).collect();
     let rows = sqlx::query(
         "select a.account_id, a.currency, a.balance, a.held, a.version, a.cases
-         from unnest($1::text[]) as k(account_id)
-         join accounts a on a.account_id = k.account_id",
+         from unnest($1::text[]) as k(account_id),
+              lateral (select * from accounts a where a.account_id = k.account_id offset 0) a",
     )
     .bind(&ids)
     .fetch_all(&mut *connection)
@@ -66,10 +69,10 @@ async fn load_accounts(
 }
 
 /// How many cases are about each of these accounts. Also the guard under which an account is opened.
-pub(super) const COUNT_CASES: &str = "select q.account_id, count(*) as cases
-     from unnest($1::text[]) as k(account_id)
-     join quarantine q on q.account_id = k.account_id
-     group by q.account_id";
+pub(super) const COUNT_CASES: &str = "select k.account_id, q.cases
+     from unnest($1::text[]) as k(account_id),
+          lateral (select count(*) as cases from quarantine q where q.account_id = k.account_id offset 0) q
+     where q.cases > 0";
 
 async fn load_payments(
     connection: &mut PgConnection,
@@ -84,8 +87,8 @@ async fn load_payments(
     let payment_ids: Vec<&str> = keys.iter().map(|key| key.payment_id.as_str()).collect();
     let rows = sqlx::query(
         "select p.source, p.payment_id, p.account_id, p.currency, p.state, p.authorized, p.captured, p.refunded, p.version
-         from unnest($1::text[], $2::text[]) as k(source, payment_id)
-         join payments p on p.source = k.source and p.payment_id = k.payment_id",
+         from unnest($1::text[], $2::text[]) as k(source, payment_id),
+              lateral (select * from payments p where p.payment_id = k.payment_id and p.source = k.source offset 0) p",
     )
     .bind(&sources)
     .bind(&payment_ids)
@@ -110,9 +113,9 @@ async fn load_payments(
     let rows = sqlx::query(
         "select q.id, q.source, q.event_id, q.type, q.account_id, q.payment_id, q.operation_id, q.amount, q.currency,
                 q.is_final, q.occurred_at, q.fingerprint
-         from unnest($1::text[], $2::text[]) as k(source, payment_id)
-         join quarantine q on q.source = k.source and q.payment_id = k.payment_id
-         where q.state = 'waiting'
+         from unnest($1::text[], $2::text[]) as k(source, payment_id),
+              lateral (select * from quarantine q
+                       where q.payment_id = k.payment_id and q.source = k.source and q.state = 'waiting' offset 0) q
          order by q.id",
     )
     .bind(&sources)
@@ -130,20 +133,22 @@ async fn load_payments(
 const KNOWN_KEYS: &str = "
     select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
            false as is_discarded
-    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
-    join ledger l on l.source = k.source and l.event_id = k.event_id
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
+         lateral (select * from ledger l where l.event_id = k.event_id and l.source = k.source offset 0) l
     union all
     select k.ord, false, q.fingerprint, q.id, q.reason, q.state = 'discarded'
-    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord)
-    join quarantine q on q.source = k.source and q.event_id = k.event_id
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
+         lateral (select * from quarantine q where q.event_id = k.event_id and q.source = k.source offset 0) q
     union all
     select k.ord, true, l.payload_sha256, null::bigint, null::text, false
-    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
-    join ledger l on l.source = k.source and l.type = k.type and l.operation_id = k.operation_id
+    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
+         lateral (select * from ledger l
+                  where l.operation_id = k.operation_id and l.type = k.type and l.source = k.source offset 0) l
     union all
     select k.ord, true, q.fingerprint, q.id, q.reason, q.state = 'discarded'
-    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord)
-    join quarantine q on q.source = k.source and q.type = k.type and q.operation_id = k.operation_id";
+    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
+         lateral (select * from quarantine q
+                  where q.operation_id = k.operation_id and q.type = k.type and q.source = k.source offset 0) q";
 
 async fn load_keys(
     connection: &mut PgConnection,

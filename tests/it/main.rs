@@ -7,6 +7,7 @@ mod command_line;
 mod duplicates;
 mod hot_account;
 mod lifecycle;
+mod look_ups;
 mod malformed_neighbours;
 mod mismatch;
 mod outages;
