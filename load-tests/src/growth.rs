@@ -9,6 +9,7 @@ use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use plotters::prelude::*;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     cli::{By, Failure, GrowthArgs, ReplayArgs},
@@ -32,8 +33,8 @@ struct Step {
     share: f64,
     /// Per second, of every round.
     rounds: Vec<f64>,
-    /// Of the worst round.
-    audit: &'static str,
+    /// `"ok"`, or the violations of a round that failed.
+    audit: Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +94,7 @@ async fn measure_all(
             let report = replay::replay(&shape, &plan, program, &place).await.map(|(report, _)| report);
             place.remove().await?;
             let report = report?;
-            eprintln!("  {:.0} per second", report.per_second());
+            eprintln!("  {:.0} per second, audit {}", report.per_second(), report.audit());
             reports[at].push(report);
         }
     }
@@ -150,7 +151,8 @@ impl Step {
         let mut sorted = rounds.clone();
         sorted.sort_by(f64::total_cmp);
         let per_second = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default();
-        let audit = if reports.iter().all(Report::is_ok) { "ok" } else { "FAILED" };
+        let failed = reports.iter().find(|report| !report.is_ok());
+        let audit = failed.map_or_else(|| Value::from("ok"), |report| report.audit().clone());
         Self { value, per_second, share: 1.0, rounds, audit }
     }
 }
@@ -176,7 +178,7 @@ impl Growth {
                 format!("{:.0}", step.per_second),
                 rounds.join(" "),
                 format!("{:.2}", step.share),
-                step.audit.to_owned(),
+                if step.audit == "ok" { "ok".to_owned() } else { "FAILED".to_owned() },
             ]);
         }
         for number in [0, 1, 3] {

@@ -88,6 +88,11 @@ impl Report {
         self.per_second
     }
 
+    /// `"ok"`, or the violations.
+    pub fn audit(&self) -> &Value {
+        &self.audit
+    }
+
     /// Median and 99th percentile, in milliseconds.
     pub fn latency(&self) -> String {
         let Percentiles { p50, p99, .. } = self.latency_ms;

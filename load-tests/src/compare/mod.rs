@@ -84,7 +84,7 @@ pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
                 report = measure(runner, &shape, &plan, &program) => report?,
                 _ = tokio::signal::ctrl_c() => return Err(Failure::No("interrupted".to_owned())),
             };
-            eprintln!("  {:.0} per second", report.per_second());
+            eprintln!("  {:.0} per second, audit {}", report.per_second(), report.audit());
             reports.entry(runner).or_default().push(report);
         }
     }
