@@ -40,11 +40,15 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     // Parts of the batch still to be written: all of it, unless the database refuses some message.
     let mut parts: Vec<Range<usize>> = Vec::new();
     parts.push(0..batch.len());
+    // What is committed already: a part that loses a race after that must not count it again.
+    let mut is_committed = vec![false; batch.len()];
     while let Some(part) = parts.pop() {
-        let (Some(taken), Some(callbacks)) = (batch.get(part.clone()), decoded.get(part.clone())) else {
-            continue;
-        };
-        let Err(cause) = write(lane, &mut Work::new(taken, callbacks, lane.origin)).await else { continue };
+        let left = part.clone().filter(|at| !is_committed[*at]);
+        let mut work = Work::new(left, batch, &decoded, lane.origin);
+        let Err(cause) = write(lane, &mut work).await else { continue };
+        if work.is_partly_committed {
+            part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
+        }
         conflicts = if matches!(cause, StoreError::Conflict(_)) { conflicts + 1 } else { 0 };
         match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, part.len()) {
             NextStep::DecideAgain => parts.push(part),
@@ -71,26 +75,39 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
 
 /// A part of a batch on its way through the stages.
 struct Work<'a> {
+    /// Where in the batch each callback is, ascending.
+    positions: Vec<usize>,
     callbacks: Vec<Callback>,
     bodies: Vec<&'a [u8]>,
     undecodable: Vec<Undecodable<'a>>,
     /// Copies that a done marker turned away, not counted yet.
     remembered: Vec<(Key, Layer)>,
+    /// Whether all but `callbacks` is committed.
+    is_partly_committed: bool,
 }
 
 impl<'a> Work<'a> {
-    fn new(taken: &'a [Taken], decoded: &[Result<Callback, WireError>], origin: Origin) -> Self {
+    fn new(
+        positions: impl Iterator<Item = usize>,
+        batch: &'a [Taken],
+        decoded: &[Result<Callback, WireError>],
+        origin: Origin,
+    ) -> Self {
         let mut work = Self {
+            positions: Vec::new(),
+            is_partly_committed: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),
             undecodable: Vec::new(),
             remembered: Vec::new(),
         };
         let mut first_copies: HashMap<(Option<Key>, Fingerprint), usize> = HashMap::new();
-        for (taken, decoded) in taken.iter().zip(decoded) {
+        for at in positions {
+            let (Some(taken), Some(decoded)) = (batch.get(at), decoded.get(at)) else { continue };
             let body = taken.delivery.body.as_slice();
             match decoded {
                 Ok(callback) => {
+                    work.positions.push(at);
                     work.callbacks.push(callback.clone());
                     work.bodies.push(body);
                 }
@@ -125,6 +142,8 @@ impl<'a> Work<'a> {
         let kept: Vec<bool> =
             self.callbacks.iter().enumerate().map(|(at, callback)| keep(at, callback)).collect();
         let mut flags = kept.iter();
+        self.positions.retain(|_| flags.next().copied().unwrap_or(true));
+        let mut flags = kept.iter();
         self.callbacks.retain(|_| flags.next().copied().unwrap_or(true));
         let mut flags = kept.iter();
         self.bodies.retain(|_| flags.next().copied().unwrap_or(true));
@@ -144,6 +163,7 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
         work.retain(|_, callback| applied.lost.contains(&callback.account_id));
         work.undecodable.clear();
         work.remembered.clear();
+        work.is_partly_committed = true;
     }
 }
 
