@@ -81,19 +81,19 @@ pub const SETTINGS: &[Setting] = &[
         name: "database_url",
         domain: Domain::Secret,
         default: "",
-        help: "PostgreSQL 15 or later: postgres://user:password@host:port/database",
+        help: "PostgreSQL 15 or later: postgres://user:password@host:port/database; of several hosts (host:port,host:port) the writable one is found",
     },
     Setting {
         name: "redis_url",
         domain: Domain::Secret,
         default: "",
-        help: "Redis 7 or later: redis://host:port",
+        help: "Redis 7 or later: redis://host:port; of several hosts (host:port,host:port) the first that takes writes is used",
     },
     Setting {
         name: "amqp_url",
         domain: Domain::Secret,
         default: "",
-        help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f)",
+        help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f); several hosts (host:port,host:port) are tried in turn",
     },
     Setting {
         name: "prefix",

@@ -10,7 +10,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ExistenceCheck, Pipeline, RedisError, SetExpiry, SetOptions,
+    AsyncConnectionConfig, Client, ErrorKind, ExistenceCheck, Pipeline, RedisError, SetExpiry, SetOptions,
     aio::MultiplexedConnection,
 };
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::DedupeConfig,
+    hosts::each_host,
     ledger::{EventId, Fingerprint, Key, Source},
     metrics,
 };
@@ -28,7 +29,8 @@ const CLAIM: &str = "claim";
 
 /// The link to Redis: either a connection that works, or none.
 pub struct Dedupe {
-    client: Client,
+    /// One for each host of the address.
+    clients: Vec<Client>,
     prefix: String,
     config: DedupeConfig,
     /// `None` while Redis is away: batches then skip it, and pay nothing for waiting.
@@ -42,9 +44,9 @@ impl Dedupe {
     /// # Errors
     /// Words for what is wrong with the URL, which they do not repeat.
     pub fn new(url: &str, prefix: &str, config: DedupeConfig) -> Result<Self, String> {
-        let client = Client::open(url).map_err(|error| describe(&error))?;
+        let clients: Result<Vec<_>, _> = each_host(url).map(Client::open).collect();
         Ok(Self {
-            client,
+            clients: clients.map_err(|error| describe(&error))?,
             prefix: prefix.to_owned(),
             config,
             connection: Mutex::new(None),
@@ -175,27 +177,46 @@ impl Dedupe {
         self.connected().is_some()
     }
 
-    /// Writes and connects as the lanes do: a Redis that answers PING but is read-only or full is of no use.
+    /// Writes and connects as the lanes do: a Redis that answers PING but is read-only or full is of no use. Of several hosts
+    /// the first that takes a write is used; a former replica knows nothing that could do harm, because markers name the
+    /// database's epoch.
     async fn probe(&self) -> Result<(), RedisError> {
-        let mut connection = match self.connected() {
-            Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.config.timeout))
-                    .set_response_timeout(Some(self.config.timeout));
-                self.client.get_multiplexed_async_connection_with_config(&config).await?
+        let mut probed = Err(RedisError::from((ErrorKind::Io, "the address names no host")));
+        if let Some(connection) = self.connected() {
+            probed = self.try_writing(connection).await;
+        }
+        for client in &self.clients {
+            if probed.is_ok() {
+                break;
             }
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(self.config.timeout))
+                .set_response_timeout(Some(self.config.timeout));
+            probed = match client.get_multiplexed_async_connection_with_config(&config).await {
+                Ok(connection) => self.try_writing(connection).await,
+                Err(error) => Err(error),
+            };
+        }
+        let (now, result) = match probed {
+            Ok(connection) => (Some(connection), Ok(())),
+            Err(error) => (None, Err(error)),
         };
-        let probed = redis::cmd("SET")
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        result
+    }
+
+    async fn try_writing(
+        &self,
+        mut connection: MultiplexedConnection,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        redis::cmd("SET")
             .arg(format!("{}payonce:probe", self.prefix))
             .arg(1)
             .arg("PX")
             .arg(1_000)
             .query_async::<()>(&mut connection)
-            .await;
-        let now = probed.is_ok().then_some(connection);
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        probed
+            .await?;
+        Ok(connection)
     }
 
     fn connected(&self) -> Option<MultiplexedConnection> {

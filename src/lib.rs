@@ -5,14 +5,16 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `metrics`, `retry` and
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `metrics`, `retry` and
 //! `telemetry` are leaves.
 
 pub mod app;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod dedupe;
+pub mod hosts;
 pub mod ledger;
 pub mod metrics;
 pub mod ops;

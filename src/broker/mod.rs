@@ -17,6 +17,8 @@ pub use consume::{Consumer, Delivery, Receipt};
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 
+use crate::{crash::Injected, hosts::each_host};
+
 /// Heartbeat asked for where the URL names none. The peer is declared dead after twice this; RabbitMQ's documentation advises
 /// 5 to 20 s.
 const HEARTBEAT_S: u16 = 10;
@@ -67,15 +69,30 @@ pub enum BrokerError {
     NotAcked,
 }
 
-/// Opens a connection named `connection_name` (shown by RabbitMQ's management page).
+impl From<Injected> for BrokerError {
+    fn from(_: Injected) -> Self {
+        Self::NotAcked
+    }
+}
+
+/// Opens a connection named `connection_name` (shown by RabbitMQ's management page), to the first host of the address that
+/// answers.
 ///
 /// # Errors
-/// [`BrokerError::Url`] for an address that cannot be one; otherwise the broker's or the network's refusal.
+/// [`BrokerError::Url`] for an address that cannot be one; otherwise the refusal of the broker or the network, the last host's.
 pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, BrokerError> {
-    let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::Url)?;
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
-    answer("open a connection", async { Ok(Connection::connect_uri(uri, properties).await?) }).await
+    let uris: Result<Vec<AMQPUri>, _> = each_host(url).map(|url| url.parse()).collect();
+    let mut problem = BrokerError::Url;
+    for mut uri in uris.map_err(|_| BrokerError::Url)? {
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
+        let opening = async { Ok(Connection::connect_uri(uri, properties).await?) };
+        match answer("open a connection", opening).await {
+            Ok(connection) => return Ok(connection),
+            Err(cause) => problem = cause,
+        }
+    }
+    Err(problem)
 }
 
 /// Says goodbye. A connection that is just dropped is closed too, but the broker logs it as lost.

@@ -12,6 +12,7 @@ use lapin::{
 };
 
 use super::{BrokerError, Receipt};
+use crate::crash::{self, Point};
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Settler {
         &mut self,
         settlements: impl IntoIterator<Item = Settlement>,
     ) -> Result<(), BrokerError> {
+        crash::reach(Point::BeforeAck).await?;
         for Settlement { receipt, verb } in settlements {
             let acker = match verb {
                 Verb::Ack => Some(receipt.acker),
@@ -73,6 +75,7 @@ impl Settler {
         if self.settled.len() > self.out_of_order_max {
             self.settle_rest().await?;
         }
+        crash::reach(Point::AfterAck).await?;
         Ok(())
     }
 

@@ -16,7 +16,10 @@ use super::{
     load::COUNT_CASES,
     rows::{each, expect_rows, occurred_at},
 };
-use crate::ledger::{AccountChange, AccountId, Callback, Key, Layer, PaymentChange, Plan};
+use crate::{
+    crash::{self, Point},
+    ledger::{AccountChange, AccountId, Callback, Key, Layer, PaymentChange, Plan},
+};
 
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
 const OPENING_LOCK: i64 = 0x7061_796f_6e63_6501;
@@ -62,14 +65,21 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     guard_openings(&mut transaction, &batch.plan).await?;
     let lost = update_accounts(&mut transaction, &batch.plan.accounts).await?;
     batch.plan.drop_accounts(&lost);
+    crash::reach(Point::AfterAccounts).await?;
     insert_entries(&mut transaction, &batch.plan).await?;
+    crash::reach(Point::AfterInsert).await?;
     write_payments(&mut transaction, &batch.plan.payments).await?;
     let known_cases = cases::insert(&mut transaction, &batch).await?;
     cases::update(&mut transaction, &batch.plan, batch.resolver).await?;
+    if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
+        crash::reach(Point::AfterCases).await?;
+    }
     let counts = Counts::of(&batch, &lost, &known_cases);
     record_duplicates(&mut transaction, &counts.duplicates).await?;
     let epoch = record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
+    crash::reach(Point::BeforeCommit).await?;
     transaction.commit().await?;
+    crash::reach(Point::AfterCommit).await?;
     Ok(Applied { lost, epoch, tallies: counts.tallies })
 }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     broker::Verb,
+    crash::{self, Point},
     ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
     metrics::{self, Stage},
     retry::Pauses,
@@ -185,6 +186,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
         }
         let keys: Vec<&Key> = positions.keys().copied().collect();
         let markers = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
+        crash::reach(Point::AfterClaim).await?;
         // One marker turns away one copy; further copies of it in this batch are the batch's own.
         let mut hits: HashMap<usize, Layer> = HashMap::new();
         for ((_, at), marker) in positions.iter().zip(&markers) {
@@ -226,6 +228,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         connection.run(async |connection| store::load(connection, &work.callbacks).await).await?
     };
     metrics::stage_took(Stage::Load, started.elapsed());
+    crash::reach(Point::AfterLoad).await?;
 
     let started = Instant::now();
     let plan = match origin {
@@ -256,6 +259,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
     worker.dedupe.remember(applied.epoch.as_str(), committed.chain(released)).await;
     metrics::stage_took(Stage::Mark, started.elapsed());
+    crash::reach(Point::AfterMarker).await?;
     *epoch = Some(applied.epoch.clone());
     count(worker, &applied.tallies);
     Ok(applied)

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{Worker, sleep_unless};
 use crate::{
     config::WorkerConfig,
+    crash::{self, Point},
     ledger::{CaseEnd, CaseId, Reason, decide_cases},
     store::{self, Batch, Resolver, StoreError, quarantine},
 };
@@ -61,6 +62,7 @@ pub async fn replay(
     while !left.is_empty() {
         let (cases, snapshot) =
             connection.run(async |connection| quarantine::load_cases(connection, &left).await).await?;
+        crash::reach(Point::Replay).await?;
         replayed.untouched += left.len().saturating_sub(cases.len()) as u64;
         let plan = decide_cases(&snapshot, &cases, expires);
         // What waits and goes on waiting is not in the plan.
@@ -137,6 +139,9 @@ async fn sweep_once(
     let overdue = connection
         .run(async |connection| quarantine::overdue(connection, waiting_max_ms, REPLAY_BATCH_MAX).await)
         .await?;
+    if !overdue.is_empty() {
+        crash::reach(Point::Sweep).await?;
+    }
     let resolver = Resolver { by: "payonce", why: "it could be applied when its time was up" };
     replay(connection, &overdue, resolver, true).await
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
+    crash::{self, Point},
     metrics,
     retry::Pauses,
 };
@@ -115,6 +116,9 @@ impl Intake {
                     let run = run.ok_or(SessionEnd::ConsumerCancelled)??;
                     let (count, at) = (run.len(), Instant::now());
                     metrics::received(count as u64);
+                    crash::reach(Point::AfterConsume)
+                        .await
+                        .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
                     for delivery in run {
                         self.lanes.hand_over(Taken { delivery, at });
                     }

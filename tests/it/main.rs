@@ -4,6 +4,7 @@
 mod audit;
 mod claims;
 mod command_line;
+mod crash_points;
 mod duplicates;
 mod hot_account;
 mod lifecycle;
@@ -13,6 +14,7 @@ mod mismatch;
 mod outages;
 mod quarantine;
 mod redis_failures;
+mod rivals;
 mod stopping;
 mod support;
 mod topology;

@@ -7,6 +7,7 @@ mod draft;
 mod model;
 mod outcomes;
 mod properties;
+mod protocol;
 mod replays;
 mod rust_words;
 mod settings;

@@ -1,0 +1,250 @@
+//! Connections: where the database is, which of its hosts may be written to, and how long an operation may take.
+
+use std::{
+    str::FromStr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::Semaphore;
+
+use super::{SchemaError, StoreError, check_schema};
+use crate::hosts::each_host;
+
+/// Where the database is, and how long it may take.
+#[derive(Debug)]
+pub struct Database {
+    /// One for each host of the address.
+    hosts: Vec<PgConnectOptions>,
+    deadline: Duration,
+    /// The host that was writable last.
+    last: AtomicUsize,
+    /// System identifier and highest timeline that a writable host has shown.
+    history: Mutex<Option<(String, u32)>>,
+}
+
+impl Database {
+    /// Reads the address. Does not connect.
+    ///
+    /// `deadline`: after which a statement is given up, by the server where it still listens, else by closing the connection.
+    ///
+    /// # Errors
+    /// Words for what is wrong with the URL, which they do not repeat: it holds a password.
+    pub fn new(url: &str, application_name: &str, deadline: Duration) -> Result<Self, String> {
+        let deadline_ms = deadline.as_millis().to_string();
+        let with_settings = |options: PgConnectOptions| {
+            options
+                .application_name(application_name)
+                .options([
+                    ("statement_timeout", deadline_ms.as_str()),
+                    ("lock_timeout", deadline_ms.as_str()),
+                    // A worker that stops in mid-transaction must not hold its locks until TCP notices.
+                    ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
+                    ("synchronous_commit", "on"),
+                    // Every query here looks up a batch of keys by index; with nested loops rows are locked in the order of the
+                    // sorted arguments. Planned each time, for less than a millisecond: a plan that was made while a table was
+                    // small reads all of it when it has grown.
+                    ("enable_seqscan", "off"),
+                    ("enable_hashjoin", "off"),
+                    ("enable_mergejoin", "off"),
+                    ("plan_cache_mode", "force_custom_plan"),
+                    ("jit", "off"),
+                ])
+                .disable_statement_logging()
+        };
+        let hosts = each_host(url).map(|url| PgConnectOptions::from_str(&url).map(with_settings));
+        let hosts: Result<Vec<_>, _> = hosts.collect();
+        Ok(Self::of(hosts.map_err(|error| error.to_string())?, deadline))
+    }
+
+    fn of(hosts: Vec<PgConnectOptions>, deadline: Duration) -> Self {
+        Self { hosts, deadline, last: AtomicUsize::new(0), history: Mutex::new(None) }
+    }
+
+    /// The same server with the settings of an ordinary session: for reports and audits, whose queries read whole tables.
+    #[must_use]
+    pub fn for_reading(&self) -> Self {
+        self.with_options([
+            ("enable_seqscan", "on"),
+            ("enable_hashjoin", "on"),
+            ("enable_mergejoin", "on"),
+            ("plan_cache_mode", "auto"),
+            ("statement_timeout", "0"),
+        ])
+    }
+
+    fn with_options<const N: usize>(&self, settings: [(&str, &str); N]) -> Self {
+        let hosts = self.hosts.iter().map(|host| host.clone().options(settings)).collect();
+        Self::of(hosts, self.deadline)
+    }
+
+    /// Opens a connection: to the only host, or to that of several which is the writable primary, found anew whenever it has
+    /// moved.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where no host answers, all refuse, or none is writable.
+    pub async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let first = self.last.load(Ordering::Relaxed);
+        let mut problem = StoreError::Unavailable("the address names no host".to_owned());
+        for at in (first..self.hosts.len()).chain(0..first.min(self.hosts.len())) {
+            let Some(host) = self.hosts.get(at) else { continue };
+            let opened = tokio::time::timeout(self.deadline, self.open(host)).await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(format!("no answer within {} ms", self.deadline.as_millis())))
+            });
+            match opened {
+                Ok(connection) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(cause) => problem = cause,
+            }
+        }
+        Err(problem)
+    }
+
+    async fn open(&self, host: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+        let mut connection =
+            PgConnection::connect_with(host).await.map_err(|error| match error.as_database_error() {
+                // sqlx's own text ends with the line of the server's source that refused.
+                Some(refusal) => StoreError::Unavailable(refusal.message().to_owned()),
+                None => StoreError::Unavailable(error.to_string()),
+            })?;
+        if self.hosts.len() > 1 {
+            self.check_is_primary(&mut connection).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Of several hosts only the one whose history goes on may be written: no standby, and no former primary that came back
+    /// writable after another host was promoted. A promotion begins a new timeline (PostgreSQL documentation, 26.3.5).
+    async fn check_is_primary(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let (system, timeline): (String, Option<String>) = sqlx::query_as(
+            "select system_identifier::text,
+                    case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end
+             from pg_control_system()",
+        )
+        .fetch_one(connection)
+        .await?;
+        let Some(timeline) = timeline.and_then(|digits| u32::from_str_radix(&digits, 16).ok()) else {
+            return Err(StoreError::Unavailable("no host of the address is a writable primary".to_owned()));
+        };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*history {
+            Some((known, highest)) if *known == system && timeline < *highest => {
+                Err(StoreError::Unavailable(format!(
+                    "a host of the address is a former primary (timeline {timeline}, another host has reached {highest}); stop it, \
+                     or make it a standby"
+                )))
+            }
+            Some(_) | None => {
+                *history = Some((system, timeline));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A lane's own connection, opened when it is needed.
+pub struct Connection {
+    database: Arc<Database>,
+    open: Option<PgConnection>,
+}
+
+impl Connection {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(database: Arc<Database>) -> Self {
+        Self { database, open: None }
+    }
+
+    /// Runs `operation` on the connection. Unless it ends well in time, the connection is closed, and the server rolls back
+    /// whatever was open on it.
+    ///
+    /// # Errors
+    /// Those of `operation`, or [`StoreError::Unavailable`] where it took longer than the deadline.
+    pub async fn run<T>(
+        &mut self,
+        operation: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Taken out, so that an error, a timeout or a cancelled caller drops it.
+        let mut connection = match self.open.take() {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        // The server's own timeouts come first; this one is for a server that does not answer at all.
+        let patience = self.database.deadline.saturating_mul(2);
+        let result = tokio::time::timeout(patience, operation(&mut connection)).await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(format!("no answer within {} ms", patience.as_millis())))
+        });
+        if result.is_ok() {
+            self.open = Some(connection);
+        }
+        result
+    }
+
+    /// Closes the connection politely, if one is open.
+    pub async fn close(&mut self) {
+        if let Some(connection) = self.open.take() {
+            // A server that is gone has closed it already.
+            let _closed = tokio::time::timeout(self.database.deadline, connection.close()).await;
+        }
+    }
+}
+
+/// Connections for pages and reports, kept open between uses: nothing that runs on them writes.
+#[derive(Clone)]
+pub struct Reader {
+    database: Arc<Database>,
+    idle: Arc<Mutex<Vec<PgConnection>>>,
+    free: Arc<Semaphore>,
+}
+
+impl Reader {
+    /// At most `connections_max` connections, opened when needed.
+    #[must_use]
+    pub fn new(database: &Database, connections_max: u32) -> Self {
+        let database = database.for_reading().with_options([("default_transaction_read_only", "on")]);
+        Self {
+            database: Arc::new(database),
+            idle: Arc::default(),
+            free: Arc::new(Semaphore::new(usize::try_from(connections_max).unwrap_or(1))),
+        }
+    }
+
+    /// Runs a read.
+    ///
+    /// # Errors
+    /// Those of `operation`, or [`StoreError::Unavailable`] where no connection can be had or it takes too long.
+    pub async fn run<T>(
+        &self,
+        operation: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let deadline = self.database.deadline;
+        let late = || StoreError::Unavailable(format!("no answer within {} ms", deadline.as_millis()));
+        let _place = tokio::time::timeout(deadline, self.free.acquire()).await.map_err(|_| late())?;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        let result = tokio::time::timeout(deadline, operation(&mut connection)).await;
+        let result = result.unwrap_or_else(|_| Err(late()));
+        // A session in an unknown state is closed.
+        if result.is_ok() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        }
+        result
+    }
+
+    /// Refuses a schema that does not fit this program.
+    ///
+    /// # Errors
+    /// [`SchemaError`].
+    pub async fn check_schema(&self) -> Result<(), SchemaError> {
+        self.run(async |connection| Ok(check_schema(connection).await)).await?
+    }
+}

@@ -1,0 +1,145 @@
+//! Two workers that looked at the same moment: each has a plan, one commits first. What the other then writes is exact, not a matter
+//! of chance, because here the steps between load and commit are called by hand.
+
+use payonce::{
+    ledger::{AccountId, Callback, Plan, decide},
+    store::{self, Applied, Batch, PgConnection, Resolver, StoreError, quarantine},
+    wire,
+};
+
+use crate::support::{Event, World};
+
+/// What a worker holds between load and commit.
+struct Decided {
+    callbacks: Vec<Callback>,
+    bodies: Vec<Vec<u8>>,
+    plan: Plan,
+}
+
+async fn load_and_decide(connection: &mut PgConnection, events: &[Event]) -> Decided {
+    let bodies: Vec<Vec<u8>> = events.iter().map(Event::body).collect();
+    let callbacks: Vec<Callback> =
+        bodies.iter().map(|body| wire::decode(body).expect("a sound callback")).collect();
+    let snapshot = store::load(connection, &callbacks).await.expect("the snapshot is read");
+    let plan = decide(&snapshot, &callbacks);
+    Decided { callbacks, bodies, plan }
+}
+
+async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Applied, StoreError> {
+    let bodies: Vec<&[u8]> = decided.bodies.iter().map(Vec::as_slice).collect();
+    let batch = Batch {
+        writer: "rival/0",
+        plan: decided.plan.clone(),
+        callbacks: &decided.callbacks,
+        bodies: &bodies,
+        undecodable: &[],
+        resolver: Resolver::WORKER,
+        remembered: &[],
+    };
+    store::apply(connection, batch).await
+}
+
+async fn apply_now(connection: &mut PgConnection, events: &[Event]) {
+    let decided = load_and_decide(connection, events).await;
+    let applied = apply(connection, &decided).await.expect("it is applied");
+    assert!(applied.lost.is_empty());
+}
+
+fn is_conflict(result: &Result<Applied, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Conflict(_)))
+}
+
+#[tokio::test]
+async fn a_stale_balance_is_not_written_and_its_neighbours_are() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100), Event::deposit("b1", "b", 100)]).await;
+
+    let stale =
+        load_and_decide(&mut second, &[Event::deposit("a3", "a", 10), Event::deposit("b2", "b", 10)]).await;
+    apply_now(&mut first, &[Event::deposit("a2", "a", 1)]).await;
+    let applied =
+        apply(&mut second, &stale).await.expect("a lost race about one account costs the others nothing");
+    assert_eq!(applied.lost, [AccountId::new("a").expect("an account id")].into());
+    assert_eq!(world.account("a").await, Some((101, 0, 2)));
+    assert_eq!(world.account("b").await, Some((110, 0, 2)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn one_key_about_two_accounts_is_applied_to_one() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100), Event::deposit("b1", "b", 100)]).await;
+
+    let late = load_and_decide(&mut second, &[Event::deposit("one", "b", 7)]).await;
+    apply_now(&mut first, &[Event::deposit("one", "a", 7)]).await;
+    let result = apply(&mut second, &late).await;
+    assert!(is_conflict(&result), "{result:?}");
+    assert_eq!(world.account("a").await, Some((107, 0, 2)));
+    assert_eq!(world.account("b").await, Some((100, 0, 1)));
+    // Looked at again, it is what it is: another content under a key that is taken.
+    apply_now(&mut second, &[Event::deposit("one", "b", 7)]).await;
+    assert_eq!(world.number("select count(*) from quarantine where reason = 'payload_mismatch'").await, 1);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn one_operation_about_two_accounts_is_applied_to_one() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100), Event::deposit("b1", "b", 100)]).await;
+
+    let late = load_and_decide(&mut second, &[Event::deposit("b2", "b", 7).operation("op")]).await;
+    apply_now(&mut first, &[Event::deposit("a2", "a", 7).operation("op")]).await;
+    let result = apply(&mut second, &late).await;
+    assert!(is_conflict(&result), "{result:?}");
+    assert_eq!(world.account("b").await, Some((100, 0, 1)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_case_that_a_person_discards_meanwhile_is_not_released() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100)]).await;
+    apply_now(&mut first, &[Event::payment("payment.captured", "w", "a", "p", 5)]).await;
+
+    let late =
+        load_and_decide(&mut second, &[Event::payment("payment.authorized", "auth", "a", "p", 5)]).await;
+    let discarded =
+        quarantine::discard(&mut first, &quarantine::Filter::default(), "somebody", "by hand").await;
+    assert_eq!(discarded.expect("it is discarded"), 1);
+    let result = apply(&mut second, &late).await;
+    assert!(is_conflict(&result), "{result:?}");
+    // Looked at again, the authorization is applied without it.
+    apply_now(&mut second, &[Event::payment("payment.authorized", "auth", "a", "p", 5)]).await;
+    assert_eq!(world.account("a").await, Some((100, 5, 2)));
+    assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 1);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn copies_on_two_workers_are_applied_or_quarantined_never_both() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 1)]).await;
+
+    // For the first there is not enough money; the second sees a deposit before it in its own batch.
+    let debit = Event::payment("payment.succeeded", "d", "a", "p", 5);
+    let late = load_and_decide(&mut second, &[Event::deposit("a2", "a", 10), debit.clone()]).await;
+    apply_now(&mut first, std::slice::from_ref(&debit)).await;
+    let applied = apply(&mut second, &late).await.expect("the account is lost, not the batch");
+    assert_eq!(applied.lost.len(), 1);
+    apply_now(&mut second, &[Event::deposit("a2", "a", 10), debit]).await;
+    let in_ledger = world.number("select count(*) from ledger where event_id = 'd'").await;
+    let in_quarantine =
+        world.number("select count(*) from quarantine where event_id = 'd' and state = 'open'").await;
+    assert_eq!(in_ledger + in_quarantine, 1);
+    world.audit().await;
+    world.close().await;
+}
