@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it bench lint fmt
+.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it chaos faketime sabotage bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,15 @@ test-pure: toolchain ## Only the tests that need no servers
 
 test-it: services toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
+
+chaos: build faketime ## The long fault tests: every fault by itself, then ten seeds of two minutes
+	@scripts/chaos
+
+faketime:
+	@scripts/services install faketime
+
+sabotage: services toolchain ## Make each well-known mistake on purpose, and see that a test catches it
+	@$(ENV) && scripts/sabotage
 
 bench: toolchain ## Time decode, decide and plan, against the last time
 	cargo bench -p payonce --bench pure

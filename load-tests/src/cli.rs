@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{compare, growth, place::Place, replay};
+use crate::{chaos, compare, growth, place::Place, replay};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -23,6 +23,8 @@ enum Command {
     Compare(CompareArgs),
     /// Measures the rate with more workers, more accounts, or more rows in the ledger, and draws the curve.
     Growth(GrowthArgs),
+    /// Breaks workers, servers of its own and the links between them under load, by a seeded schedule; then heals, drains, audits.
+    Chaos(ChaosArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
     RecreateDatabase,
 }
@@ -199,6 +201,35 @@ pub struct GrowthArgs {
     pub payonce: Option<PathBuf>,
 }
 
+/// What `chaos` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ChaosArgs {
+    /// Everything random follows from this number; runs with consecutive seeds go on in the list of faults where others stop.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// No fault begins after so many seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400), value_name = "N")]
+    pub seconds: u32,
+    /// Only these faults, each once, in this order; repeat for several.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub fault: Vec<chaos::Fault>,
+    /// Prints the names of all faults, one a line, and ends.
+    #[arg(long)]
+    pub list_faults: bool,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=64), value_name = "N")]
+    pub workers: u32,
+    /// Callbacks offered per second.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000), value_name = "N")]
+    pub rate: u32,
+    /// One JSON object in place of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
 /// Why a command did not end with exit code 0.
 #[derive(Debug)]
 pub enum Failure {
@@ -234,6 +265,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Replay(args) => replay::run(&args).await,
         Command::Compare(args) => compare::run(&args).await,
         Command::Growth(args) => growth::run(&args).await,
+        Command::Chaos(args) => chaos::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }
 }

@@ -5,6 +5,7 @@
 
 mod audit;
 mod body;
+mod chaos;
 mod cli;
 mod compare;
 mod growth;

@@ -35,6 +35,12 @@ const HISTORY_ACCOUNTS: u32 = 100_000;
 const HISTORY_CHUNK: u32 = 500_000;
 
 impl Place {
+    /// A place on servers that belong to the run.
+    pub fn at(database_url: String, redis_url: String, amqp_url: String) -> Self {
+        let prefix = "chaos.".to_owned();
+        Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false }
+    }
+
     /// The environment's servers, with a fresh database and prefix unless `in_place`.
     pub async fn prepare(in_place: bool, seed: u64) -> Result<Self, Failure> {
         let (database_url, redis_url, amqp_url) = (

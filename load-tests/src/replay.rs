@@ -11,7 +11,7 @@ use payonce::broker::Names;
 use sqlx::PgConnection;
 
 use crate::{
-    audit::{self, Audit},
+    audit::{self, Audit, Copies},
     cli::{Failure, ReplayArgs},
     place::Place,
     plan::{Options, Plan},
@@ -104,7 +104,7 @@ pub async fn replay(
 
     let names = place.names();
     let left = [&names.queue, &names.dead_queue];
-    let mut audit = audit::run(&mut database, plan, &published_at_us).await?;
+    let mut audit = audit::run(&mut database, plan, &published_at_us, Copies::AsPlanned).await?;
     audit.check("queues_are_empty", messages_left(place, &left).await?);
     std::fs::remove_dir_all(&logs).context("logs cannot be removed")?;
     let report = Report::new(args, plan, &audit, seconds);
@@ -146,7 +146,7 @@ async fn wait_settled(
 }
 
 /// What the broker still has; with the workers gone, what they had not settled is back on its queue.
-async fn messages_left(place: &Place, queues: &[&String]) -> Result<Vec<String>, Failure> {
+pub async fn messages_left(place: &Place, queues: &[&String]) -> Result<Vec<String>, Failure> {
     let connection = place.broker().await?;
     let channel = connection.create_channel().await.context("no channel")?;
     let mut left = Vec::new();

@@ -40,7 +40,7 @@ pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// `payonce` with a place's addresses.
-fn command(program: &Path, place: &Place) -> Command {
+pub fn command(program: &Path, place: &Place) -> Command {
     let mut command = Command::new(program);
     command
         .env("PAYONCE_DATABASE_URL", &place.database_url)
@@ -119,7 +119,7 @@ impl Workers {
     }
 }
 
-fn last_lines(log: &Path) -> String {
+pub fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LOG_LINES_SHOWN);

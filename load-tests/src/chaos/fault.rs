@@ -1,0 +1,232 @@
+//! Every fault of the matrix: its name, how it is brought about, and how often it really happened. When [`Fault::bring_about`] returns,
+//! everything is whole again; what follows is the recovery.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tokio::time::sleep;
+
+use super::{
+    means::{
+        consumer_timeout, crash, deadlocks, delete_queue, exhaust_connections, fill_disk, flush_redis,
+        memory_alarm, pause, read_only_database, redis, refuse_writes, reset, shift_clocks, slowly,
+        terminate_sessions, trap, watch_health,
+    },
+    pool::Pool,
+    proxy::Trap,
+    site::Site,
+};
+
+/// Longer than a claim (1 s), the heartbeat (2 x 2 s) and the database's deadline (2 s).
+const PAUSE: Duration = Duration::from_secs(6);
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Fault {
+    /// kill -9 of one worker.
+    WorkerKilled,
+    /// kill -9 of all workers at once.
+    WorkersKilled,
+    /// SIGSTOP of a worker, longer than its claims and heartbeats, then SIGCONT.
+    WorkerPaused,
+    /// SIGTERM of a worker in mid-work, another takes its place.
+    WorkerTerminated,
+    /// Every worker replaced in turn.
+    RollingRestart,
+    /// Workers whose clocks are an hour ahead and an hour behind.
+    ClocksShifted,
+    /// kill -9 of RabbitMQ, started again.
+    BrokerKilled,
+    /// RabbitMQ stopped and started.
+    BrokerRestarted,
+    /// RabbitMQ away for 60 s.
+    BrokerAway,
+    /// RabbitMQ closes all connections.
+    BrokerConnectionsClosed,
+    /// Every connection to RabbitMQ is reset.
+    BrokerReset,
+    /// Connections to RabbitMQ stay open, nothing passes.
+    BrokerSilent,
+    /// A slow and jittery link to RabbitMQ.
+    BrokerSlow,
+    /// Few bytes per second to RabbitMQ.
+    BrokerThrottled,
+    /// The connection to RabbitMQ breaks in the middle of a frame.
+    BrokerCutMidFrame,
+    /// Acknowledgements do not arrive; then the connection breaks.
+    AcksSwallowed,
+    /// RabbitMQ blocks publishers for want of memory.
+    MemoryAlarm,
+    /// RabbitMQ closes the channel of a worker that holds deliveries too long.
+    ConsumerTimeout,
+    /// The work queue is deleted; workers make it again.
+    QueueDeleted,
+    /// kill -9 of PostgreSQL, started again.
+    DatabaseKilled,
+    /// PostgreSQL stopped in immediate mode, started again.
+    DatabaseStopped,
+    /// Workers' sessions terminated again and again.
+    SessionsTerminated,
+    /// COMMIT does not reach PostgreSQL.
+    CommitDropped,
+    /// COMMIT reaches PostgreSQL, its answer nobody.
+    CommitAnswerCut,
+    /// Every connection to PostgreSQL is reset.
+    DatabaseReset,
+    /// Connections to PostgreSQL stay open, nothing passes.
+    DatabaseSilent,
+    /// A slow and jittery link to PostgreSQL.
+    DatabaseSlow,
+    /// SIGSTOP of PostgreSQL, then SIGCONT.
+    DatabasePaused,
+    /// Every write is refused with 25006, as on a former primary.
+    DatabaseReadOnly,
+    /// A rival that locks accounts in the other order.
+    Deadlocks,
+    /// No connection is left.
+    ConnectionsExhausted,
+    /// No space is left on PostgreSQL's disk.
+    DiskFull,
+    /// The primary dies, its synchronous standby is promoted: nothing may be lost.
+    FailoverSynchronous,
+    /// The primary dies, a standby that lagged is promoted: what was acknowledged and not replicated is lost, and applied when it is
+    /// sent again, whatever Redis remembers.
+    FailoverAsynchronous,
+    /// kill -9 of Redis, which comes back empty.
+    RedisKilled,
+    /// FLUSHALL again and again.
+    RedisFlushed,
+    /// SIGSTOP of Redis, then SIGCONT.
+    RedisPaused,
+    /// Redis has no memory left.
+    RedisFull,
+    /// Redis becomes a replica, which refuses writes.
+    RedisReadOnly,
+    /// Redis comes back with an old dump.
+    RedisTimeTravel,
+    /// Connections to Redis stay open, nothing passes.
+    RedisSilent,
+    /// Claims are set, the answer does not come.
+    ClaimAnswerSwallowed,
+}
+
+impl Fault {
+    /// As in the report and on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether every run that nobody asked for this very fault can have it: not what takes long, needs root, or loses commits.
+    pub fn is_everyday(self) -> bool {
+        !matches!(self, Self::BrokerAway | Self::DiskFull | Self::ClocksShifted | Self::FailoverAsynchronous)
+    }
+
+    /// Brings it about for about `hold`, and puts everything right again. Returns how often it really happened.
+    pub async fn bring_about(self, site: &mut Site, pool: &mut Pool, hold: Duration) -> anyhow::Result<u64> {
+        match self {
+            Self::WorkerKilled => pool.kill(1).await,
+            Self::WorkersKilled => pool.kill(pool.members().len()).await,
+            Self::WorkerPaused => {
+                let stopped = pool.signal_first("STOP").await?;
+                sleep(PAUSE).await;
+                pool.signal_first("CONT").await?;
+                Ok(stopped)
+            }
+            Self::WorkerTerminated => pool.replace_first(&[]).await,
+            Self::RollingRestart => {
+                let mut replaced = 0;
+                for _ in 0..pool.members().len() {
+                    replaced += pool.replace_first(&[]).await?;
+                }
+                Ok(replaced)
+            }
+            Self::ClocksShifted => shift_clocks(pool, hold).await,
+            Self::BrokerKilled => crash(&site.broker).await,
+            Self::BrokerRestarted => {
+                site.broker.stop().await?;
+                site.broker.start_again().await?;
+                Ok(1)
+            }
+            Self::BrokerAway => {
+                site.broker.kill().await?;
+                let unready = watch_health(pool, Duration::from_secs(60)).await?;
+                site.broker.start_again().await?;
+                Ok(unready)
+            }
+            Self::BrokerConnectionsClosed => {
+                let before = site.broker.rabbitmqctl(&["list_connections", "--quiet", "pid"]).await?;
+                site.broker.rabbitmqctl(&["close_all_connections", "chaos"]).await?;
+                Ok(before.lines().count() as u64)
+            }
+            Self::BrokerReset => reset(&site.broker_proxy, hold).await,
+            Self::BrokerSilent => slowly(&site.broker_proxy, PAUSE, |proxy| proxy.silence(true)).await,
+            Self::BrokerSlow => {
+                slowly(&site.broker_proxy, hold, |proxy| proxy.delay(Duration::from_millis(100))).await
+            }
+            Self::BrokerThrottled => slowly(&site.broker_proxy, hold, |proxy| proxy.throttle(20_000)).await,
+            Self::BrokerCutMidFrame => trap(&site.broker_proxy, Trap::CutAfter(11), 3, hold).await,
+            Self::AcksSwallowed => {
+                let swallowed = trap(&site.broker_proxy, Trap::AckSwallowed, 1_000, hold).await?;
+                site.broker_proxy.reset();
+                Ok(swallowed)
+            }
+            Self::MemoryAlarm => memory_alarm(&site.broker, hold).await,
+            Self::ConsumerTimeout => consumer_timeout(site).await,
+            Self::QueueDeleted => delete_queue(site).await,
+            Self::DatabaseKilled => crash(site.node()?).await,
+            Self::DatabaseStopped => {
+                site.node()?.signal_first("QUIT").await?;
+                // Waits until it is gone, and cleans up behind it.
+                site.node()?.stop().await?;
+                site.node()?.start_again().await?;
+                Ok(1)
+            }
+            Self::SessionsTerminated => terminate_sessions(site, hold).await,
+            Self::CommitDropped => trap(site.node_proxy(), Trap::CommitDropped, 3, hold).await,
+            Self::CommitAnswerCut => trap(site.node_proxy(), Trap::CommitAnswerCut, 3, hold).await,
+            Self::DatabaseReset => reset(site.node_proxy(), hold).await,
+            Self::DatabaseSilent => slowly(site.node_proxy(), PAUSE, |proxy| proxy.silence(true)).await,
+            Self::DatabaseSlow => {
+                slowly(site.node_proxy(), hold, |proxy| proxy.delay(Duration::from_millis(50))).await
+            }
+            Self::DatabasePaused => pause(site.node()?, PAUSE).await,
+            Self::DatabaseReadOnly => read_only_database(site, hold).await,
+            Self::Deadlocks => deadlocks(site).await,
+            Self::ConnectionsExhausted => exhaust_connections(site, hold).await,
+            Self::DiskFull => fill_disk(site).await,
+            Self::FailoverSynchronous => site.fail_over(true, hold).await,
+            Self::FailoverAsynchronous => site.fail_over(false, hold).await,
+            Self::RedisKilled => crash(&site.redis).await,
+            Self::RedisFlushed => flush_redis(site, hold).await,
+            Self::RedisPaused => pause(&site.redis, PAUSE).await,
+            Self::RedisFull => {
+                refuse_writes(
+                    site,
+                    "OOM",
+                    &["CONFIG", "SET", "maxmemory", "1"],
+                    &["CONFIG", "SET", "maxmemory", "0"],
+                    hold,
+                )
+                .await
+            }
+            Self::RedisReadOnly => {
+                refuse_writes(
+                    site,
+                    "READONLY",
+                    &["REPLICAOF", "127.0.0.1", "1"],
+                    &["REPLICAOF", "NO", "ONE"],
+                    hold,
+                )
+                .await
+            }
+            Self::RedisTimeTravel => {
+                redis::cmd("SAVE").query_async::<()>(&mut redis(site).await?).await?;
+                sleep(hold).await;
+                crash(&site.redis).await
+            }
+            Self::RedisSilent => slowly(&site.redis_proxy, PAUSE, |proxy| proxy.silence(true)).await,
+            Self::ClaimAnswerSwallowed => trap(&site.redis_proxy, Trap::SetAnswerSwallowed, 3, hold).await,
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! `chaos`: load with copies, stories and bad messages, while a seeded schedule breaks workers, servers and links; then everything is
+//! healed and drained, and audited against the plan.
+
+mod fault;
+mod inspect;
+mod means;
+mod offer;
+mod pool;
+mod proxy;
+mod schedule;
+mod servers;
+mod site;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+pub use fault::Fault;
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep};
+
+use self::{
+    offer::{Offer, Published, publish_all},
+    pool::Pool,
+    schedule::Schedule,
+    site::Site,
+};
+use crate::{
+    audit::{self, Audit, Copies},
+    body,
+    cli::{ChaosArgs, Failure, ReplayArgs},
+    plan::{Plan, Sending},
+    replay,
+    report::Report,
+    workers,
+};
+
+const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// After so long without one more callback settled, workers have not recovered.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(90);
+/// So long without one more callback settled, and nothing is on its way.
+const QUIET: Duration = Duration::from_secs(2);
+/// Faults that have time in a run at most, with an eye on what the plan must allow for.
+const FAULT_SECONDS_MIN: u64 = 2;
+
+/// What a chaos run reports: what `replay` does, and the faults.
+#[derive(Debug, Serialize)]
+struct ChaosReport {
+    #[serde(flatten)]
+    report: Report,
+    /// Name to how often it really happened.
+    faults: BTreeMap<String, u64>,
+    /// Name to seconds from the fault's end to the next callback settled, the longest.
+    recovery_seconds: BTreeMap<String, f64>,
+    /// Confirmed messages, copies that outages made necessary included.
+    published_in_all: u64,
+    /// Callbacks that asynchronous failovers lost and that were applied when they were sent again.
+    lost_and_sent_again: usize,
+    /// Largest resident size of any worker, in MiB.
+    worker_peak_mib: u64,
+}
+
+pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
+    if args.list_faults {
+        Fault::value_variants().iter().for_each(|fault| println!("{}", fault.name()));
+        return Ok(());
+    }
+    let mut schedule = Schedule::new(args.seed, &args.fault);
+    let faults_max = usize::try_from(u64::from(args.seconds) / FAULT_SECONDS_MIN).unwrap_or(1).max(1);
+    let shape = shape(args, &schedule, faults_max);
+    let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
+    let program = workers::program(args.payonce.as_deref()).await?;
+    let has_small_disk = schedule.has_within(Fault::DiskFull, faults_max);
+    eprintln!("chaos: seed {}, {} s; starting servers", args.seed, args.seconds);
+    let mut site = Site::start(has_small_disk).await?;
+    let result = tokio::select! {
+        result = chaos(args, &shape, &plan, &program, &mut site, &mut schedule) => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
+    };
+    let (report, audit) = result?;
+    report.print(args.json, &audit)?;
+    match audit.failed().as_slice() {
+        [] => Ok(()),
+        failed => Err(Failure::No(format!("seed {}: audit failed: {}", args.seed, failed.join(", ")))),
+    }
+}
+
+/// The plan of a chaos run, as a replay's.
+fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs {
+    // When commits are lost, what was lost comes again after what followed it: the end of a story, and which of two contents of one
+    // key is the first, depend on that.
+    let loses_commits = schedule.has_within(Fault::FailoverAsynchronous, faults_max);
+    ReplayArgs {
+        events: args.rate.saturating_mul(args.seconds).max(1_000),
+        duplicates: 0.3,
+        accounts: 200,
+        hot: 0.2,
+        poison: if loses_commits { 0.0 } else { 0.03 },
+        lifecycle: if loses_commits { 0.0 } else { 0.4 },
+        workers: args.workers,
+        rate: args.rate,
+        prefill: false,
+        seed: args.seed,
+        json: args.json,
+        in_place: false,
+        keep: false,
+        payonce: args.payonce.clone(),
+    }
+}
+
+async fn chaos(
+    args: &ChaosArgs,
+    shape: &ReplayArgs,
+    plan: &Arc<Plan>,
+    program: &Path,
+    site: &mut Site,
+    schedule: &mut Schedule,
+) -> Result<(ChaosReport, Audit), Failure> {
+    site.create_database().await?;
+    let direct = site.direct()?;
+    workers::migrate(program, &direct).await?;
+    let published = Arc::new(Published::new(Arc::clone(plan)));
+    publish_all(&published, &direct, &plan.opening).await?;
+    let mut pool = Pool::start(args.workers as usize, program.to_owned(), site.place())?;
+    // Nothing breaks before every account is open.
+    let accounts = i64::from(plan.accounts);
+    wait_for(site, &mut pool, "select count(*) from accounts", accounts).await?;
+
+    let started = Instant::now();
+    let offer = Offer::start(Arc::clone(&published), direct, plan.main.clone(), args.rate);
+    let mut happened: BTreeMap<String, u64> = BTreeMap::new();
+    let mut recovery: BTreeMap<String, f64> = BTreeMap::new();
+    let mut rows_midway = None;
+    let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
+    while due > 0
+        && (!args.fault.is_empty() || started.elapsed() < Duration::from_secs(u64::from(args.seconds)))
+    {
+        due -= 1;
+        wait_for_progress(site, &mut pool).await?;
+        let (fault, hold) = schedule.next();
+        let name = fault.name();
+        eprintln!("chaos: {:6.1} s  {name}, {} ms", started.elapsed().as_secs_f64(), hold.as_millis());
+        if fault == Fault::QueueDeleted {
+            offer.pause(true);
+            wait_until_quiet(site).await?;
+        }
+        let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
+        site.heal();
+        offer.pause(false);
+        if times == 0 {
+            return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));
+        }
+        *happened.entry(name.clone()).or_default() += times;
+        let seconds = wait_for_progress(site, &mut pool).await.with_context(|| format!("after {name}"))?;
+        let longest = recovery.entry(name).or_default();
+        *longest = longest.max((seconds * 100.0).round() / 100.0);
+        if rows_midway.is_none() {
+            rows_midway = Some(inspect::row_versions(&mut site.connect().await?).await?);
+        }
+    }
+    offer.finish().await?;
+    publish_all(&published, &site.direct()?, &plan.late).await?;
+    let lost = settle_all(site, &mut pool, &published).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let workers_left = inspect::sessions(&mut site.connect().await?).await?;
+    let (logs, worker_peak_mib) = pool.stop().await?;
+
+    let copies = published.confirmed.load(Ordering::Relaxed).saturating_sub(plan.distinct.len() as u64);
+    // What a failover lost was counted by the rows that it lost.
+    let copies = if site.lost.is_empty() { copies } else { 0 };
+    let at_us: Vec<u64> = published.at_us.iter().map(|at| at.load(Ordering::Relaxed)).collect();
+    let mut database = site.connect().await?;
+    let mut audit = audit::run(&mut database, plan, &at_us, Copies::AtLeast(copies)).await?;
+    let direct = site.direct()?;
+    let names = direct.names();
+    let left = replay::messages_left(&direct, &[&names.queue, &names.dead_queue]).await?;
+    audit.check("queues_are_empty", left);
+    audit.check("no_session_is_left_in_a_transaction", workers_left);
+    audit.check("only_a_failover_loses_commits", lost.unexplained);
+    if let Some(rows) = rows_midway.filter(|_| site.lost.is_empty()) {
+        audit.check("rows_are_never_changed", inspect::changed_rows(&mut database, rows).await?);
+    }
+    inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
+    audit.check("logs_hold_no_password", inspect::secrets(&logs));
+    let report = ChaosReport {
+        report: Report::new(shape, plan, &audit, seconds),
+        faults: happened,
+        recovery_seconds: recovery,
+        published_in_all: published.confirmed.load(Ordering::Relaxed),
+        lost_and_sent_again: lost.sent_again,
+        worker_peak_mib,
+    };
+    Ok((report, audit))
+}
+
+/// Deliveries counted so far, in the transactions that settled them; `None`: the database does not answer.
+async fn settled(connection: &mut Option<PgConnection>, site: &Site) -> Option<i64> {
+    if connection.is_none() {
+        *connection = site.connect().await.ok();
+    }
+    let counted = sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies")
+        .fetch_one(connection.as_mut()?)
+        .await;
+    if counted.is_err() {
+        *connection = None;
+    }
+    counted.ok()
+}
+
+/// Waits until one more callback is settled than now, and says how many seconds that took.
+async fn wait_for_progress(site: &Site, pool: &mut Pool) -> anyhow::Result<f64> {
+    let started = Instant::now();
+    let mut connection = None;
+    let mut before = None;
+    loop {
+        pool.check()?;
+        let now = settled(&mut connection, site).await;
+        if now.is_some() && before.is_some() && now > before {
+            return Ok(started.elapsed().as_secs_f64());
+        }
+        before = before.or(now);
+        if started.elapsed() > RECOVERY_DEADLINE {
+            bail!(
+                "workers have not recovered: nothing was settled for {RECOVERY_DEADLINE:?}\n{}",
+                pool.last_words()
+            );
+        }
+        sleep(POLL_PAUSE).await;
+    }
+}
+
+/// Waits until nothing was settled for a while.
+async fn wait_until_quiet(site: &Site) -> anyhow::Result<()> {
+    let mut connection = None;
+    let (mut before, mut since) = (None, Instant::now());
+    while since.elapsed() < QUIET {
+        let now = settled(&mut connection, site).await;
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        sleep(POLL_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Asks until a number is reached.
+async fn wait_for(site: &Site, pool: &mut Pool, question: &'static str, number: i64) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut connection = site.connect().await?;
+    while sqlx::query_scalar::<_, i64>(question).fetch_one(&mut connection).await? < number {
+        pool.check()?;
+        if started.elapsed() > RECOVERY_DEADLINE {
+            bail!("{question}: not {number} within {RECOVERY_DEADLINE:?}");
+        }
+        sleep(POLL_PAUSE).await;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    sent_again: usize,
+    /// Callbacks that are nowhere, though no failover lost them.
+    unexplained: Vec<String>,
+}
+
+/// Waits until every distinct callback is somewhere. What a failover lost is sent again, as its provider would.
+async fn settle_all(site: &Site, pool: &mut Pool, published: &Published) -> anyhow::Result<Lost> {
+    let mut lost = Lost::default();
+    for is_last in [false, true] {
+        wait_until_quiet(site).await?;
+        pool.check()?;
+        let missing = missing(site, &published.plan).await?;
+        if missing.is_empty() {
+            break;
+        }
+        let mut sendings = Vec::new();
+        for one in missing {
+            let key = body::key(&published.plan, &published.plan.distinct[one as usize]);
+            if site.lost.contains(&key) && !is_last {
+                sendings.push(Sending { distinct: one, way: None });
+            } else {
+                lost.unexplained.push(format!("{key:?} was confirmed by the broker, and is nowhere"));
+            }
+        }
+        lost.sent_again += sendings.len();
+        publish_all(published, &site.direct()?, &sendings).await?;
+    }
+    Ok(lost)
+}
+
+/// Sound callbacks that are neither in the ledger nor in quarantine.
+async fn missing(site: &Site, plan: &Plan) -> anyhow::Result<Vec<u32>> {
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "select source, event_id from ledger union select source, event_id from quarantine where source is not null",
+    )
+    .fetch_all(&mut site.connect().await?)
+    .await?;
+    let there: HashSet<(String, String)> = keys.into_iter().collect();
+    let sound = plan.distinct.iter().filter(|one| one.poison.is_none());
+    Ok(sound.filter(|one| !there.contains(&body::key(plan, one))).map(|one| one.number).collect())
+}
+
+impl ChaosReport {
+    fn print(&self, json: bool, audit: &Audit) -> anyhow::Result<()> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        self.report.print(false, audit)?;
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+            "fault",
+            "times it happened",
+            "recovered after, s",
+        ]);
+        for (name, times) in &self.faults {
+            let seconds = self.recovery_seconds.get(name).copied().unwrap_or_default();
+            table.add_row([name.clone(), times.to_string(), format!("{seconds:.2}")]);
+        }
+        for column in 1..=2 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        println!("{table}");
+        println!(
+            "published in all: {}; lost by failovers and sent again: {}; a worker's peak: {} MiB",
+            self.published_in_all, self.lost_and_sent_again, self.worker_peak_mib
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! Where a chaos run takes place: servers of its own, each behind a proxy; two places for PostgreSQL, so that one can fail over to
+//! the other.
+
+use std::{collections::HashSet, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+
+use anyhow::{Context, bail};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+use super::{proxy::Proxy, servers::Server};
+use crate::place::Place;
+
+/// In every address, to be looked for in logs. The servers accept any password.
+pub const PASSWORD: &str = "chaos-secret-9f2c";
+const DATABASE: &str = "payonce_chaos";
+/// Nothing listens there.
+const CLOSED_PORT: u16 = 1;
+/// Of the disk that can be filled.
+const DISK_MIB: u32 = 1_500;
+
+/// A table of everything that can be broken.
+pub struct Site {
+    /// Node 0 and node 1; one of them is there, both while a failover is prepared.
+    nodes: [Option<Server>; 2],
+    node_proxies: [Proxy; 2],
+    primary: usize,
+    /// How often a node was made; each has a folder of its own.
+    nodes_made: usize,
+    pub redis: Server,
+    pub redis_proxy: Proxy,
+    pub broker: Server,
+    pub broker_proxy: Proxy,
+    /// Rows that an asynchronous failover has lost: (source, event id).
+    pub lost: HashSet<(String, String)>,
+    disk: Option<PathBuf>,
+    folder: TempDir,
+}
+
+impl Site {
+    /// Starts all servers. `has_small_disk`: PostgreSQL's data on a disk of its own that can be filled; needs root.
+    pub async fn start(has_small_disk: bool) -> anyhow::Result<Self> {
+        // PostgreSQL runs under another user, which must be able to reach its folder.
+        let folder = tempfile::Builder::new()
+            .prefix("payonce-chaos-")
+            .permissions(PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .context("no folder")?;
+        let disk = has_small_disk.then(|| folder.path().join("disk"));
+        if let Some(disk) = &disk {
+            std::fs::create_dir(disk)?;
+            let size = format!("size={DISK_MIB}m,mode=755");
+            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(disk).status();
+            if !mounted.context("mount does not run")?.success() {
+                bail!("a disk to be filled cannot be mounted: run as root, or leave out disk_full");
+            }
+        }
+        let label = if disk.is_some() { "disk/node-0" } else { "node-0" };
+        let (node, redis, broker) = tokio::try_join!(
+            Server::start("postgres", &folder, label),
+            Server::start("redis", &folder, "redis"),
+            Server::start("rabbitmq", &folder, "rabbitmq"),
+        )?;
+        Ok(Self {
+            node_proxies: [Proxy::start(node.port()?).await?, Proxy::start(CLOSED_PORT).await?],
+            nodes: [Some(node), None],
+            primary: 0,
+            nodes_made: 1,
+            redis_proxy: Proxy::start(redis.port()?).await?,
+            redis,
+            broker_proxy: Proxy::start(broker.port()?).await?,
+            broker,
+            lost: HashSet::new(),
+            disk,
+            folder,
+        })
+    }
+
+    /// What workers are told: every address leads through a proxy, and the database has two hosts.
+    pub fn place(&self) -> Place {
+        let [first, second] = self.node_proxies.each_ref().map(Proxy::port);
+        Place::at(
+            format!("postgres://payonce:{PASSWORD}@127.0.0.1:{first},127.0.0.1:{second}/{DATABASE}"),
+            format!("redis://127.0.0.1:{}", self.redis_proxy.port()),
+            // Short, so that a silent broker is noticed within the run.
+            format!("amqp://guest:guest@127.0.0.1:{}/%2f?heartbeat=2", self.broker_proxy.port()),
+        )
+    }
+
+    /// What publishers and the audit are told: the servers themselves.
+    pub fn direct(&self) -> anyhow::Result<Place> {
+        Ok(Place::at(
+            self.database_url(DATABASE)?,
+            format!("redis://127.0.0.1:{}", self.redis.port()?),
+            format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.broker.port()?),
+        ))
+    }
+
+    fn database_url(&self, database: &str) -> anyhow::Result<String> {
+        Ok(format!("postgres://payonce@127.0.0.1:{}/{database}", self.node()?.port()?))
+    }
+
+    /// The PostgreSQL that is the primary now.
+    pub fn node(&self) -> anyhow::Result<&Server> {
+        self.nodes.get(self.primary).and_then(Option::as_ref).context("no primary")
+    }
+
+    /// The proxy before it.
+    pub fn node_proxy(&self) -> &Proxy {
+        let [first, second] = &self.node_proxies;
+        if self.primary == 0 { first } else { second }
+    }
+
+    /// A connection to the run's database, not by a proxy.
+    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
+        PgConnection::connect(&self.database_url(DATABASE)?).await.context("the primary does not answer")
+    }
+
+    /// Creates the run's database.
+    pub async fn create_database(&self) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(&self.database_url("postgres")?).await?;
+        let create = format!("create database {DATABASE}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await?;
+        Ok(())
+    }
+
+    /// Fills PostgreSQL's disk, and returns what empties it again.
+    pub fn fill_disk(&self) -> anyhow::Result<PathBuf> {
+        let filler = self.disk.as_ref().context("the run has no small disk")?.join("filler");
+        let mut file = std::fs::File::create(&filler)?;
+        // Ends with "no space left on device", which is the point.
+        drop(std::io::copy(&mut std::io::repeat(0), &mut file));
+        Ok(filler)
+    }
+
+    /// Makes a standby of the primary at the other place, and fails over to it by killing the primary.
+    ///
+    /// `is_synchronous`: commits wait for the standby, so nothing can be lost. Otherwise the standby is cut off for a while before
+    /// the primary dies, so that commits are lost that workers have acknowledged; `self.lost` then has their keys.
+    pub async fn fail_over(&mut self, is_synchronous: bool, lag: std::time::Duration) -> anyhow::Result<u64> {
+        let link = Proxy::start(self.node()?.port()?).await?;
+        let label = format!("{}node-{}", if self.disk.is_some() { "disk/" } else { "" }, self.nodes_made);
+        self.nodes_made += 1;
+        let standby = Server::start_standby(link.port(), &self.folder, &label).await?;
+        let mut primary = self.connect().await?;
+        if is_synchronous {
+            sqlx::raw_sql("alter system set synchronous_standby_names = '*'").execute(&mut primary).await?;
+            sqlx::raw_sql("select pg_reload_conf()").execute(&mut primary).await?;
+            wait_until(
+                &mut primary,
+                "select exists (select from pg_stat_replication where sync_state = 'sync')",
+            )
+            .await?;
+            tokio::time::sleep(lag).await;
+        } else {
+            wait_until(
+                &mut primary,
+                "select exists (select from pg_stat_replication where state = 'streaming')",
+            )
+            .await?;
+            link.silence(true);
+            tokio::time::sleep(lag).await;
+        }
+        drop(primary);
+        let Some(former) = self.nodes.get_mut(self.primary).and_then(Option::take) else {
+            bail!("no primary")
+        };
+        former.kill().await?;
+        drop(link);
+        self.node_proxy().lead_to(CLOSED_PORT);
+        self.primary = 1 - self.primary;
+        self.node_proxy().lead_to(standby.port()?);
+        if let Some(place) = self.nodes.get_mut(self.primary) {
+            *place = Some(standby);
+        }
+        let url = self.database_url("postgres")?;
+        let mut promoted = PgConnection::connect(&url).await?;
+        sqlx::raw_sql("select pg_promote()").execute(&mut promoted).await?;
+        sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut promoted).await?;
+        sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
+        let happened = if is_synchronous { 1 } else { self.count_lost(&former).await? };
+        former.clean().await?;
+        Ok(happened)
+    }
+
+    /// What the former primary has committed and the new one never got. Some of it may yet be applied again: what had not been
+    /// acknowledged.
+    async fn count_lost(&mut self, former: &Server) -> anyhow::Result<u64> {
+        former.start_again().await?;
+        let url = format!("postgres://payonce@127.0.0.1:{}/{DATABASE}", former.port()?);
+        let keys = "select source, event_id from ledger
+                    union select source, event_id from quarantine where source is not null";
+        let before: Vec<(String, String)> =
+            sqlx::query_as(keys).fetch_all(&mut PgConnection::connect(&url).await?).await?;
+        let kept: HashSet<(String, String)> =
+            sqlx::query_as(keys).fetch_all(&mut self.connect().await?).await?.into_iter().collect();
+        let lost: Vec<_> = before.into_iter().filter(|key| !kept.contains(key)).collect();
+        let count = lost.len() as u64;
+        self.lost.extend(lost);
+        Ok(count)
+    }
+
+    /// All links as they should be.
+    pub fn heal(&self) {
+        let [first, second] = &self.node_proxies;
+        [first, second, &self.redis_proxy, &self.broker_proxy].into_iter().for_each(Proxy::heal);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Servers first: a mounted disk is in use while one runs there.
+        self.nodes = [None, None];
+        if let Some(disk) = &self.disk {
+            drop(Command::new("umount").arg(disk).status());
+        }
+    }
+}
+
+/// Asks until the answer is yes.
+async fn wait_until(connection: &mut PgConnection, question: &'static str) -> anyhow::Result<()> {
+    let asking = async {
+        while !sqlx::query_scalar::<_, bool>(question).fetch_one(&mut *connection).await? {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), asking).await.context(question)?
+}
