@@ -27,6 +27,17 @@ use crate::{
 const DONE: &[u8] = b"done:";
 const CLAIM: &str = "claim";
 
+/// What Redis says about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Nobody had claimed it, and now this worker has: probably a callback that was never seen.
+    New,
+    /// Nothing: somebody has claimed it, which proves nothing, or Redis did not answer.
+    Nothing,
+    /// A callback with this content is committed in the epoch that was asked about.
+    Done(Fingerprint),
+}
+
 /// The link to Redis: either a connection that works, or none.
 pub struct Dedupe {
     /// One for each host of the address.
@@ -78,10 +89,9 @@ impl Dedupe {
         }
     }
 
-    /// Claims each key for this worker, in one round trip, and returns the content of those that are done already. With Redis
-    /// away: none.
-    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Option<Fingerprint>> {
-        let unknown = || vec![None; keys.len()];
+    /// Claims each key for this worker, in one round trip, and returns what Redis knew of each.
+    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Advice> {
+        let unknown = || vec![Advice::Nothing; keys.len()];
         let Some(mut connection) = self.connected() else { return unknown() };
         let lease_ms = millis(self.config.claim_lease);
         // NX: an earlier claim or marker stays. GET: the answer is what was there. One trip for both.
@@ -95,7 +105,7 @@ impl Dedupe {
         }
         match pipeline.query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await {
             Ok(found) if found.len() == keys.len() => {
-                found.iter().map(|value| done(value.as_deref()?)).collect()
+                found.iter().map(|value| advice(value.as_deref())).collect()
             }
             Ok(_) => unknown(),
             Err(error) => {
@@ -246,6 +256,13 @@ fn key_of(name: &str) -> Option<Key> {
     let (length, rest) = name.split_once(':')?;
     let (source, event_id) = rest.split_at_checked(length.parse().ok()?)?;
     Some(Key { source: Source::new(source).ok()?, event_id: EventId::new(event_id.strip_prefix(':')?).ok()? })
+}
+
+fn advice(value: Option<&[u8]>) -> Advice {
+    match value {
+        None => Advice::New,
+        Some(value) => done(value).map_or(Advice::Nothing, Advice::Done),
+    }
 }
 
 fn done(value: &[u8]) -> Option<Fingerprint> {

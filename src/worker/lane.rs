@@ -53,6 +53,8 @@ pub(super) struct Lane {
     pub(super) connection: store::Connection,
     /// The epoch that the last batch saw.
     pub(super) epoch: Option<Epoch>,
+    /// So many batches more do not believe Redis that a callback is new.
+    pub(super) batches_in_doubt: u32,
     settle: Sender<Vec<Settlement>>,
     stop: CancellationToken,
 }
@@ -70,7 +72,7 @@ impl Lane {
             Origin::GivenUp => format!("{}/given-up", worker.name),
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
-        Self { worker, origin, writer, connection, epoch: None, settle, stop }
+        Self { worker, origin, writer, connection, epoch: None, batches_in_doubt: 0, settle, stop }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.

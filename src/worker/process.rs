@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tracing::{error, info};
@@ -17,12 +17,19 @@ use super::{
 use crate::{
     broker::Verb,
     crash::{self, Point},
-    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
+    dedupe::Advice,
+    ledger::{
+        AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
+    },
     metrics::{self, Stage},
     retry::Pauses,
     store::{self, Applied, Batch, Epoch, Resolver, StoreError, Tally, TallyKind, Undecodable},
     wire::{self, WireError},
 };
+
+/// After a lost race so many batches look for every callback in the ledger, whatever Redis says: one that was emptied takes old
+/// copies for new, and each batch with one would be written in vain first.
+const DOUBT_BATCHES: u32 = 16;
 
 /// Works one batch until all of it is committed or known, and returns one verb per delivery, in order; `None` for one that can
 /// only stay with the broker.
@@ -43,6 +50,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     parts.push(0..batch.len());
     // What is committed already: a part that loses a race after that must not count it again.
     let mut is_committed = vec![false; batch.len()];
+    lane.batches_in_doubt = lane.batches_in_doubt.saturating_sub(1);
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
         let mut work = Work::new(left, batch, &decoded, lane.origin);
@@ -50,7 +58,12 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
         }
-        conflicts = if matches!(cause, StoreError::Conflict(_)) { conflicts + 1 } else { 0 };
+        if matches!(cause, StoreError::Conflict(_)) {
+            conflicts += 1;
+            lane.batches_in_doubt = DOUBT_BATCHES;
+        } else {
+            conflicts = 0;
+        }
         match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, part.len()) {
             NextStep::DecideAgain => parts.push(part),
             NextStep::Wait => {
@@ -80,6 +93,8 @@ struct Work<'a> {
     positions: Vec<usize>,
     callbacks: Vec<Callback>,
     bodies: Vec<&'a [u8]>,
+    /// Whether Redis believes that nobody has seen the callback.
+    is_new: Vec<bool>,
     undecodable: Vec<Undecodable<'a>>,
     /// Copies that a done marker turned away, not counted yet.
     remembered: Vec<(Key, Layer)>,
@@ -99,6 +114,7 @@ impl<'a> Work<'a> {
             is_partly_committed: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),
+            is_new: Vec::new(),
             undecodable: Vec::new(),
             remembered: Vec::new(),
         };
@@ -111,6 +127,7 @@ impl<'a> Work<'a> {
                     work.positions.push(at);
                     work.callbacks.push(callback.clone());
                     work.bodies.push(body);
+                    work.is_new.push(false);
                 }
                 Err(WireError { reason, detail, key }) => {
                     let fingerprint = Fingerprint::of_bytes(body);
@@ -142,13 +159,16 @@ impl<'a> Work<'a> {
     fn retain(&mut self, mut keep: impl FnMut(usize, &Callback) -> bool) {
         let kept: Vec<bool> =
             self.callbacks.iter().enumerate().map(|(at, callback)| keep(at, callback)).collect();
-        let mut flags = kept.iter();
-        self.positions.retain(|_| flags.next().copied().unwrap_or(true));
-        let mut flags = kept.iter();
-        self.callbacks.retain(|_| flags.next().copied().unwrap_or(true));
-        let mut flags = kept.iter();
-        self.bodies.retain(|_| flags.next().copied().unwrap_or(true));
+        retain_flagged(&mut self.positions, &kept);
+        retain_flagged(&mut self.callbacks, &kept);
+        retain_flagged(&mut self.bodies, &kept);
+        retain_flagged(&mut self.is_new, &kept);
     }
+}
+
+fn retain_flagged<T>(list: &mut Vec<T>, kept: &[bool]) {
+    let mut flags = kept.iter();
+    list.retain(|_| flags.next().copied().unwrap_or(true));
 }
 
 /// Writes all of `work`, in as many transactions as rivals make necessary.
@@ -185,12 +205,20 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             positions.entry(&callback.key).or_default().push(at);
         }
         let keys: Vec<&Key> = positions.keys().copied().collect();
-        let markers = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
+        let advice = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
         crash::reach(Point::AfterClaim).await?;
         // One marker turns away one copy; further copies of it in this batch are the batch's own.
         let mut hits: HashMap<usize, Layer> = HashMap::new();
-        for ((_, at), marker) in positions.iter().zip(&markers) {
-            let Some(marker) = marker else { continue };
+        let mut is_new = vec![false; work.callbacks.len()];
+        for ((_, at), advice) in positions.iter().zip(&advice) {
+            let marker = match advice {
+                Advice::Nothing => continue,
+                Advice::New => {
+                    at.iter().for_each(|at| is_new[*at] = true);
+                    continue;
+                }
+                Advice::Done(marker) => marker,
+            };
             let same = |at: &&usize| {
                 work.callbacks.get(**at).is_some_and(|callback| callback.fingerprint == *marker)
             };
@@ -203,6 +231,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             info!(writer = lane.writer, "another database epoch; markers of the one before are not trusted");
             continue;
         }
+        work.is_new = is_new;
         let remembered =
             hits.iter().filter_map(|(at, layer)| Some((work.callbacks.get(*at)?.key.clone(), *layer)));
         work.remembered = remembered.collect();
@@ -218,24 +247,73 @@ async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
     Ok(epoch)
 }
 
-/// Load, decide, apply, remember.
-async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
-    let Lane { worker, origin, writer, connection, epoch, .. } = lane;
+/// Load and decide.
+///
+/// A callback that Redis takes for new is at first not looked for in the ledger. Where that leads to a ledger row, the ledger's
+/// unique keys prove or refuse it; any other outcome, and what follows from it, stands only after a look.
+async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
+    let callbacks = &work.callbacks;
+    let (mut loading, mut deciding) = (Duration::ZERO, Duration::ZERO);
     let started = Instant::now();
-    let snapshot = if work.callbacks.is_empty() {
-        Default::default()
+    let mut snapshot = if callbacks.is_empty() {
+        Snapshot::default()
     } else {
-        connection.run(async |connection| store::load(connection, &work.callbacks).await).await?
+        lane.connection
+            .run(async |connection| store::load_besides_ledger(connection, callbacks).await)
+            .await?
     };
-    metrics::stage_took(Stage::Load, started.elapsed());
-    crash::reach(Point::AfterLoad).await?;
+    let trusts_redis = lane.origin == Origin::Queue && lane.batches_in_doubt == 0;
+    let mut is_to_be_looked_for: Vec<bool> =
+        work.is_new.iter().map(|is_new| !(trusts_redis && *is_new)).collect();
+    let mut is_looked_for = vec![false; callbacks.len()];
+    loading += started.elapsed();
+    let plan = loop {
+        let started = Instant::now();
+        let wanted = callbacks.iter().zip(&is_to_be_looked_for).zip(&is_looked_for);
+        let wanted: Vec<&Callback> = wanted
+            .filter(|((_, wanted), done)| **wanted && !**done)
+            .map(|((callback, _), _)| callback)
+            .collect();
+        lane.connection
+            .run(async |connection| store::add_ledger(connection, wanted, &mut snapshot).await)
+            .await?;
+        is_looked_for.clone_from(&is_to_be_looked_for);
+        loading += started.elapsed();
+        crash::reach(Point::AfterLoad).await?;
 
-    let started = Instant::now();
-    let plan = match origin {
-        Origin::Queue => decide(&snapshot, &work.callbacks),
-        Origin::GivenUp => give_up(&snapshot, &work.callbacks),
+        let started = Instant::now();
+        let plan = match lane.origin {
+            Origin::Queue => decide(&snapshot, callbacks),
+            Origin::GivenUp => give_up(&snapshot, callbacks),
+        };
+        deciding += started.elapsed();
+        for (at, outcome) in plan.outcomes.iter().enumerate() {
+            is_to_be_looked_for[at] |= !is_proved_by_writing(*outcome);
+        }
+        if is_to_be_looked_for == is_looked_for {
+            break plan;
+        }
     };
-    metrics::stage_took(Stage::Decide, started.elapsed());
+    metrics::stage_took(Stage::Load, loading);
+    metrics::stage_took(Stage::Decide, deciding);
+    Ok(plan)
+}
+
+/// Whether this outcome would fail to be written, were the callback in the ledger already.
+fn is_proved_by_writing(outcome: Outcome) -> bool {
+    match outcome {
+        // A copy in the batch is one of a callback whose outcome is asked about too.
+        Outcome::Applied | Outcome::Duplicate(Layer::Batch) => true,
+        Outcome::Duplicate(Layer::Redis | Layer::Ledger | Layer::Operation | Layer::Quarantine)
+        | Outcome::Quarantined(_)
+        | Outcome::Waiting => false,
+    }
+}
+
+/// Plan, apply, remember.
+async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
+    let plan = plan(lane, work).await?;
+    let Lane { worker, writer, connection, epoch, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
 
