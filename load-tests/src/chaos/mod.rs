@@ -10,6 +10,7 @@ mod proxy;
 mod schedule;
 mod servers;
 mod site;
+mod witness;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -188,6 +189,10 @@ async fn chaos(
     if let Some(rows) = rows_midway.filter(|_| site.lost.is_empty()) {
         audit.check("rows_are_never_changed", inspect::changed_rows(&mut database, rows).await?);
     }
+    let (acked, returned) = site.witness.take();
+    let early = inspect::acknowledged_early(&mut database, acked, &site.lost).await?;
+    audit.check("nothing_is_acknowledged_before_its_commit", early);
+    audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
     audit.check("logs_hold_no_password", inspect::secrets(&logs));
     let report = ChaosReport {
