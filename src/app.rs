@@ -93,6 +93,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         config: config.worker,
         retry: config.retry,
         readiness,
+        vitals: worker::Vitals::default(),
         name,
     };
     let result = worker::run(worker, stop.clone()).await;

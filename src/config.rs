@@ -73,7 +73,8 @@ const fn number(
     Setting { name, domain: Domain::Number { min, max }, default, help }
 }
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+const HOUR_MS: u64 = 60 * 60 * 1_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// All settings, in the order of `payonce.example.toml`.
 pub const SETTINGS: &[Setting] = &[
@@ -199,14 +200,42 @@ pub const SETTINGS: &[Setting] = &[
         10,
         3_600_000,
         "60000",
-        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, in milliseconds",
+        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, and for counts to add up, in milliseconds",
+    ),
+    number(
+        "worker_report_ms",
+        100,
+        60_000,
+        "5000",
+        "How often a worker reports how it is, in milliseconds, for the pages and metrics of `payonce ops`",
+    ),
+    number(
+        "history_minutes_ms",
+        HOUR_MS,
+        365 * DAY_MS,
+        "86400000",
+        "How long counts are kept by the minute, in milliseconds; older ones are kept by the hour",
+    ),
+    number(
+        "history_hours_ms",
+        DAY_MS,
+        3_650 * DAY_MS,
+        "7776000000",
+        "How long counts are kept by the hour, in milliseconds; older ones are kept by the day",
+    ),
+    number(
+        "history_days_ms",
+        DAY_MS,
+        36_500 * DAY_MS,
+        "94608000000",
+        "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever",
     ),
     number(
         "source_labels_max",
         1,
         10_000,
         "100",
-        "Distinct sources that metrics name; further ones count as `other`",
+        "Distinct sources that metrics and history name; further ones count as `other`",
     ),
     Setting {
         name: "log_level",
@@ -277,6 +306,23 @@ pub struct WorkerConfig {
     pub waiting_max: Duration,
     /// Pause between two looks at what waits.
     pub waiting_sweep: Duration,
+    /// Pause between two reports of how it is.
+    pub report_pause: Duration,
+    /// How long counts are kept, and how fine.
+    pub history: HistoryConfig,
+}
+
+/// How long counts are kept, and how fine.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryConfig {
+    /// By the minute.
+    pub minutes_kept: Duration,
+    /// By the hour.
+    pub hours_kept: Duration,
+    /// By the day; then as one total.
+    pub days_kept: Duration,
+    /// Sources that history names.
+    pub sources_max: usize,
 }
 
 /// Pauses between tries.
@@ -409,6 +455,13 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
             waiting_max: values.duration("waiting_max_ms")?,
             waiting_sweep: values.duration("waiting_sweep_ms")?,
+            report_pause: values.duration("worker_report_ms")?,
+            history: HistoryConfig {
+                minutes_kept: values.duration("history_minutes_ms")?,
+                hours_kept: values.duration("history_hours_ms")?,
+                days_kept: values.duration("history_days_ms")?,
+                sources_max: values.number("source_labels_max")?,
+            },
         },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,
@@ -452,6 +505,16 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
                 config.retry.delay_min.as_millis()
             ),
         ));
+    }
+    let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
+    for (finer, kept, coarser, longer) in [
+        ("history_minutes_ms", minutes_kept, "history_hours_ms", hours_kept),
+        ("history_hours_ms", hours_kept, "history_days_ms", days_kept),
+    ] {
+        if longer < kept {
+            let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
+            return Err(error(coarser, problem));
+        }
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{exposition, readiness};
 use crate::{
     metrics::BySource,
-    store::{Reader, StoreError, report},
+    store::{Reader, StoreError, history},
 };
 
 /// What the pool's pages read from.
@@ -65,7 +65,7 @@ async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn totals(pool: &Pool) -> Result<(), StoreError> {
-    let rows = pool.reader.run(async |connection| report::totals(connection).await).await?;
+    let rows = pool.reader.run(async |connection| history::totals(connection).await).await?;
     pool.by_source.set_totals(
         rows.iter().map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)),
     );

@@ -9,11 +9,13 @@ mod audit;
 mod cases;
 mod counts;
 mod database;
+pub mod history;
 mod load;
 pub mod quarantine;
 pub mod report;
 mod rows;
 mod schema;
+pub mod workers;
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Read-only questions that people ask: about one event, one account, and the totals. Nothing here is decided on.
+//! Read-only questions that people ask: about one event, one account, one payment. Nothing here is decided on.
 
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
@@ -308,14 +308,4 @@ pub async fn payment(
         entries,
         quarantined,
     }))
-}
-
-/// What all workers have counted.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn totals(connection: &mut PgConnection) -> Result<Vec<TotalRow>, StoreError> {
-    Ok(sqlx::query_as("select kind, source, label, sum(n)::bigint as n from tallies group by kind, source, label order by 1, 2, 3")
-        .fetch_all(connection)
-        .await?)
 }

@@ -84,6 +84,7 @@ impl Lane {
             };
             is_behind = batch.len() >= size_max.div_ceil(BEHIND_PART);
             metrics::batch_closed(batch.len());
+            self.worker.vitals.holds(&self.writer, batch.iter().map(|taken| taken.at).min());
             match process::process(&mut self, &batch).await {
                 Ok(verbs) => {
                     if !self.settle_batch(batch, verbs).await {
@@ -92,7 +93,9 @@ impl Lane {
                 }
                 Err(end) => break end,
             }
+            self.worker.vitals.holds(&self.writer, None);
         };
+        self.worker.vitals.holds(&self.writer, None);
         self.connection.close().await;
         end
     }
@@ -103,7 +106,7 @@ impl Lane {
         let mut settlements = Vec::with_capacity(batch.len());
         for (taken, verb) in batch.into_iter().zip(verbs) {
             let Some(verb) = verb else { continue };
-            metrics::settled(now.duration_since(taken.at));
+            self.worker.vitals.settled(now.duration_since(taken.at));
             if verb == Verb::DeadLetter {
                 metrics::dead_lettered();
             }
@@ -127,6 +130,7 @@ impl Lane {
             return Err(LaneEnd::Outage);
         }
         let pause = pauses.next_pause();
+        self.worker.vitals.failed(cause);
         warn!(writer = self.writer, cause = %cause, pause_ms = pause.as_millis(), "batch not written; trying again");
         sleep_unless(pause, &self.stop).await;
         Ok(())

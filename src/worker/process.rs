@@ -20,7 +20,7 @@ use crate::{
     ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
     metrics::{self, Stage},
     retry::Pauses,
-    store::{self, Applied, Batch, Epoch, Resolver, StoreError, Tally, TallyKind, Undecodable},
+    store::{self, Applied, Batch, Epoch, Resolver, StoreError, Undecodable},
     wire::{self, WireError},
 };
 
@@ -160,7 +160,7 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
             return Ok(());
         }
         // A lost race costs only the accounts that lost it: the rest is committed and counted.
-        metrics::conflicts(applied.lost.len() as u64);
+        lane.worker.vitals.lost_races(applied.lost.len());
         work.retain(|_, callback| applied.lost.contains(&callback.account_id));
         work.undecodable.clear();
         work.remembered.clear();
@@ -261,7 +261,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
     metrics::stage_took(Stage::Mark, started.elapsed());
     crash::reach(Point::AfterMarker).await?;
     *epoch = Some(applied.epoch.clone());
-    count(worker, &applied.tallies);
+    worker.vitals.counted(&worker.by_source, &applied.tallies);
     Ok(applied)
 }
 
@@ -291,16 +291,4 @@ fn released(plan: &Plan, callbacks: &[Callback]) -> Vec<(AccountId, Key, Fingerp
     let waited =
         plan.entries.iter().map(|entry| &entry.callback).filter(|callback| !arrived.contains(&callback.key));
     waited.map(|callback| (callback.account_id.clone(), callback.key.clone(), callback.fingerprint)).collect()
-}
-
-/// The metrics say what the transaction counted.
-fn count(worker: &super::Worker, tallies: &BTreeMap<Tally, i64>) {
-    for (Tally { kind, source, label }, n) in tallies {
-        let n = u64::try_from(*n).unwrap_or(0);
-        match kind {
-            TallyKind::Applied | TallyKind::Released => worker.by_source.applied(source, label, n),
-            TallyKind::Duplicate => worker.by_source.duplicates(source, label, n),
-            TallyKind::Quarantined => worker.by_source.quarantined(label, n),
-        }
-    }
 }

@@ -10,7 +10,7 @@ use crate::{
     config::WorkerConfig,
     crash::{self, Point},
     ledger::{CaseEnd, CaseId, Reason, decide_cases},
-    store::{self, Batch, Resolver, StoreError, quarantine},
+    store::{self, Batch, Resolver, StoreError, history, quarantine},
 };
 
 /// Cases decided in one transaction at most.
@@ -112,11 +112,15 @@ pub async fn replay(
     Ok(replayed)
 }
 
-/// Turns callbacks that have waited longer than `waiting_max_ms` into open cases, again and again until `stop`. Any number of
-/// workers may do so at once.
+/// Turns callbacks that have waited longer than `waiting_max_ms` into open cases, and adds up counts that have grown old, again and
+/// again until `stop`. Any number of workers may do so at once. It is the workers that add up, because a pool may run without
+/// `payonce ops`, and that only reads.
 pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
     let mut connection = store::Connection::new(Arc::clone(&worker.database));
     while !stop.is_cancelled() {
+        if let Err(cause) = add_up(&mut connection, &worker.config).await {
+            warn!(cause = %cause, "old counts were not added up; they are counted nevertheless");
+        }
         match sweep_once(&mut connection, &worker.config).await {
             Ok(swept) if swept == Replayed::default() => {}
             Ok(swept) => {
@@ -129,6 +133,11 @@ pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
         sleep_unless(worker.config.waiting_sweep, &stop).await;
     }
     connection.close().await;
+}
+
+async fn add_up(connection: &mut store::Connection, config: &WorkerConfig) -> Result<(), StoreError> {
+    while connection.run(async |connection| history::roll_up(connection, &config.history).await).await? > 0 {}
+    Ok(())
 }
 
 async fn sweep_once(

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
     crash::{self, Point},
-    metrics,
     retry::Pauses,
 };
 
@@ -90,6 +89,7 @@ pub(super) async fn run(
 
 /// A consumer and the lanes that work what it takes.
 struct Intake {
+    worker: Arc<Worker>,
     consumer: Consumer,
     lanes: Lanes,
 }
@@ -102,7 +102,7 @@ impl Intake {
         lanes: usize,
         stop: &CancellationToken,
     ) -> Self {
-        Self { consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
+        Self { worker: Arc::clone(worker), consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
     }
 
     /// Hands deliveries to lanes until `stop` or until something breaks.
@@ -115,7 +115,7 @@ impl Intake {
                 run = self.consumer.next() => {
                     let run = run.ok_or(SessionEnd::ConsumerCancelled)??;
                     let (count, at) = (run.len(), Instant::now());
-                    metrics::received(count as u64);
+                    self.worker.vitals.received(count);
                     crash::reach(Point::AfterConsume)
                         .await
                         .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
