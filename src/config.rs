@@ -238,6 +238,12 @@ pub const SETTINGS: &[Setting] = &[
         "Distinct sources that metrics and history name; further ones count as `other`",
     ),
     Setting {
+        name: "otlp_endpoint",
+        domain: Domain::Text,
+        default: "",
+        help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
+    },
+    Setting {
         name: "log_level",
         domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
@@ -370,6 +376,8 @@ pub struct Config {
     pub database_pool_max: u32,
     /// Sources that metrics name.
     pub source_labels_max: usize,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
     /// `error` to `trace`.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -475,6 +483,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
         source_labels_max: values.number("source_labels_max")?,
+        otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
     };
@@ -505,6 +514,14 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
                 config.retry.delay_min.as_millis()
             ),
         ));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint
+        && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty())
+    {
+        let problem = format!(
+            "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
+        );
+        return Err(error("otlp_endpoint", problem));
     }
     let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
     for (finer, kept, coarser, longer) in [

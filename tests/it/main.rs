@@ -19,4 +19,5 @@ mod rivals;
 mod stopping;
 mod support;
 mod topology;
+mod traces;
 mod workers;
