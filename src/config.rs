@@ -73,6 +73,9 @@ const fn number(
     Setting { name, domain: Domain::Number { min, max }, default, help }
 }
 
+/// Shortest token of `payonce ops`.
+const TOKEN_BYTES_MIN: usize = 16;
+
 const HOUR_MS: u64 = 60 * 60 * 1_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
@@ -244,6 +247,24 @@ pub const SETTINGS: &[Setting] = &[
         help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
     },
     Setting {
+        name: "ops_token",
+        domain: Domain::Secret,
+        default: "",
+        help: "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login",
+    },
+    Setting {
+        name: "ops_readonly_token",
+        domain: Domain::Secret,
+        default: "",
+        help: "The same for those who may look but not act, and for Prometheus: 16 bytes or more",
+    },
+    Setting {
+        name: "ops_local_name",
+        domain: Domain::Text,
+        default: "local operator",
+        help: "Who acts, in the trail, where `payonce ops` has no token and so no login",
+    },
+    Setting {
         name: "log_level",
         domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
@@ -351,6 +372,17 @@ pub struct DedupeConfig {
     pub timeout: Duration,
 }
 
+/// Who may use the pages of `payonce ops`.
+#[derive(Debug, Clone)]
+pub struct AccessConfig {
+    /// Opens everything; `None`: not set.
+    pub operator_token: Option<Secret>,
+    /// Opens what only shows.
+    pub readonly_token: Option<Secret>,
+    /// Who acts where there is no token.
+    pub local_name: String,
+}
+
 /// Every setting, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -378,6 +410,8 @@ pub struct Config {
     pub source_labels_max: usize,
     /// Where traces are sent; `None`: nowhere.
     pub otlp_endpoint: Option<String>,
+    /// Who may use the pages of `payonce ops`.
+    pub access: AccessConfig,
     /// `error` to `trace`.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -406,7 +440,9 @@ pub fn load(
                     .filter(|value| !value.is_empty())
                     .map(|value| (setting.variable(), value))
             })
-            .or_else(|| file.get(setting.name).map(|value| ("configuration file".to_owned(), value.clone())));
+            .or_else(|| file.get(setting.name).map(|value| ("configuration file".to_owned(), value.clone())))
+            // An empty secret is none, in a file as in a variable.
+            .filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
         if let Some((from, value)) = &found
             && !setting.check(value)
         {
@@ -484,6 +520,11 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         database_pool_max: values.number("database_pool_max")?,
         source_labels_max: values.number("source_labels_max")?,
         otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
+        access: AccessConfig {
+            operator_token: values.secret("ops_token"),
+            readonly_token: values.secret("ops_readonly_token"),
+            local_name: values.text("ops_local_name"),
+        },
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
     };
@@ -505,6 +546,7 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
             ),
         ));
     }
+    check_tokens(&config.access)?;
     if config.retry.delay_max < config.retry.delay_min {
         return Err(error(
             "retry_delay_max_ms",
@@ -532,6 +574,27 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
             let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
             return Err(error(coarser, problem));
         }
+    }
+    Ok(())
+}
+
+/// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
+fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
+    for (name, token) in
+        [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
+    {
+        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
+            return Err(error(
+                name,
+                format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
+            ));
+        }
+    }
+    if access.operator_token.is_some() && access.operator_token == access.readonly_token {
+        return Err(error("ops_readonly_token", "the same as ops_token; use two tokens".to_owned()));
+    }
+    if access.local_name.trim().is_empty() {
+        return Err(error("ops_local_name", "empty; name who acts".to_owned()));
     }
     Ok(())
 }

@@ -309,3 +309,23 @@ pub async fn payment(
         quarantined,
     }))
 }
+
+/// The newest cases about an account, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn cases_of_account(
+    connection: &mut PgConnection,
+    account_id: &str,
+    limit: i64,
+) -> Result<Vec<CaseRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
+                resolved_why
+         from quarantine where account_id = $1 order by id desc limit $2",
+    )
+    .bind(account_id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}

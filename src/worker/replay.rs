@@ -13,37 +13,13 @@ use crate::{
     store::{self, Batch, Resolver, StoreError, history, quarantine},
 };
 
+pub use crate::store::quarantine::Replayed;
+
 /// Cases decided in one transaction at most.
 pub const REPLAY_BATCH_MAX: i64 = 500;
 
 /// Lost races after which a replay gives up; a worker on the same accounts wins some of them.
 const CONFLICTS_MAX: u32 = 100;
-
-/// What became of cases that were decided again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Applied, those included that were released by one of these.
-    pub applied: u64,
-    /// Their fact was applied before, under this or another event.
-    pub duplicates: u64,
-    /// Still not applied; the reason may be another one now.
-    pub refused: u64,
-    /// Now waiting for another callback.
-    pub waiting: u64,
-    /// Not decided: ended by somebody else meanwhile, or a message that could not be decoded.
-    pub untouched: u64,
-}
-
-impl Replayed {
-    /// Adds another part.
-    pub fn add(&mut self, other: Self) {
-        self.applied += other.applied;
-        self.duplicates += other.duplicates;
-        self.refused += other.refused;
-        self.waiting += other.waiting;
-        self.untouched += other.untouched;
-    }
-}
 
 /// Decides these cases again, at most [`REPLAY_BATCH_MAX`], against what the database knows now. Safe to repeat, and beside
 /// workers: the same guards hold as for a batch from the queue. With `expires`, what would go on waiting becomes an open case.
