@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Secret},
     dedupe::Dedupe,
     metrics, ops,
-    store::{Database, Reader},
+    store::{self, Database, Reader, Resolver},
     worker::{self, Readiness, Refusal, Worker},
 };
 
@@ -93,6 +93,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         config: config.worker,
         retry: config.retry,
         readiness,
+        vitals: worker::Vitals::default(),
         name,
     };
     let result = worker::run(worker, stop.clone()).await;
@@ -109,26 +110,47 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
 /// # Errors
 /// [`AppError`]; a server that is away is not one, `/readyz` says so.
 pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
-    if !listen.ip().is_loopback() {
-        return Err(AppError::Usage(format!(
-            "--listen {listen}: only loopback addresses are served, because these pages have no login yet"
-        )));
-    }
+    let access = ops::Access::new(config.access.clone(), listen).map_err(AppError::Usage)?;
     let stop = stop_on_signal()?;
     let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
-    let reader = Reader::new(&database(&config, &process_name("payonce-ops"))?, config.database_pool_max);
-    let dedupe = dedupe(&config)?;
+    let process_name = process_name("payonce-ops");
+    let database = Arc::new(database(&config, &process_name)?);
+    let dedupe = Arc::new(dedupe(&config)?);
     let watch_redis = {
-        let stop = stop.clone();
+        let (dedupe, stop) = (Arc::clone(&dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(worker::REDIS_PROBE_PAUSE, &stop).await })
     };
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
-    let pool = ops::Pool { reader, prometheus, by_source: metrics::BySource::new(config.source_labels_max) };
-    info!(address = %listen, "serving /healthz, /readyz and /metrics");
-    let served = ops::serve_pool(listener, pool, stop.clone()).await;
+    let setup = ops::Setup {
+        reader: Reader::new(&database, config.database_pool_max),
+        replay: replay(Arc::clone(&database)),
+        database,
+        dedupe,
+        amqp_url: config.amqp_url,
+        names: Names::new(&config.prefix),
+        process_name,
+        prometheus,
+        by_source: metrics::BySource::new(config.source_labels_max),
+        access,
+    };
+    info!(address = %listen, "serving the dashboard, its API, /healthz, /readyz and /metrics");
+    let served = ops::serve_pool(listener, setup, stop.clone()).await;
     stop.cancel();
     drop(watch_redis.await);
     served.map_err(|error| AppError::Failed(error.to_string()))
+}
+
+/// Replays for the pages, by the code that the sweep and the command line use.
+fn replay(database: Arc<Database>) -> ops::Replay {
+    Arc::new(move |ids, by, why| {
+        let mut connection = store::Connection::new(Arc::clone(&database));
+        Box::pin(async move {
+            let resolver = Resolver { by: &by, why: &why };
+            let replayed = worker::replay::replay(&mut connection, &ids, resolver, false).await;
+            connection.close().await;
+            replayed
+        })
+    })
 }
 
 fn required<'a>(secret: Option<&'a Secret>, setting: &str) -> Result<&'a Secret, AppError> {

@@ -73,7 +73,11 @@ const fn number(
     Setting { name, domain: Domain::Number { min, max }, default, help }
 }
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Shortest token of `payonce ops`.
+const TOKEN_BYTES_MIN: usize = 16;
+
+const HOUR_MS: u64 = 60 * 60 * 1_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// All settings, in the order of `payonce.example.toml`.
 pub const SETTINGS: &[Setting] = &[
@@ -199,15 +203,67 @@ pub const SETTINGS: &[Setting] = &[
         10,
         3_600_000,
         "60000",
-        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, in milliseconds",
+        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, and for counts to add up, in milliseconds",
+    ),
+    number(
+        "worker_report_ms",
+        100,
+        60_000,
+        "5000",
+        "How often a worker reports how it is, in milliseconds, for the pages and metrics of `payonce ops`",
+    ),
+    number(
+        "history_minutes_ms",
+        HOUR_MS,
+        365 * DAY_MS,
+        "86400000",
+        "How long counts are kept by the minute, in milliseconds; older ones are kept by the hour",
+    ),
+    number(
+        "history_hours_ms",
+        DAY_MS,
+        3_650 * DAY_MS,
+        "7776000000",
+        "How long counts are kept by the hour, in milliseconds; older ones are kept by the day",
+    ),
+    number(
+        "history_days_ms",
+        DAY_MS,
+        36_500 * DAY_MS,
+        "94608000000",
+        "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever",
     ),
     number(
         "source_labels_max",
         1,
         10_000,
         "100",
-        "Distinct sources that metrics name; further ones count as `other`",
+        "Distinct sources that metrics and history name; further ones count as `other`",
     ),
+    Setting {
+        name: "otlp_endpoint",
+        domain: Domain::Text,
+        default: "",
+        help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
+    },
+    Setting {
+        name: "ops_token",
+        domain: Domain::Secret,
+        default: "",
+        help: "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login",
+    },
+    Setting {
+        name: "ops_readonly_token",
+        domain: Domain::Secret,
+        default: "",
+        help: "The same for those who may look but not act, and for Prometheus: 16 bytes or more",
+    },
+    Setting {
+        name: "ops_local_name",
+        domain: Domain::Text,
+        default: "local operator",
+        help: "Who acts, in the trail, where `payonce ops` has no token and so no login",
+    },
     Setting {
         name: "log_level",
         domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
@@ -277,6 +333,23 @@ pub struct WorkerConfig {
     pub waiting_max: Duration,
     /// Pause between two looks at what waits.
     pub waiting_sweep: Duration,
+    /// Pause between two reports of how it is.
+    pub report_pause: Duration,
+    /// How long counts are kept, and how fine.
+    pub history: HistoryConfig,
+}
+
+/// How long counts are kept, and how fine.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryConfig {
+    /// By the minute.
+    pub minutes_kept: Duration,
+    /// By the hour.
+    pub hours_kept: Duration,
+    /// By the day; then as one total.
+    pub days_kept: Duration,
+    /// Sources that history names.
+    pub sources_max: usize,
 }
 
 /// Pauses between tries.
@@ -297,6 +370,17 @@ pub struct DedupeConfig {
     pub marker_ttl: Duration,
     /// When Redis counts as away.
     pub timeout: Duration,
+}
+
+/// Who may use the pages of `payonce ops`.
+#[derive(Debug, Clone)]
+pub struct AccessConfig {
+    /// Opens everything; `None`: not set.
+    pub operator_token: Option<Secret>,
+    /// Opens what only shows.
+    pub readonly_token: Option<Secret>,
+    /// Who acts where there is no token.
+    pub local_name: String,
 }
 
 /// Every setting, checked.
@@ -324,6 +408,10 @@ pub struct Config {
     pub database_pool_max: u32,
     /// Sources that metrics name.
     pub source_labels_max: usize,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Who may use the pages of `payonce ops`.
+    pub access: AccessConfig,
     /// `error` to `trace`.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -352,7 +440,9 @@ pub fn load(
                     .filter(|value| !value.is_empty())
                     .map(|value| (setting.variable(), value))
             })
-            .or_else(|| file.get(setting.name).map(|value| ("configuration file".to_owned(), value.clone())));
+            .or_else(|| file.get(setting.name).map(|value| ("configuration file".to_owned(), value.clone())))
+            // An empty secret is none, in a file as in a variable.
+            .filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
         if let Some((from, value)) = &found
             && !setting.check(value)
         {
@@ -409,6 +499,13 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
             waiting_max: values.duration("waiting_max_ms")?,
             waiting_sweep: values.duration("waiting_sweep_ms")?,
+            report_pause: values.duration("worker_report_ms")?,
+            history: HistoryConfig {
+                minutes_kept: values.duration("history_minutes_ms")?,
+                hours_kept: values.duration("history_hours_ms")?,
+                days_kept: values.duration("history_days_ms")?,
+                sources_max: values.number("source_labels_max")?,
+            },
         },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,
@@ -422,6 +519,12 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
         source_labels_max: values.number("source_labels_max")?,
+        otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
+        access: AccessConfig {
+            operator_token: values.secret("ops_token"),
+            readonly_token: values.secret("ops_readonly_token"),
+            local_name: values.text("ops_local_name"),
+        },
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
     };
@@ -443,6 +546,7 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
             ),
         ));
     }
+    check_tokens(&config.access)?;
     if config.retry.delay_max < config.retry.delay_min {
         return Err(error(
             "retry_delay_max_ms",
@@ -452,6 +556,45 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
                 config.retry.delay_min.as_millis()
             ),
         ));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint
+        && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty())
+    {
+        let problem = format!(
+            "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
+        );
+        return Err(error("otlp_endpoint", problem));
+    }
+    let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
+    for (finer, kept, coarser, longer) in [
+        ("history_minutes_ms", minutes_kept, "history_hours_ms", hours_kept),
+        ("history_hours_ms", hours_kept, "history_days_ms", days_kept),
+    ] {
+        if longer < kept {
+            let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
+            return Err(error(coarser, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
+fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
+    for (name, token) in
+        [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
+    {
+        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
+            return Err(error(
+                name,
+                format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
+            ));
+        }
+    }
+    if access.operator_token.is_some() && access.operator_token == access.readonly_token {
+        return Err(error("ops_readonly_token", "the same as ops_token; use two tokens".to_owned()));
+    }
+    if access.local_name.trim().is_empty() {
+        return Err(error("ops_local_name", "empty; name who acts".to_owned()));
     }
     Ok(())
 }

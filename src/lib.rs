@@ -5,7 +5,7 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `metrics`, `retry` and
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `latency`, `metrics`, `retry` and
 //! `telemetry` are leaves.
 
 pub mod app;
@@ -15,6 +15,7 @@ pub mod config;
 pub mod crash;
 pub mod dedupe;
 pub mod hosts;
+pub mod latency;
 pub mod ledger;
 pub mod metrics;
 pub mod ops;

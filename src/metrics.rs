@@ -70,10 +70,14 @@ pub enum Stage {
     Apply,
     /// Writing done markers.
     Mark,
+    /// Waiting to be acknowledged, and the acknowledgement.
+    Settle,
 }
 
 impl Stage {
-    fn as_str(self) -> &'static str {
+    /// Its name in metrics and traces.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Dedupe => "dedupe",
@@ -81,6 +85,7 @@ impl Stage {
             Self::Decide => "decide",
             Self::Apply => "apply",
             Self::Mark => "mark",
+            Self::Settle => "settle",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the next one, with a new channel and new delivery tags.
 
 mod consume;
+mod depth;
 mod publish;
 mod settle;
 pub mod topology;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 
 pub use consume::{Consumer, Delivery, Receipt};
+pub use depth::{Depths, Gauge};
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 

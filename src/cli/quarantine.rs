@@ -116,6 +116,7 @@ impl Which {
             reason: self.reason,
             source: self.source,
             account_id: self.account,
+            id_max: None,
             seen_before: self.older_than.map(|age| now.saturating_sub(age)),
             seen_since: self.newer_than.map(|age| now.saturating_sub(age)),
         }

@@ -1,6 +1,17 @@
-//! HTTP: health and metrics of a worker, and the same for the whole pool (`payonce ops`). The only place that knows axum.
+//! HTTP: health and metrics of a worker, and for the whole pool (`payonce ops`) the dashboard and the operators' API too. The only
+//! place that knows axum. What must not live here: SQL, and any decision about a callback.
 
+mod access;
+mod actions;
+mod api;
+mod assets;
+mod history;
+mod layout;
+mod live;
+mod mask;
+mod pages;
 mod pool;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,7 +26,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use pool::{Pool, serve_pool};
+pub use access::Access;
+use pool::Pool;
+pub use pool::{Replay, Setup, serve_pool};
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -1,4 +1,4 @@
-//! The pool seen as a whole, from what its workers have committed.
+//! The pool seen as a whole, from what its workers have committed: health, metrics, and all pages.
 
 use std::sync::Arc;
 
@@ -6,42 +6,155 @@ use axum::{
     Router,
     extract::State,
     http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{exposition, readiness};
+use super::{
+    access::{self, Access},
+    api, assets, exposition, live, pages, readiness,
+    watch::{Sources, Watch},
+};
 use crate::{
+    broker::Names,
+    config::Secret,
+    dedupe::Dedupe,
+    ledger::CaseId,
     metrics::BySource,
-    store::{Reader, StoreError, report},
+    store::{Database, Reader, StoreError, history, quarantine::Replayed},
 };
 
-/// What the pool's pages read from.
-#[derive(Clone)]
-pub struct Pool {
-    /// PostgreSQL.
+/// Decides these cases again, for this person and this reason. The worker's own code, handed in from above.
+pub type Replay = Arc<
+    dyn Fn(Vec<CaseId>, String, String) -> BoxFuture<'static, Result<Replayed, StoreError>> + Send + Sync,
+>;
+
+/// What the pages are given.
+pub struct Setup {
+    /// PostgreSQL, to read from.
     pub reader: Reader,
+    /// PostgreSQL, for actions.
+    pub database: Arc<Database>,
+    /// Redis.
+    pub dedupe: Arc<Dedupe>,
+    /// RabbitMQ; `None`: not set, and the backlog is not known.
+    pub amqp_url: Option<Secret>,
+    /// The objects on it.
+    pub names: Names,
+    /// Of the connection to it.
+    pub process_name: String,
     /// This process's recorder.
     pub prometheus: PrometheusHandle,
     /// Counters.
     pub by_source: BySource,
+    /// Who may do what.
+    pub access: Access,
+    /// For actions.
+    pub replay: Replay,
 }
 
-/// Serves health and the totals of all workers until `stop`.
+/// What every page reads from.
+pub(super) struct Pool {
+    pub(super) reader: Reader,
+    pub(super) database: Arc<Database>,
+    pub(super) access: Arc<Access>,
+    pub(super) watch: Watch,
+    pub(super) replay: Replay,
+    /// Places for open pages.
+    pub(super) listeners: Arc<Semaphore>,
+    pub(super) stop: CancellationToken,
+    prometheus: PrometheusHandle,
+    by_source: BySource,
+}
+
+/// Serves health, metrics, pages and API of all workers until `stop`.
 ///
 /// # Errors
 /// Where the listener fails.
-pub async fn serve_pool(listener: TcpListener, pool: Pool, stop: CancellationToken) -> std::io::Result<()> {
-    let router = Router::new()
+pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationToken) -> std::io::Result<()> {
+    let pool = Arc::new(Pool {
+        reader: setup.reader.clone(),
+        database: setup.database,
+        access: Arc::new(setup.access),
+        watch: Watch::new(),
+        replay: setup.replay,
+        listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
+        stop: stop.clone(),
+        prometheus: setup.prometheus,
+        by_source: setup.by_source,
+    });
+    let sources = Sources {
+        reader: setup.reader,
+        dedupe: setup.dedupe,
+        amqp_url: setup.amqp_url,
+        names: setup.names,
+        process_name: setup.process_name,
+    };
+    let watching = {
+        let (pool, stop) = (Arc::clone(&pool), stop.clone());
+        tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
+    };
+    let served =
+        axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
+    stop.cancel();
+    drop(watching.await);
+    served
+}
+
+fn router(pool: Arc<Pool>) -> Router {
+    let access = Arc::clone(&pool.access);
+    let login = Router::new()
+        .route("/login", get(pages::login::page).post(pages::login::log_in))
+        .layer(from_fn(access::same_site));
+    let guarded = Router::new()
+        .route("/", get(pages::overview::page))
+        .route("/duplicates", get(pages::duplicates::page))
+        .route("/quarantine", get(pages::quarantine::page))
+        .route("/quarantine/act", post(pages::quarantine::act))
+        .route("/quarantine/{case}", get(pages::case::page))
+        .route("/find", get(pages::find::page))
+        .route("/event", get(pages::stories::event))
+        .route("/payment", get(pages::stories::payment))
+        .route("/account", get(pages::stories::account))
+        .route("/workers", get(pages::workers::page))
+        .route("/trail", get(pages::trail::page))
+        .route("/trail/{action}", get(pages::trail::one))
+        .route("/live", get(live::live))
+        .route("/logout", post(pages::login::log_out))
+        .merge(api_routes())
+        .route("/metrics", get(metrics))
+        .layer(from_fn_with_state(Arc::clone(&access), access::guard));
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(pool));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        .route("/assets/{digest}/{name}", get(assets::serve))
+        .merge(login)
+        .merge(guarded)
+        .layer(from_fn_with_state(access, access::shield))
+        .with_state(pool)
+}
+
+fn api_routes() -> Router<Arc<Pool>> {
+    Router::new()
+        .route("/api/overview", get(api::overview))
+        .route("/api/workers", get(api::workers))
+        .route("/api/history", get(api::chart))
+        .route("/api/duplicates", get(api::duplicates))
+        .route("/api/quarantine", get(api::cases))
+        .route("/api/quarantine/replay", post(api::replay))
+        .route("/api/quarantine/discard", post(api::discard))
+        .route("/api/quarantine/{id}", get(api::case))
+        .route("/api/trail/{action}", get(api::trail))
+        .route("/api/find", get(api::search))
+        .route("/api/event", get(api::event))
+        .route("/api/payment", get(api::payment))
+        .route("/api/account", get(api::account))
 }
 
 async fn ready(State(pool): State<Arc<Pool>>) -> Response {
@@ -65,7 +178,7 @@ async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn totals(pool: &Pool) -> Result<(), StoreError> {
-    let rows = pool.reader.run(async |connection| report::totals(connection).await).await?;
+    let rows = pool.reader.run(async |connection| history::totals(connection).await).await?;
     pool.by_source.set_totals(
         rows.iter().map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)),
     );

@@ -291,6 +291,16 @@ pub const CHECKS: &[Check] = &[
               where t.applied <> l.rows or t.quarantined <> q.rows",
         since: Since::LeftOut,
     },
+    Check {
+        name: "totals_match_history",
+        promise: "the kept totals are the sums of the counts that were added up",
+        sql: "select format('%s %s %s: history sums %s, total %s', coalesce(h.kind, t.kind), coalesce(h.source, t.source),
+                            coalesce(h.label, t.label), h.n, t.n)
+              from (select kind, source, label, sum(n) as n from tallies where grain <> 'lane' group by kind, source, label) h
+              full join tally_totals t on t.kind = h.kind and t.source = h.source and t.label = h.label
+              where h.n is distinct from t.n",
+        since: Since::Whole,
+    },
 ];
 
 /// Runs every check on one snapshot of the database. With `since`, those that would read the whole ledger look only at what was

@@ -4,16 +4,20 @@
 //! transaction when a future is cancelled, and has neither query timeouts nor TCP keepalive. So a lane owns one plain
 //! connection ([`Connection`]), and every operation has a deadline after which that connection is closed.
 
+pub mod actions;
 mod apply;
 mod audit;
 mod cases;
 mod counts;
 mod database;
+pub mod find;
+pub mod history;
 mod load;
 pub mod quarantine;
 pub mod report;
 mod rows;
 mod schema;
+pub mod workers;
 
 use std::fmt;
 

@@ -1,5 +1,7 @@
 //! The cases that people work: find them, look at one, discard them, and load them to be decided again.
 
+use std::fmt;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
 use time::OffsetDateTime;
@@ -20,6 +22,8 @@ pub struct Filter {
     pub source: Option<String>,
     /// About this account.
     pub account_id: Option<String>,
+    /// No newer than this case: what a person saw when they chose.
+    pub id_max: Option<i64>,
     /// First seen before.
     pub seen_before: Option<OffsetDateTime>,
     /// First seen at or after.
@@ -77,7 +81,10 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     if !filter.ids.is_empty() {
         query.push(" and id = any(").push_bind(filter.ids.clone()).push(")");
     }
-    if !filter.states.is_empty() {
+    if let [state] = filter.states[..] {
+        // An equality, so that the index over (state, id) gives a page in order.
+        query.push(" and state = ").push_bind(state);
+    } else if !filter.states.is_empty() {
         query.push(" and state = any(").push_bind(filter.states.clone()).push(")");
     }
     if let Some(reason) = filter.reason {
@@ -88,6 +95,9 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
     if let Some(account_id) = &filter.account_id {
         query.push(" and account_id = ").push_bind(account_id.clone());
+    }
+    if let Some(id) = filter.id_max {
+        query.push(" and id <= ").push_bind(id);
     }
     if let Some(before) = filter.seen_before {
         query.push(" and first_seen_at < ").push_bind(before);
@@ -127,6 +137,69 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<i64
     let mut query = QueryBuilder::new("select count(*) from quarantine");
     push_filter(&mut query, filter);
     Ok(query.build_query_scalar().fetch_one(connection).await?)
+}
+
+/// How many cases fit, counted no further than `limit`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn count_up_to(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    limit: i64,
+) -> Result<i64, StoreError> {
+    let mut query = QueryBuilder::new("select count(*) from (select 1 from quarantine");
+    push_filter(&mut query, filter);
+    query.push(" limit ").push_bind(limit).push(") as found");
+    Ok(query.build_query_scalar().fetch_one(connection).await?)
+}
+
+/// How many cases are open or waiting, by (state, reason). Ended ones, which only grow in number, are not read.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn unended(connection: &mut PgConnection) -> Result<Vec<(String, String, i64)>, StoreError> {
+    Ok(sqlx::query_as(
+        "select state, reason, count(*) from quarantine where state in ('open', 'waiting') group by state, reason order by 1, 3 desc, 2",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// What became of cases that were decided again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Replayed {
+    /// Applied, those included that were released by one of these.
+    pub applied: u64,
+    /// Their fact was applied before, under this or another event.
+    pub duplicates: u64,
+    /// Still not applied; the reason may be another one now.
+    pub refused: u64,
+    /// Now waiting for another callback.
+    pub waiting: u64,
+    /// Not decided: ended by somebody else meanwhile, or a message that could not be decoded.
+    pub untouched: u64,
+}
+
+impl Replayed {
+    /// Adds another part.
+    pub fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.duplicates += other.duplicates;
+        self.refused += other.refused;
+        self.waiting += other.waiting;
+        self.untouched += other.untouched;
+    }
+}
+
+impl fmt::Display for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} applied, {} known already, {} still refused, {} waiting, {} untouched (ended meanwhile, or not decodable)",
+            self.applied, self.duplicates, self.refused, self.waiting, self.untouched
+        )
+    }
 }
 
 /// One case; `None`: there is none with this id.

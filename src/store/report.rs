@@ -1,4 +1,4 @@
-//! Read-only questions that people ask: about one event, one account, and the totals. Nothing here is decided on.
+//! Read-only questions that people ask: about one event, one account, one payment. Nothing here is decided on.
 
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
@@ -310,12 +310,22 @@ pub async fn payment(
     }))
 }
 
-/// What all workers have counted.
+/// The newest cases about an account, at most `limit`.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn totals(connection: &mut PgConnection) -> Result<Vec<TotalRow>, StoreError> {
-    Ok(sqlx::query_as("select kind, source, label, sum(n)::bigint as n from tallies group by kind, source, label order by 1, 2, 3")
-        .fetch_all(connection)
-        .await?)
+pub async fn cases_of_account(
+    connection: &mut PgConnection,
+    account_id: &str,
+    limit: i64,
+) -> Result<Vec<CaseRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
+                resolved_why
+         from quarantine where account_id = $1 order by id desc limit $2",
+    )
+    .bind(account_id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
 }

@@ -10,6 +10,8 @@ mod lane;
 mod process;
 pub mod replay;
 mod session;
+mod stage;
+mod vitals;
 
 use std::{
     sync::{
@@ -18,6 +20,8 @@ use std::{
     },
     time::Duration,
 };
+
+pub use vitals::Vitals;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +59,8 @@ pub struct Worker {
     pub by_source: BySource,
     /// Whether it is taking messages.
     pub readiness: Readiness,
+    /// What it counts about itself.
+    pub vitals: Vitals,
 }
 
 /// Whether a worker is taking messages; shared with its health endpoint.
@@ -109,14 +115,21 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
     };
-    let mut sweep: Option<JoinHandle<()>> = None;
+    let mut beside: Option<[JoinHandle<()>; 2]> = None;
+    // Reports go on while the last batches are finished.
+    let drained = CancellationToken::new();
     let mut pauses = Pauses::new(worker.retry);
     let mut result = Ok(());
     while !stop.is_cancelled() {
         let ended = match wait_for_database(&worker, &stop).await {
             Ok(()) => {
                 // Not before the schema is known to fit.
-                sweep.get_or_insert_with(|| tokio::spawn(replay::sweep(Arc::clone(&worker), stop.clone())));
+                beside.get_or_insert_with(|| {
+                    [
+                        tokio::spawn(replay::sweep(Arc::clone(&worker), stop.clone())),
+                        tokio::spawn(vitals::keep_reporting(Arc::clone(&worker), drained.clone())),
+                    ]
+                });
                 session::run(&worker, &stop, &mut pauses).await
             }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
@@ -135,6 +148,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 | SessionEnd::LaneDied(_)),
             ) => {
                 let pause = pauses.next_pause();
+                worker.vitals.failed(&cause);
                 warn!(cause = %cause, pause_ms = pause.as_millis(), "session ended; the broker has all unsettled deliveries back");
                 sleep_unless(pause, &stop).await;
             }
@@ -143,8 +157,9 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     stop.cancel();
     // It only waits for `stop`; a panic in it cannot matter any more.
     drop(keep_redis.await);
-    if let Some(sweep) = sweep {
-        drop(tokio::time::timeout(worker.config.shutdown_deadline, sweep).await);
+    drained.cancel();
+    for task in beside.into_iter().flatten() {
+        drop(tokio::time::timeout(worker.config.shutdown_deadline, task).await);
     }
     info!("stopped");
     result
@@ -158,6 +173,7 @@ async fn wait_for_database(worker: &Worker, stop: &CancellationToken) -> Result<
             Ok(()) => return Ok(()),
             Err(SchemaError::Store(cause)) => {
                 let pause = pauses.next_pause();
+                worker.vitals.failed(&cause);
                 warn!(cause = %cause, pause_ms = pause.as_millis(), "waiting for PostgreSQL");
                 sleep_unless(pause, stop).await;
             }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tracing::{error, info};
@@ -13,6 +13,7 @@ use super::{
     batch::Taken,
     disposition::{self, NextStep},
     lane::{Lane, LaneEnd, Origin},
+    stage::Timed,
 };
 use crate::{
     broker::Verb,
@@ -21,9 +22,9 @@ use crate::{
     ledger::{
         AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
     },
-    metrics::{self, Stage},
+    metrics::Stage,
     retry::Pauses,
-    store::{self, Applied, Batch, Epoch, Resolver, StoreError, Tally, TallyKind, Undecodable},
+    store::{self, Applied, Batch, Epoch, Resolver, StoreError, Undecodable},
     wire::{self, WireError},
 };
 
@@ -38,9 +39,10 @@ const DOUBT_BATCHES: u32 = 16;
 /// [`LaneEnd`] where the lane has to stop first. Some of the batch may be committed by then; nothing of it is settled.
 pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Option<Verb>>, LaneEnd> {
     let started = Instant::now();
+    let stage = Timed::begin(&lane.span, Stage::Decode);
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
-    metrics::stage_took(Stage::Decode, started.elapsed());
+    stage.end();
 
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
@@ -180,7 +182,7 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
             return Ok(());
         }
         // A lost race costs only the accounts that lost it: the rest is committed and counted.
-        metrics::conflicts(applied.lost.len() as u64);
+        lane.worker.vitals.lost_races(applied.lost.len());
         work.retain(|_, callback| applied.lost.contains(&callback.account_id));
         work.undecodable.clear();
         work.remembered.clear();
@@ -193,7 +195,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
     if work.callbacks.is_empty() || !lane.worker.dedupe.is_available() {
         return Ok(());
     }
-    let started = Instant::now();
+    let stage = Timed::begin(&lane.span, Stage::Dedupe);
     loop {
         let epoch = match &lane.epoch {
             Some(epoch) => epoch.clone(),
@@ -236,7 +238,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             hits.iter().filter_map(|(at, layer)| Some((work.callbacks.get(*at)?.key.clone(), *layer)));
         work.remembered = remembered.collect();
         work.retain(|at, _| !hits.contains_key(&at));
-        metrics::stage_took(Stage::Dedupe, started.elapsed());
+        stage.end();
         return Ok(());
     }
 }
@@ -253,8 +255,7 @@ async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
 /// unique keys prove or refuse it; any other outcome, and what follows from it, stands only after a look.
 async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
     let callbacks = &work.callbacks;
-    let (mut loading, mut deciding) = (Duration::ZERO, Duration::ZERO);
-    let started = Instant::now();
+    let mut stage = Timed::begin(&lane.span, Stage::Load);
     let mut snapshot = if callbacks.is_empty() {
         Snapshot::default()
     } else {
@@ -263,40 +264,33 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
             .await?
     };
     let trusts_redis = lane.origin == Origin::Queue && lane.batches_in_doubt == 0;
-    let mut is_to_be_looked_for: Vec<bool> =
-        work.is_new.iter().map(|is_new| !(trusts_redis && *is_new)).collect();
-    let mut is_looked_for = vec![false; callbacks.len()];
-    loading += started.elapsed();
-    let plan = loop {
-        let started = Instant::now();
-        let wanted = callbacks.iter().zip(&is_to_be_looked_for).zip(&is_looked_for);
-        let wanted: Vec<&Callback> = wanted
-            .filter(|((_, wanted), done)| **wanted && !**done)
-            .map(|((callback, _), _)| callback)
-            .collect();
+    let mut is_wanted: Vec<bool> = work.is_new.iter().map(|is_new| !(trusts_redis && *is_new)).collect();
+    let mut is_looked_up = vec![false; callbacks.len()];
+    loop {
+        let flags = is_wanted.iter().zip(&is_looked_up);
+        let wanted = callbacks.iter().zip(flags).filter(|(_, (wanted, looked_up))| **wanted && !**looked_up);
+        let wanted: Vec<&Callback> = wanted.map(|(callback, _)| callback).collect();
         lane.connection
             .run(async |connection| store::add_ledger(connection, wanted, &mut snapshot).await)
             .await?;
-        is_looked_for.clone_from(&is_to_be_looked_for);
-        loading += started.elapsed();
+        is_looked_up.clone_from(&is_wanted);
+        stage.end();
         crash::reach(Point::AfterLoad).await?;
 
-        let started = Instant::now();
+        stage = Timed::begin(&lane.span, Stage::Decide);
         let plan = match lane.origin {
             Origin::Queue => decide(&snapshot, callbacks),
             Origin::GivenUp => give_up(&snapshot, callbacks),
         };
-        deciding += started.elapsed();
-        for (at, outcome) in plan.outcomes.iter().enumerate() {
-            is_to_be_looked_for[at] |= !is_proved_by_writing(*outcome);
+        stage.end();
+        for (wanted, outcome) in is_wanted.iter_mut().zip(&plan.outcomes) {
+            *wanted |= !is_proved_by_writing(*outcome);
         }
-        if is_to_be_looked_for == is_looked_for {
-            break plan;
+        if is_wanted == is_looked_up {
+            return Ok(plan);
         }
-    };
-    metrics::stage_took(Stage::Load, loading);
-    metrics::stage_took(Stage::Decide, deciding);
-    Ok(plan)
+        stage = Timed::begin(&lane.span, Stage::Load);
+    }
 }
 
 /// Whether this outcome would fail to be written, were the callback in the ledger already.
@@ -313,11 +307,11 @@ fn is_proved_by_writing(outcome: Outcome) -> bool {
 /// Plan, apply, remember.
 async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
     let plan = plan(lane, work).await?;
-    let Lane { worker, writer, connection, epoch, .. } = lane;
+    let Lane { worker, writer, connection, epoch, span, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
 
-    let started = Instant::now();
+    let stage = Timed::begin(span, Stage::Apply);
     let batch = Batch {
         writer,
         plan,
@@ -328,18 +322,18 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
-    metrics::stage_took(Stage::Apply, started.elapsed());
+    stage.end();
 
     // After the commit, under the epoch that the commit itself read: never under one that another connection saw.
-    let started = Instant::now();
+    let stage = Timed::begin(span, Stage::Mark);
     let committed = committed(&work.callbacks, &outcomes, &applied.lost);
     let released = released.iter().filter(|(account_id, ..)| !applied.lost.contains(account_id));
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
     worker.dedupe.remember(applied.epoch.as_str(), committed.chain(released)).await;
-    metrics::stage_took(Stage::Mark, started.elapsed());
+    stage.end();
     crash::reach(Point::AfterMarker).await?;
     *epoch = Some(applied.epoch.clone());
-    count(worker, &applied.tallies);
+    worker.vitals.counted(&worker.by_source, &applied.tallies);
     Ok(applied)
 }
 
@@ -369,16 +363,4 @@ fn released(plan: &Plan, callbacks: &[Callback]) -> Vec<(AccountId, Key, Fingerp
     let waited =
         plan.entries.iter().map(|entry| &entry.callback).filter(|callback| !arrived.contains(&callback.key));
     waited.map(|callback| (callback.account_id.clone(), callback.key.clone(), callback.fingerprint)).collect()
-}
-
-/// The metrics say what the transaction counted.
-fn count(worker: &super::Worker, tallies: &BTreeMap<Tally, i64>) {
-    for (Tally { kind, source, label }, n) in tallies {
-        let n = u64::try_from(*n).unwrap_or(0);
-        match kind {
-            TallyKind::Applied | TallyKind::Released => worker.by_source.applied(source, label, n),
-            TallyKind::Duplicate => worker.by_source.duplicates(source, label, n),
-            TallyKind::Quarantined => worker.by_source.quarantined(label, n),
-        }
-    }
 }

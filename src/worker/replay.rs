@@ -10,40 +10,16 @@ use crate::{
     config::WorkerConfig,
     crash::{self, Point},
     ledger::{CaseEnd, CaseId, Reason, decide_cases},
-    store::{self, Batch, Resolver, StoreError, quarantine},
+    store::{self, Batch, Resolver, StoreError, history, quarantine},
 };
+
+pub use crate::store::quarantine::Replayed;
 
 /// Cases decided in one transaction at most.
 pub const REPLAY_BATCH_MAX: i64 = 500;
 
 /// Lost races after which a replay gives up; a worker on the same accounts wins some of them.
 const CONFLICTS_MAX: u32 = 100;
-
-/// What became of cases that were decided again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Applied, those included that were released by one of these.
-    pub applied: u64,
-    /// Their fact was applied before, under this or another event.
-    pub duplicates: u64,
-    /// Still not applied; the reason may be another one now.
-    pub refused: u64,
-    /// Now waiting for another callback.
-    pub waiting: u64,
-    /// Not decided: ended by somebody else meanwhile, or a message that could not be decoded.
-    pub untouched: u64,
-}
-
-impl Replayed {
-    /// Adds another part.
-    pub fn add(&mut self, other: Self) {
-        self.applied += other.applied;
-        self.duplicates += other.duplicates;
-        self.refused += other.refused;
-        self.waiting += other.waiting;
-        self.untouched += other.untouched;
-    }
-}
 
 /// Decides these cases again, at most [`REPLAY_BATCH_MAX`], against what the database knows now. Safe to repeat, and beside
 /// workers: the same guards hold as for a batch from the queue. With `expires`, what would go on waiting becomes an open case.
@@ -112,11 +88,15 @@ pub async fn replay(
     Ok(replayed)
 }
 
-/// Turns callbacks that have waited longer than `waiting_max_ms` into open cases, again and again until `stop`. Any number of
-/// workers may do so at once.
+/// Turns callbacks that have waited longer than `waiting_max_ms` into open cases, and adds up counts that have grown old, again and
+/// again until `stop`. Any number of workers may do so at once. It is the workers that add up, because a pool may run without
+/// `payonce ops`, and that only reads.
 pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
     let mut connection = store::Connection::new(Arc::clone(&worker.database));
     while !stop.is_cancelled() {
+        if let Err(cause) = add_up(&mut connection, &worker.config).await {
+            warn!(cause = %cause, "old counts were not added up; they are counted nevertheless");
+        }
         match sweep_once(&mut connection, &worker.config).await {
             Ok(swept) if swept == Replayed::default() => {}
             Ok(swept) => {
@@ -129,6 +109,11 @@ pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
         sleep_unless(worker.config.waiting_sweep, &stop).await;
     }
     connection.close().await;
+}
+
+async fn add_up(connection: &mut store::Connection, config: &WorkerConfig) -> Result<(), StoreError> {
+    while connection.run(async |connection| history::roll_up(connection, &config.history).await).await? > 0 {}
+    Ok(())
 }
 
 async fn sweep_once(

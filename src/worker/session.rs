@@ -16,12 +16,12 @@ use tracing::{info, warn};
 use super::{
     Refusal, SessionEnd, Worker,
     batch::Taken,
-    lane::{Lane, LaneEnd, Origin},
+    lane::{Lane, LaneEnd, Origin, Settling},
+    stage::Timed,
 };
 use crate::{
-    broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
+    broker::{self, BrokerError, Consumer, Settler, topology::TopologyError},
     crash::{self, Point},
-    metrics,
     retry::Pauses,
 };
 
@@ -90,6 +90,7 @@ pub(super) async fn run(
 
 /// A consumer and the lanes that work what it takes.
 struct Intake {
+    worker: Arc<Worker>,
     consumer: Consumer,
     lanes: Lanes,
 }
@@ -102,7 +103,7 @@ impl Intake {
         lanes: usize,
         stop: &CancellationToken,
     ) -> Self {
-        Self { consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
+        Self { worker: Arc::clone(worker), consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
     }
 
     /// Hands deliveries to lanes until `stop` or until something breaks.
@@ -115,7 +116,7 @@ impl Intake {
                 run = self.consumer.next() => {
                     let run = run.ok_or(SessionEnd::ConsumerCancelled)??;
                     let (count, at) = (run.len(), Instant::now());
-                    metrics::received(count as u64);
+                    self.worker.vitals.received(count);
                     crash::reach(Point::AfterConsume)
                         .await
                         .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
@@ -213,15 +214,18 @@ impl Lanes {
 
 /// Acknowledges what lanes finish, in as few frames as it can, until all lanes are gone or the channel is.
 async fn settle_finished(
-    mut finished: mpsc::Receiver<Vec<Settlement>>,
+    mut finished: mpsc::Receiver<Settling>,
     out_of_order_max: usize,
 ) -> Result<(), BrokerError> {
     let mut settler = Settler::new(out_of_order_max);
-    while let Some(mut settlements) = finished.recv().await {
-        while let Ok(more) = finished.try_recv() {
+    while let Some((mut settlements, stage)) = finished.recv().await {
+        let mut stages = vec![stage];
+        while let Ok((more, stage)) = finished.try_recv() {
             settlements.extend(more);
+            stages.push(stage);
         }
         settler.settle(settlements).await?;
+        stages.into_iter().for_each(Timed::end);
     }
     settler.settle_rest().await
 }

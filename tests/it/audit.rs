@@ -43,6 +43,7 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("replayed_cases_are_applied", "update quarantine set state = 'replayed', resolved_at = now() where state = 'open'", true),
     ("cases_are_counted", "update accounts set cases = cases + 1 where account_id = 'a'", true),
     ("counts_match_rows", "delete from tallies where kind = 'applied'", false),
+    ("totals_match_history", "insert into tally_totals values ('duplicate', '/a', 'redis', 1)", true),
 ];
 
 async fn failed(world: &World, since: Option<OffsetDateTime>) -> Vec<&'static str> {

@@ -135,7 +135,7 @@ fn the_example_file_names_every_setting_with_its_default_and_its_limits() {
             Domain::Number { min, max } => format!("From {min} to {max}."),
             Domain::Word(words) => format!("One of {}.", words.join(", ")),
             Domain::Text => "at most 200 bytes".to_owned(),
-            Domain::Secret => "Required, no default.".to_owned(),
+            Domain::Secret => "no default.".to_owned(),
         };
         assert!(comment.contains(&limits), "{name} says {comment:?}, not {limits:?}");
         if !matches!(setting.domain, Domain::Secret) {

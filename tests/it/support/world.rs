@@ -176,6 +176,7 @@ impl World {
             retry: config.retry,
             by_source: BySource::new(config.source_labels_max),
             readiness: readiness.clone(),
+            vitals: worker::Vitals::default(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker::run(worker, stop.clone()));

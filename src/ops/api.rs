@@ -1,0 +1,305 @@
+//! The operators' API: what the pages show and do, as JSON.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{
+    Pool,
+    access::Visitor,
+    actions::{self, Wish},
+    history::{self, Range},
+    mask,
+    pages::{duplicates, quarantine::Asked},
+    watch::{Link, Now},
+};
+use crate::{
+    ledger::{Layer, Reason},
+    store::{
+        StoreError,
+        actions::{Door, Verb},
+        find,
+        quarantine::{self, Filter, Page},
+        report,
+        workers::WorkerRow,
+    },
+};
+
+/// Rows of one answer.
+const ROWS_MAX: i64 = 1_000;
+const ROWS_DEFAULT: i64 = 50;
+
+type Pairs = Vec<(String, String)>;
+
+/// Why there is no answer.
+pub(super) enum Problem {
+    Store(StoreError),
+    NotFound(&'static str),
+    Wrong(String),
+}
+
+impl From<StoreError> for Problem {
+    fn from(cause: StoreError) -> Self {
+        Self::Store(cause)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, words) = match self {
+            Self::Store(cause @ (StoreError::Unavailable(_) | StoreError::Conflict(_))) => {
+                warn!(cause = %cause, "no answer");
+                (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer; try again".to_owned())
+            }
+            Self::Store(cause @ StoreError::Refused(_)) => {
+                warn!(cause = %cause, "no answer");
+                (StatusCode::BAD_REQUEST, "PostgreSQL cannot look this up".to_owned())
+            }
+            Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
+            Self::Wrong(words) => (StatusCode::BAD_REQUEST, words),
+        };
+        (status, Json(json!({ "error": words }))).into_response()
+    }
+}
+
+type Answer = Result<Response, Problem>;
+
+fn found(value: Option<impl serde::Serialize>, what: &'static str) -> Answer {
+    value.map(|value| Json(value).into_response()).ok_or(Problem::NotFound(what))
+}
+
+pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
+    let now = pool.watch.now();
+    let ([applied, layers @ .., quarantined], received) = now.rates;
+    let by_layer: serde_json::Map<String, Value> = Layer::ALL
+        .iter()
+        .zip(now.totals.layers)
+        .map(|(layer, n)| (layer.as_str().to_owned(), json!(n)))
+        .collect();
+    let latencies = now.latencies();
+    let up = |link: Link| match link {
+        Link::Up => json!(true),
+        Link::Away => json!(false),
+        Link::Unknown => json!(null),
+    };
+    Json(json!({
+        "at": now.at.map(rfc3339),
+        "received": now.totals.received,
+        "applied": now.totals.applied,
+        "released": now.totals.released,
+        "duplicates": now.totals.duplicates(),
+        "duplicates_by_layer": by_layer,
+        "quarantined": now.totals.quarantined,
+        "per_second": {
+            "received": received, "applied": applied, "duplicates": layers.iter().sum::<f64>(), "quarantined": quarantined,
+        },
+        "cases": { "open": now.open, "waiting": now.waiting },
+        "backlog": {
+            "ready": now.depths.map(|depths| depths.ready),
+            "dead_letters": now.depths.map(|depths| depths.dead),
+            "drain_s_estimate": now.drain_s(),
+            "oldest_held_ms": now.oldest_held_ms(),
+        },
+        "latency_s": {
+            "p50": latencies.percentile_s(0.5), "p95": latencies.percentile_s(0.95), "p99": latencies.percentile_s(0.99),
+        },
+        "servers": { "postgresql": up(now.postgres), "redis": up(now.redis), "rabbitmq": up(now.broker) },
+        "workers": worker_list(&now),
+    }))
+}
+
+pub(super) async fn workers(State(pool): State<Arc<Pool>>) -> Json<Value> {
+    Json(worker_list(&pool.watch.now()))
+}
+
+fn worker_list(now: &Now) -> Value {
+    now.workers.iter().map(worker).collect()
+}
+
+fn worker(row: &WorkerRow) -> Value {
+    json!({
+        "name": row.name, "version": row.version, "started_at": rfc3339(row.started_at), "last_seen_at": rfc3339(row.last_seen_at),
+        "is_up": row.is_up, "is_stopped": row.is_stopped, "is_ready": row.is_ready, "redis_available": row.redis_available,
+        "lanes": row.lanes, "batch_size_max": row.batch_size_max, "prefetch_count": row.prefetch_count,
+        "received": row.received, "applied": row.applied, "duplicates": row.duplicates, "quarantined": row.quarantined,
+        "conflicts": row.conflicts, "settled_per_second": row.settled_per_second, "oldest_unsettled_ms": row.oldest_unsettled_ms,
+        "latency_s": {
+            "p50": row.latency_buckets.percentile_s(0.5), "p95": row.latency_buckets.percentile_s(0.95),
+            "p99": row.latency_buckets.percentile_s(0.99),
+        },
+        "last_error": row.last_error, "last_error_at": row.last_error_at.map(rfc3339),
+    })
+}
+
+fn rfc3339(at: time::OffsetDateTime) -> String {
+    at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ranged {
+    range: Option<String>,
+    source: Option<String>,
+}
+
+pub(super) async fn chart(State(pool): State<Arc<Pool>>, Query(asked): Query<Ranged>) -> Answer {
+    let range = Range::named(asked.range.as_deref(), "1h");
+    Ok(Json(history::chart(&pool, range, asked.source.as_deref()).await?).into_response())
+}
+
+pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, Query(asked): Query<Ranged>) -> Answer {
+    let range = Range::named(asked.range.as_deref(), "1h");
+    let seen = duplicates::seen(&pool, range).await?;
+    Ok(Json(json!({
+        "range": range.name, "mismatches": seen.mismatches, "sources": seen.sources, "repeated_keys": seen.keys,
+    }))
+    .into_response())
+}
+
+pub(super) async fn cases(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
+    let asked = Asked::of(&pairs);
+    let limit = pairs.iter().find(|pair| pair.0 == "limit").and_then(|pair| pair.1.parse().ok());
+    let limit = limit.unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+    let page = Page::Before(asked.before(), limit);
+    let cases =
+        pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await).await?;
+    let is_full = i64::try_from(cases.len()).is_ok_and(|cases| cases == limit);
+    let next = cases.last().filter(|_| is_full).map(|last| last.id);
+    Ok(Json(json!({ "cases": cases, "next_before": next })).into_response())
+}
+
+pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {
+    let detail = pool.reader.run(async |connection| quarantine::show(connection, id).await).await?;
+    let Some(detail) = detail else { return Err(Problem::NotFound("case")) };
+    let mut value = serde_json::to_value(&detail).map_err(|error| Problem::Wrong(error.to_string()))?;
+    value["body"] = json!(mask::body(&detail.body));
+    Ok(Json(value).into_response())
+}
+
+/// Which cases, and why. Ids, or parts that must all fit, or all there are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Order {
+    #[serde(default)]
+    ids: Vec<i64>,
+    reason: Option<String>,
+    source: Option<String>,
+    account: Option<String>,
+    #[serde(default)]
+    all: bool,
+    why: String,
+}
+
+pub(super) async fn replay(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Json(order): Json<Order>,
+) -> Answer {
+    act(&pool, visitor, order, Verb::Replay).await
+}
+
+pub(super) async fn discard(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Json(order): Json<Order>,
+) -> Answer {
+    act(&pool, visitor, order, Verb::Discard).await
+}
+
+async fn act(pool: &Arc<Pool>, visitor: Visitor, order: Order, verb: Verb) -> Answer {
+    let why = actions::words(&order.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    let reason = match &order.reason {
+        Some(name) => {
+            let expected =
+                || format!("reason: expected one of {}", Reason::ALL.map(Reason::as_str).join(", "));
+            Some(Reason::parse(name).ok_or_else(|| Problem::Wrong(expected()))?)
+        }
+        None => None,
+    };
+    let filter = Filter {
+        ids: order.ids,
+        reason,
+        source: order.source,
+        account_id: order.account,
+        ..Filter::default()
+    };
+    let names_some =
+        !filter.ids.is_empty() || reason.is_some() || filter.source.is_some() || filter.account_id.is_some();
+    if !names_some && !order.all {
+        return Err(Problem::Wrong(
+            "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),
+        ));
+    }
+    let chosen = format!(
+        "ids {:?}, reason {}, source {}, account {}",
+        filter.ids,
+        reason.map_or("any", Reason::as_str),
+        filter.source.as_deref().unwrap_or("any"),
+        filter.account_id.as_deref().unwrap_or("any"),
+    );
+    let wish = Wish { who: visitor.name, via: Door::Api, verb, why, filter, chosen };
+    let action = actions::start(pool, wish).await?;
+    let row = pool
+        .reader
+        .run(async |connection| crate::store::actions::show(connection, action).await)
+        .await?
+        .ok_or(Problem::NotFound("line of the trail"))?;
+    // Not ended yet: the line of the trail goes on telling.
+    let status = if row.ended_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(row)).into_response())
+}
+
+pub(super) async fn trail(State(pool): State<Arc<Pool>>, Path(action): Path<i64>) -> Answer {
+    let row =
+        pool.reader.run(async |connection| crate::store::actions::show(connection, action).await).await?;
+    found(row, "line of the trail")
+}
+
+#[derive(Deserialize)]
+pub(super) struct Named {
+    #[serde(default)]
+    source: String,
+    id: String,
+}
+
+pub(super) async fn event(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
+    let story =
+        pool.reader.run(async |connection| report::event(connection, &named.source, &named.id).await).await?;
+    found(story, "event")
+}
+
+pub(super) async fn payment(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
+    let story = pool
+        .reader
+        .run(async |connection| report::payment(connection, &named.source, &named.id).await)
+        .await?;
+    found(story, "payment")
+}
+
+pub(super) async fn account(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
+    let story = pool
+        .reader
+        .run(async |connection| report::account(connection, &named.id, i64::MAX, ROWS_DEFAULT).await)
+        .await?;
+    found(story, "account")
+}
+
+pub(super) async fn search(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
+    let found =
+        pool.reader.run(async |connection| find::find(connection, &named.id, ROWS_DEFAULT).await).await?;
+    let pair =
+        |kind: &'static str| move |(source, id): &(String, String)| json!({ "source": source, kind: id });
+    Ok(Json(json!({
+        "events": found.events.iter().map(pair("event_id")).collect::<Vec<_>>(),
+        "payments": found.payments.iter().map(pair("payment_id")).collect::<Vec<_>>(),
+        "accounts": found.accounts,
+    }))
+    .into_response())
+}

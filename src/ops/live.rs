@@ -1,0 +1,79 @@
+//! Server-sent events: each reading, to every page that is open.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::stream;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Pool,
+    history::SERIES,
+    pages::workers,
+    watch::{Now, rates},
+};
+
+/// Pages that may listen at once.
+pub(super) const LISTENERS_MAX: usize = 200;
+
+struct Listener {
+    readings: watch::Receiver<Arc<Now>>,
+    pool: Arc<Pool>,
+    stop: CancellationToken,
+    is_new: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A stream that ends when the process stops; the browser comes back by itself.
+pub(super) async fn live(State(pool): State<Arc<Pool>>) -> Response {
+    let Ok(place) = Arc::clone(&pool.listeners).try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many pages listen already\n").into_response();
+    };
+    let listener = Listener {
+        readings: pool.watch.follow(),
+        stop: pool.stop.clone(),
+        pool,
+        is_new: true,
+        _place: place,
+    };
+    let events = stream::unfold(listener, |mut listener| async move {
+        if !std::mem::take(&mut listener.is_new) {
+            tokio::select! {
+                () = listener.stop.cancelled() => return None,
+                changed = listener.readings.changed() => changed.ok()?,
+            }
+        }
+        let now = Arc::clone(&listener.readings.borrow_and_update());
+        let event = Event::default().data(event(&listener.pool, &now));
+        Some((Ok::<_, Infallible>(event), listener))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// The texts of the page, the rows of the workers, and the newest point of the finest chart.
+fn event(pool: &Pool, now: &Now) -> String {
+    let samples = pool.watch.samples();
+    let point = match samples.as_slice() {
+        [.., before, last] => {
+            let (stack, _) = rates(before, last);
+            json!({ "t": last.at_ms / 1_000, "y": stack })
+        }
+        _ => json!(null),
+    };
+    json!({
+        "texts": now.texts(),
+        "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string() },
+        "series": SERIES,
+        "point": point,
+    })
+    .to_string()
+}

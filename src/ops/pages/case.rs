@@ -1,0 +1,109 @@
+//! One case: what came, why it is not in the ledger, and what was done about it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use maud::{Markup, html};
+
+use super::{quarantine::act_bar, trail};
+use crate::{
+    ops::{
+        Pool,
+        layout::{Frame, Place, ago, id, id_or_dash, link, number, state, visible},
+        mask,
+    },
+    store::{
+        actions::{self, ActionRow},
+        quarantine::{self, CaseDetail},
+    },
+};
+
+/// Lines of the trail about one case.
+const TRAIL_MAX: i64 = 50;
+
+pub(in crate::ops) async fn page(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Path(case): Path<String>,
+) -> Response {
+    let now = pool.watch.now();
+    let no_case =
+        || frame.not_found(&now, Place::Quarantine, &format!("There is no case {}.", visible(&case)));
+    let Ok(case) = case.parse::<i64>() else { return no_case() };
+    let read = pool.reader.run(async |connection| {
+        let detail = quarantine::show(connection, case).await?;
+        Ok((detail, actions::of_case(connection, case, TRAIL_MAX).await?))
+    });
+    match read.await {
+        Ok((Some(detail), trail)) => {
+            let title = format!("Case {case}");
+            frame.page(&now, Place::Quarantine, &title, body(&frame, &detail, &trail))
+        }
+        Ok((None, _)) => no_case(),
+        Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
+    }
+}
+
+fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
+    let case = &detail.case;
+    let source = case.source.as_deref().unwrap_or_default();
+    html! {
+        p.path { a href="/quarantine" { "Quarantine" } " / " (case.id) }
+        h1 { "Case " (case.id) " " (state(&case.state)) }
+        p.lead { strong { (case.reason) } ": " (visible(&case.detail)) }
+        div.columns {
+            section.card {
+                h2 { "What came" }
+                dl.facts {
+                    dt { "Event" } dd {
+                        @match (&case.source, &case.event_id) {
+                            (Some(source), Some(event)) => a href=(link("/event", &[("source", source), ("id", event)])) { (id(event)) },
+                            (None | Some(_), _) => (id_or_dash(case.event_id.as_deref())),
+                        }
+                    }
+                    dt { "Source" } dd { (id_or_dash(case.source.as_deref())) }
+                    @if let Some(kind) = &detail.kind { dt { "Type" } dd { (visible(kind)) } }
+                    @if let (Some(amount), Some(currency)) = (detail.amount, &detail.currency) {
+                        dt { "Amount" } dd { (number(amount)) " " (visible(currency)) " " span.faint { "minor units" } }
+                    }
+                    @if let Some(account) = &detail.account_id {
+                        dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } }
+                    }
+                    @if let Some(payment) = &detail.payment_id {
+                        dt { "Payment" } dd { a href=(link("/payment", &[("source", source), ("id", payment)])) { (id(payment)) } }
+                    }
+                    @if let Some(operation) = &detail.operation_id { dt { "Operation" } dd { (id(operation)) } }
+                    dt { "Came" } dd { (number(case.attempts)) @if case.attempts == 1 { " time" } @else { " times" } }
+                    dt { "First seen" } dd { (ago(case.first_seen_at)) }
+                    dt { "Last seen" } dd { (ago(case.last_seen_at)) }
+                    @if let Some(at) = case.resolved_at {
+                        dt { "Ended" } dd { (ago(at)) " by " (visible(case.resolved_by.as_deref().unwrap_or("–"))) }
+                    }
+                    @if let Some(why) = &case.resolved_why { dt { "Why" } dd { (visible(why)) } }
+                }
+            }
+            section.card {
+                h2 { "Message, " (number(i64::try_from(detail.body.len()).unwrap_or(i64::MAX))) " bytes" }
+                pre.body tabindex="0" { (mask::body(&detail.body)) }
+                p.note { "As it came; values of members known to be sensitive, and the middle of card numbers, are masked." }
+            }
+        }
+        @if matches!(case.state.as_str(), "open" | "waiting") {
+            @if frame.is_operator() {
+                form method="post" action="/quarantine/act" {
+                    (frame.csrf())
+                    input type="hidden" name="id" value=(case.id);
+                    (act_bar(html! {}))
+                }
+            } @else { p.note { "Your token may look, not act." } }
+        }
+        section.card {
+            h2 { "Who did what" }
+            @if trail.is_empty() { p.note { "Nobody has worked this case yet." } }
+            @else { (trail::table(trail)) }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What is being turned away, by whom is it sent, and is any of it not a copy at all?
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Query, State},
+    response::Response,
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::overview::chart;
+use crate::{
+    ledger::{Layer, Reason},
+    ops::{
+        Pool,
+        history::{Range, SERIES},
+        layout::{Frame, Place, ago, bar, empty, id, id_or_dash, instant, link, number, percent, visible},
+        watch::Totals,
+    },
+    store::{
+        StoreError,
+        history::{self, RepeatedKey, SourceRow},
+        quarantine::{self, Filter, Page},
+        report::CaseRow,
+    },
+};
+
+/// Rows of each table.
+const ROWS_MAX: i64 = 20;
+
+#[derive(Deserialize)]
+pub(in crate::ops) struct Asked {
+    range: Option<String>,
+    source: Option<String>,
+}
+
+/// All that the page shows, but the chart.
+pub(in crate::ops) struct Seen {
+    /// Open cases in which one key came with two contents, newest first.
+    pub(in crate::ops) mismatches: Vec<CaseRow>,
+    pub(in crate::ops) sources: Vec<SourceRow>,
+    pub(in crate::ops) totals: Totals,
+    pub(in crate::ops) keys: Vec<RepeatedKey>,
+}
+
+pub(in crate::ops) async fn seen(pool: &Pool, range: Range) -> Result<Seen, StoreError> {
+    let (from, to) = (range.from(), OffsetDateTime::now_utc().saturating_add(time::Duration::MINUTE));
+    // Counts are by the minute, and older ones by the hour: the one that is cut by `from` is in.
+    let step = std::time::Duration::from_secs(range.step_s.max(60).unsigned_abs());
+    let from = from.saturating_sub(time::Duration::seconds(range.step_s.max(60)));
+    pool.reader
+        .run(async |connection| {
+            let filter =
+                Filter { states: vec!["open"], reason: Some(Reason::PayloadMismatch), ..Filter::default() };
+            let mismatches = quarantine::list(connection, &filter, Page::newest(ROWS_MAX)).await?;
+            let sources = history::top_sources(connection, from, to, ROWS_MAX).await?;
+            let mut totals = Totals::default();
+            for bucket in history::series(connection, from, to, step, false).await? {
+                totals.count(&bucket.kind, &bucket.label, bucket.n);
+            }
+            let keys = history::repeated_keys(connection, from, ROWS_MAX).await?;
+            Ok(Seen { mismatches, sources, totals, keys })
+        })
+        .await
+}
+
+pub(in crate::ops) async fn page(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let range = Range::named(asked.range.as_deref(), "1h");
+    let source = asked.source.as_deref().filter(|source| !source.is_empty());
+    let seen = match seen(&pool, range).await {
+        Ok(seen) => seen,
+        Err(cause) => return frame.unavailable(&now, Place::Duplicates, &cause),
+    };
+    let parameters: Vec<(&str, &str)> = source.map(|source| ("source", source)).into_iter().collect();
+    let title = match source {
+        Some(source) => format!("Copies turned away per second, of {}", visible(source)),
+        None => "Copies turned away per second, by layer".to_owned(),
+    };
+    let body = html! {
+        h1 { "Duplicates" }
+        (mismatches(&seen.mismatches))
+        (chart(range, "/duplicates", &parameters, &title, Some("duplicates")))
+        div.columns {
+            (layers(&seen.totals, range))
+            (sources(&seen.sources, range))
+        }
+        (keys(&seen.keys, range))
+    };
+    frame.page(&now, Place::Duplicates, "Duplicates", body)
+}
+
+fn mismatches(cases: &[CaseRow]) -> Markup {
+    html! {
+        section.card data-state=(if cases.is_empty() { "up" } else { "away" }) {
+            div.head {
+                h2 { "Same key, other content" }
+                a href="/quarantine?reason=payload_mismatch" { "All of them" }
+            }
+            @if cases.is_empty() {
+                p.good { "None is open: every copy that was turned away said the same as the first." }
+            } @else {
+                p.trouble { "These are not copies: a key came again with another amount, account or type. Nothing of them is applied; ask the provider which one is right." }
+                div.scroll tabindex="0" role="region" aria-label="Open payload mismatches" {
+                    table {
+                        thead { tr { th { "Case" } th { "Event" } th { "Source" } th { "What differs" } th { "First seen" } } }
+                        tbody {
+                            @for case in cases {
+                                tr {
+                                    td { a href={ "/quarantine/" (case.id) } { (case.id) } }
+                                    td { (id_or_dash(case.event_id.as_deref())) }
+                                    td { (id_or_dash(case.source.as_deref())) }
+                                    td { (visible(&case.detail)) }
+                                    td { (ago(case.first_seen_at)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn layers(totals: &Totals, range: Range) -> Markup {
+    let all = totals.duplicates();
+    html! {
+        section.card {
+            h2 { "By the layer that knew them, " (range.title) }
+            table {
+                thead { tr { th { "Layer" } th.n { "Copies" } th { "Share" } } }
+                tbody {
+                    @for (at, layer) in Layer::ALL.into_iter().enumerate() {
+                        @let copies = totals.layers.get(at).copied().unwrap_or(0);
+                        tr {
+                            td { span.swatch data-series=(SERIES[at + 1]) aria-hidden="true" {} (layer.as_str()) br; span.faint { (meaning(layer)) } }
+                            td.n { (number(copies)) }
+                            td { (share_bar(copies, all)) }
+                        }
+                    }
+                }
+                tfoot { tr { th { "All" } td.n { (number(all)) } td {} } }
+            }
+        }
+    }
+}
+
+fn meaning(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Batch => "a copy inside the same batch",
+        Layer::Redis => "a done marker, confirmed",
+        Layer::Ledger => "the ledger's unique key",
+        Layer::Operation => "another event for the same fact",
+        Layer::Quarantine => "a copy of a quarantined callback",
+    }
+}
+
+fn sources(rows: &[SourceRow], range: Range) -> Markup {
+    html! {
+        section.card {
+            h2 { "By provider, " (range.title) }
+            @if rows.is_empty() {
+                (empty("Nothing came in this time", "Choose a longer range above."))
+            } @else {
+                div.scroll tabindex="0" role="region" aria-label="Providers" {
+                    table {
+                        thead { tr { th { "Provider" } th.n { "Came" } th.n { "Copies" } th { "Share of copies" } th.n { "Mismatches" } } }
+                        tbody {
+                            @for row in rows {
+                                tr {
+                                    td {
+                                        @if row.source.is_empty() { span.faint { "not readable" } }
+                                        @else { a href=(link("/duplicates", &[("range", range.name), ("source", &row.source)])) { (id(&row.source)) } }
+                                    }
+                                    td.n { (number(row.settled)) }
+                                    td.n { (number(row.duplicates)) }
+                                    td { (share_bar(row.duplicates, row.settled)) }
+                                    td.n { (number(row.mismatches)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn share_bar(part: i64, whole: i64) -> Markup {
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    let share = part as f64 / whole.max(1) as f64;
+    html! { span.share { (bar(share)) " " (percent(share)) } }
+}
+
+fn keys(rows: &[RepeatedKey], range: Range) -> Markup {
+    html! {
+        section.card {
+            h2 { "Most repeated keys, " (range.title) }
+            @if rows.is_empty() {
+                (empty("No copy was turned away in this time", "Providers that deliver each callback a single time are rare; choose a longer range."))
+            } @else {
+                div.scroll tabindex="0" role="region" aria-label="Most repeated keys" {
+                    table {
+                        thead { tr { th { "Event" } th { "Source" } th.n { "Copies, ever" } th { "First copy" } th { "Last copy" } } }
+                        tbody {
+                            @for row in rows {
+                                tr {
+                                    td { a href=(link("/event", &[("source", &row.source), ("id", &row.event_id)])) { (id(&row.event_id)) } }
+                                    td { (id(&row.source)) }
+                                    td.n { (number(row.copies)) }
+                                    td { (instant(row.first_seen_at)) }
+                                    td { (ago(row.last_seen_at)) }
+                                }
+                            }
+                        }
+                    }
+                }
+                p.note { "Among the newest 80,000 or so entries of the trail of copies; counts and times are over all of it." }
+            }
+        }
+    }
+}

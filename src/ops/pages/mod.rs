@@ -1,0 +1,11 @@
+//! The pages, one for each question an operator has. Each is a function from a request to markup; all SQL is in the store.
+
+pub(super) mod case;
+pub(super) mod duplicates;
+pub(super) mod find;
+pub(super) mod login;
+pub(super) mod overview;
+pub(super) mod quarantine;
+pub(super) mod stories;
+pub(super) mod trail;
+pub(super) mod workers;

@@ -1,0 +1,131 @@
+//! Is money safe, and is everything running?
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Query, State},
+    response::Response,
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::workers;
+use crate::ops::{
+    Pool,
+    history::{RANGES, Range},
+    layout::{Frame, Place, link},
+    watch::Now,
+};
+
+#[derive(Deserialize)]
+pub(in crate::ops) struct Asked {
+    range: Option<String>,
+}
+
+pub(in crate::ops) async fn page(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let range = Range::named(asked.range.as_deref(), "5m");
+    let body = html! {
+        h1.unseen { "Overview" }
+        (servers(&now))
+        div.tiles {
+            (tile(&now, "Received", "received", html! { "in total" }))
+            (tile(&now, "Applied", "applied", html! { "in total, " (live(&now, "released")) " of them out of quarantine" }))
+            (tile(&now, "Duplicates rejected", "duplicates", html! { "in total, " (live(&now, "duplicate-share")) " of what came" }))
+            (tile(&now, "Quarantined", "quarantined", html! { "in total, " a href="/quarantine" { (live(&now, "open")) " open" } ", " a href="/quarantine?state=waiting" { (live(&now, "waiting")) " waiting" } }))
+        }
+        (chart(range, "/", &[], "Callbacks per second, by what became of them", None))
+        div.columns {
+            section.card {
+                h2 { "Backlog" }
+                dl.facts {
+                    dt { "Ready in the queue" } dd { (live(&now, "backlog")) }
+                    dt { "Time to drain" } dd { (live(&now, "drain")) }
+                    dt { "Oldest that a worker holds" } dd { (live(&now, "oldest")) }
+                    dt { "Ready in the dead-letter queue" } dd { (live(&now, "dead")) }
+                }
+                p.note { "The broker tells how many messages are ready, not how old they are: the time to drain is an estimate, that number over the rate of the last 10 s. What workers have taken is not in it; they report the age of the oldest." }
+            }
+            section.card {
+                h2 { "Latency" }
+                dl.facts {
+                    dt { "Half within" } dd { (live(&now, "p50")) }
+                    dt { "95 % within" } dd { (live(&now, "p95")) }
+                    dt { "99 % within" } dd { (live(&now, "p99")) }
+                }
+                p.note { "From taking a delivery to acknowledging it, after its commit; over the last report of each worker, within 16 %." }
+            }
+        }
+        section.card {
+            h2 { "Workers" }
+            div data-html="worker-list" { (workers::list(&now)) }
+        }
+    };
+    frame.page(&now, Place::Overview, "Overview", body)
+}
+
+fn live(now: &Now, name: &'static str) -> Markup {
+    html! { span data-text=(name) { (now.text(name)) } }
+}
+
+fn tile(now: &Now, title: &str, name: &str, note: Markup) -> Markup {
+    let rate = format!("{name}-rate");
+    html! {
+        section.tile data-kind=(name) {
+            h2 { (title) }
+            p.big { span data-text=(rate) { (now.text(&rate)) } span.unit { " /s" } }
+            p.total { strong data-text=(name) { (now.text(name)) } " " (note) }
+        }
+    }
+}
+
+fn servers(now: &Now) -> Markup {
+    let server = |name: &str, key: &str, state: &str| {
+        html! {
+            li data-state=(now.text(state)) data-state-of=(state) {
+                span.dot aria-hidden="true" {} (name) " " strong data-text=(key) { (now.text(key)) }
+            }
+        }
+    };
+    html! {
+        ul.servers aria-label="Servers and workers" {
+            (server("PostgreSQL", "postgres", "postgres"))
+            (server("RabbitMQ", "broker", "broker"))
+            (server("Redis", "redis", "redis"))
+            li data-state=(now.text("workers-state")) data-state-of="workers-state" {
+                span.dot aria-hidden="true" {} "Workers up " strong data-text="workers" { (now.text("workers")) }
+            }
+        }
+    }
+}
+
+/// A chart with its ranges. The script draws it from `/api/history`.
+pub(in crate::ops) fn chart(
+    range: Range,
+    path: &str,
+    parameters: &[(&str, &str)],
+    title: &str,
+    only: Option<&str>,
+) -> Markup {
+    let source = parameters.iter().find(|(name, _)| *name == "source").map(|(_, source)| *source);
+    html! {
+        section.card {
+            div.head {
+                h2 { (title) }
+                nav.ranges aria-label="Range of the chart" {
+                    @for other in RANGES {
+                        a href=(link(path, &[parameters, &[("range", other.name)]].concat()))
+                          aria-current=[(other == range).then_some("true")] { (other.title) }
+                    }
+                }
+            }
+            div.chart data-chart=(range.name) data-source=[source] data-only=[only] role="img"
+                aria-label={ (title) ", over the last " (range.title) "; the numbers are in the legend below" } {}
+            p.note.quiet-note data-chart-note {}
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Which callbacks are not in the ledger, why, and what shall become of them?
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Form, State},
+    http::StatusCode,
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+
+use crate::{
+    ledger::Reason,
+    ops::{
+        Pool,
+        actions::{self, Wish},
+        layout::{Frame, Place, ago, empty, id_or_dash, link, number, state, visible},
+    },
+    store::{
+        StoreError,
+        actions::{Door, Verb},
+        quarantine::{self, Filter, Page},
+        report::CaseRow,
+    },
+};
+
+/// Cases of a page.
+const PAGE_MAX: i64 = 50;
+/// Cases are counted no further: one case more says no more.
+const COUNT_MAX: i64 = 100_001;
+/// In the order of the menu.
+pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
+
+type Pairs = Vec<(String, String)>;
+
+/// What is asked for, as it stands in the address.
+#[derive(Debug, Clone, Default)]
+pub(in crate::ops) struct Asked {
+    state: String,
+    reason: String,
+    source: String,
+    account: String,
+    before: i64,
+}
+
+impl Asked {
+    /// From the parameters of an address or a form. What is missing or unknown is as if it was not there.
+    pub(in crate::ops) fn of(pairs: &Pairs) -> Self {
+        let text = |name: &str| {
+            pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.trim().to_owned()).unwrap_or_default()
+        };
+        let state = text("state");
+        let is_state = state == "all" || STATES.contains(&state.as_str());
+        Self {
+            state: if is_state { state } else { "open".to_owned() },
+            reason: Reason::parse(&text("reason"))
+                .map_or_else(String::new, |reason| reason.as_str().to_owned()),
+            source: text("source"),
+            account: text("account"),
+            before: text("before").parse().unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(in crate::ops) fn filter(&self) -> Filter {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Filter {
+            states: STATES.into_iter().filter(|state| self.state == *state).collect(),
+            reason: Reason::parse(&self.reason),
+            source: some(&self.source),
+            account_id: some(&self.account),
+            ..Filter::default()
+        }
+    }
+
+    pub(in crate::ops) fn before(&self) -> i64 {
+        self.before
+    }
+
+    fn parameters(&self) -> [(&str, &str); 4] {
+        [
+            ("state", &self.state),
+            ("reason", &self.reason),
+            ("source", &self.source),
+            ("account", &self.account),
+        ]
+    }
+
+    /// The filter in words, for the trail.
+    fn words(&self) -> String {
+        let set = self.parameters().into_iter().filter(|(_, value)| !value.is_empty());
+        set.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub(in crate::ops) async fn page(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    axum::extract::Query(pairs): axum::extract::Query<Pairs>,
+) -> Response {
+    let now = pool.watch.now();
+    let asked = Asked::of(&pairs);
+    let filter = asked.filter();
+    let read = pool.reader.run(async |connection| {
+        let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
+        let reasons = quarantine::unended(connection).await?;
+        let total = count(connection, &asked, &filter, &reasons).await?;
+        Ok((cases, reasons, total))
+    });
+    let (mut cases, reasons, total) = match read.await {
+        Ok(read) => read,
+        Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
+    };
+    let has_more = cases.len() > usize::try_from(PAGE_MAX).unwrap_or(0);
+    cases.truncate(usize::try_from(PAGE_MAX).unwrap_or(0));
+    let body = html! {
+        h1 { "Quarantine" }
+        (filters(&asked, &reasons))
+        @if cases.is_empty() {
+            @if asked.filter().reason.is_none() && asked.source.is_empty() && asked.account.is_empty() && asked.state == "open" {
+                (empty("No case needs you", "Every callback is in the ledger, was turned away as a copy, or waits for another one."))
+            } @else {
+                (empty("No case fits", "Take a filter away."))
+            }
+        } @else {
+            (list(&frame, &asked, &cases, total))
+            nav.pages aria-label="Pages of cases" {
+                @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
+                @if let Some(last) = cases.last().filter(|_| has_more) {
+                    @let before = last.id.to_string();
+                    a rel="next" href=(link("/quarantine", &[&asked.parameters()[..], &[("before", &before)]].concat())) { "Older »" }
+                }
+            }
+        }
+    };
+    frame.page(&now, Place::Quarantine, "Quarantine", body)
+}
+
+/// Where state and reason are all that is asked for, the counts by reason say it; else one count, with an end.
+async fn count(
+    connection: &mut crate::store::PgConnection,
+    asked: &Asked,
+    filter: &Filter,
+    reasons: &[(String, String, i64)],
+) -> Result<i64, StoreError> {
+    let is_plain = asked.source.is_empty() && asked.account.is_empty();
+    if is_plain && matches!(asked.state.as_str(), "open" | "waiting") {
+        let fits = reasons.iter().filter(|(state, reason, _)| {
+            *state == asked.state && (asked.reason.is_empty() || *reason == asked.reason)
+        });
+        return Ok(fits.map(|(.., n)| n).sum());
+    }
+    quarantine::count_up_to(connection, filter, COUNT_MAX).await
+}
+
+fn total_words(total: i64) -> String {
+    if total >= COUNT_MAX { format!("more than {}", number(COUNT_MAX - 1)) } else { number(total) }
+}
+
+fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
+    let in_state =
+        |state: &str| reasons.iter().filter(|(found, ..)| found == state).map(|(.., n)| n).sum::<i64>();
+    html! {
+        nav.tabs aria-label="State" {
+            @for state in STATES.into_iter().chain(["all"]) {
+                a href=(link("/quarantine", &[("state", state), ("source", &asked.source), ("account", &asked.account)]))
+                  aria-current=[(asked.state == state).then_some("page")] {
+                    (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(in_state(state))) } }
+                }
+            }
+        }
+        form.filters method="get" action="/quarantine" {
+            input type="hidden" name="state" value=(asked.state);
+            label { "Reason"
+                select name="reason" {
+                    option value="" { "any" }
+                    @for reason in Reason::ALL {
+                        @let n: i64 = reasons.iter().filter(|(state, found, _)| *state == asked.state && found == reason.as_str()).map(|(.., n)| n).sum();
+                        option value=(reason.as_str()) selected[asked.reason == reason.as_str()] {
+                            (reason.as_str()) @if n > 0 { " (" (number(n)) ")" }
+                        }
+                    }
+                }
+            }
+            label { "Source" input name="source" value=(asked.source) placeholder="/providers/…" maxlength="200"; }
+            label { "Account" input name="account" value=(asked.account) maxlength="200"; }
+            button type="submit" { "Filter" }
+            @if !asked.reason.is_empty() || !asked.source.is_empty() || !asked.account.is_empty() {
+                a href=(link("/quarantine", &[("state", &asked.state)])) { "Clear" }
+            }
+        }
+    }
+}
+
+fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
+    let can_act = frame.is_operator() && matches!(asked.state.as_str(), "open" | "waiting" | "all");
+    html! {
+        form method="post" action="/quarantine/act" {
+            (frame.csrf())
+            @for (name, value) in asked.parameters() { input type="hidden" name=(name) value=(value); }
+            // All means all that one could know of here: what comes later is not in it.
+            @if let Some(first) = cases.first() { input type="hidden" name="id_max" value=(first.id); }
+            div.scroll tabindex="0" role="region" aria-label="Cases" {
+                table.cases {
+                    thead { tr {
+                        @if can_act { th { input type="checkbox" data-all="id" aria-label="Select all on this page"; } }
+                        th { "Case" } th { "State" } th { "Reason" } th { "Event" } th { "Source" } th { "What exactly" } th.n { "Came" } th { "First seen" }
+                    } }
+                    tbody {
+                        @for case in cases {
+                            tr {
+                                @if can_act {
+                                    td {
+                                        @if matches!(case.state.as_str(), "open" | "waiting") {
+                                            input type="checkbox" name="id" value=(case.id) aria-label={ "Select case " (case.id) };
+                                        }
+                                    }
+                                }
+                                td { a href={ "/quarantine/" (case.id) } { (case.id) } }
+                                td { (state(&case.state)) }
+                                td { (case.reason) }
+                                td { (id_or_dash(case.event_id.as_deref())) }
+                                td { (id_or_dash(case.source.as_deref())) }
+                                td.detail { (visible(&case.detail)) }
+                                td.n { (number(case.attempts)) }
+                                td { (ago(case.first_seen_at)) }
+                            }
+                        }
+                    }
+                }
+            }
+            p.note { (total_words(total)) " in all; " (cases.len()) " on this page, newest first." }
+            @if can_act {
+                (act_bar(html! {
+                    label.choice { input type="radio" name="scope" value="selected" checked; "the selected ones" }
+                    label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " that fit" }
+                }))
+            } @else if !frame.is_operator() {
+                p.note { "Your token may look, not act." }
+            }
+        }
+    }
+}
+
+/// Why, and the two buttons.
+pub(super) fn act_bar(scope: Markup) -> Markup {
+    html! {
+        fieldset.act {
+            legend { "Replay or discard" }
+            (scope)
+            label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the cases"; }
+            button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" }
+            button.danger type="submit" name="verb" value="discard" title="End without applying" { "Discard" }
+        }
+    }
+}
+
+/// Does what a form of this page, of a case or of the confirmation asks for.
+pub(in crate::ops) async fn act(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Form(pairs): Form<Pairs>,
+) -> Response {
+    let now = pool.watch.now();
+    let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| pair.1.as_str());
+    let refuse = |words: &str| {
+        let body = html! { h1 { "Nothing was done" } p { (words) } p { a href="/quarantine" { "Back to the cases" } } };
+        let mut response = frame.page(&now, Place::Quarantine, "Nothing was done", body);
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
+    };
+    let verb = match text("verb") {
+        "replay" => Verb::Replay,
+        "discard" => Verb::Discard,
+        _ => return refuse("The form did not say whether to replay or to discard."),
+    };
+    let why = match actions::words(text("why")) {
+        Ok(why) => why,
+        Err(words) => return refuse(words),
+    };
+    let ids: Vec<i64> =
+        pairs.iter().filter(|pair| pair.0 == "id").filter_map(|pair| pair.1.parse().ok()).collect();
+    let is_all = text("scope") == "all";
+    if is_all && text("confirmed") != "yes" {
+        return confirm(&pool, &frame, &pairs, verb, &why).await;
+    }
+    let (filter, chosen) = if is_all {
+        let asked = Asked::of(&pairs);
+        let id_max = text("id_max").parse().ok();
+        let filter = Filter { id_max, ..asked.filter() };
+        (filter, format!("all with {}, up to case {}", asked.words(), id_max.unwrap_or(i64::MAX)))
+    } else if ids.is_empty() {
+        return refuse("No case was selected.");
+    } else {
+        let named = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        (Filter { ids, ..Filter::default() }, format!("cases {named}"))
+    };
+    let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
+    match actions::start(&pool, Wish { who, via: Door::Web, verb, why, filter, chosen }).await {
+        Ok(action) => Redirect::to(&format!("/trail/{action}")).into_response(),
+        Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
+    }
+}
+
+/// Many at once are named with their number first.
+async fn confirm(pool: &Pool, frame: &Frame, pairs: &Pairs, verb: Verb, why: &str) -> Response {
+    let now = pool.watch.now();
+    let asked = Asked::of(pairs);
+    let id_max = pairs.iter().find(|pair| pair.0 == "id_max").and_then(|pair| pair.1.parse().ok());
+    let mut filter = Filter { id_max, ..asked.filter() };
+    filter.states.retain(|state| matches!(*state, "open" | "waiting"));
+    if filter.states.is_empty() {
+        filter.states = vec!["open", "waiting"];
+    }
+    let counted =
+        pool.reader.run(async |connection| quarantine::count_up_to(connection, &filter, COUNT_MAX).await);
+    let total = match counted.await {
+        Ok(total) => total,
+        Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
+    };
+    let title =
+        format!("{} {} cases?", if verb == Verb::Replay { "Replay" } else { "Discard" }, total_words(total));
+    let body = html! {
+        h1 { (title) }
+        section.card {
+            dl.facts { dt { "Which" } dd { (visible(&asked.words())) } dt { "Why" } dd { (visible(why)) } }
+            @if verb == Verb::Discard { p.trouble { "Discarded cases are not applied, now or later. This cannot be taken back." } }
+            @else { p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." } }
+            form method="post" action="/quarantine/act" {
+                (frame.csrf())
+                @for (name, value) in pairs.iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "id" | "confirmed" | "verb")) {
+                    input type="hidden" name=(name) value=(value);
+                }
+                input type="hidden" name="confirmed" value="yes";
+                button.danger[verb == Verb::Discard] type="submit" name="verb" value=(verb.as_str()) { "Yes, " (verb.as_str()) }
+                " " a href=(link("/quarantine", &asked.parameters())) { "No" }
+            }
+        }
+    };
+    frame.page(&now, Place::Quarantine, &title, body)
+}

@@ -1,0 +1,264 @@
+//! What happened to one event, payment or account, in order.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Query, State},
+    response::Response,
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use crate::{
+    ops::{
+        Pool,
+        layout::{Frame, Place, ago, empty, id, instant, link, number, state, visible},
+    },
+    store::report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
+};
+
+/// Entries of a page.
+const ENTRIES_MAX: i64 = 50;
+
+#[derive(Deserialize)]
+pub(in crate::ops) struct Asked {
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    id: String,
+    before: Option<String>,
+}
+
+/// Something that happened.
+struct Moment {
+    at: OffsetDateTime,
+    state: &'static str,
+    what: Markup,
+}
+
+pub(in crate::ops) async fn event(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let read =
+        pool.reader.run(async |connection| report::event(connection, &asked.source, &asked.id).await).await;
+    match read {
+        Ok(Some(story)) => frame.page(&now, Place::Find, "Event", event_body(&story)),
+        Ok(None) => frame.not_found(&now, Place::Find, "No callback of this source and id was ever settled."),
+        Err(cause) => frame.unavailable(&now, Place::Find, &cause),
+    }
+}
+
+pub(in crate::ops) async fn payment(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let read =
+        pool.reader.run(async |connection| report::payment(connection, &asked.source, &asked.id).await).await;
+    match read {
+        Ok(Some(story)) => frame.page(&now, Place::Find, "Payment", payment_body(&story)),
+        Ok(None) => frame.not_found(
+            &now,
+            Place::Find,
+            "No callback about this payment of this source was ever settled.",
+        ),
+        Err(cause) => frame.unavailable(&now, Place::Find, &cause),
+    }
+}
+
+pub(in crate::ops) async fn account(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let before = asked.before.as_deref().and_then(|before| before.parse().ok()).unwrap_or(i64::MAX);
+    let read = pool.reader.run(async |connection| {
+        Ok((
+            report::account(connection, &asked.id, before, ENTRIES_MAX).await?,
+            report::cases_of_account(connection, &asked.id, ENTRIES_MAX).await?,
+        ))
+    });
+    match read.await {
+        Ok((None, cases)) if cases.is_empty() => frame.not_found(
+            &now,
+            Place::Find,
+            "No deposit has opened this account, and no callback named it.",
+        ),
+        Ok((story, cases)) => {
+            frame.page(&now, Place::Find, "Account", account_body(&asked.id, story.as_ref(), &cases))
+        }
+        Err(cause) => frame.unavailable(&now, Place::Find, &cause),
+    }
+}
+
+fn timeline(mut moments: Vec<Moment>) -> Markup {
+    moments.sort_by_key(|moment| moment.at);
+    html! {
+        ol.timeline {
+            @for moment in moments {
+                li data-state=(moment.state) { p.when { (instant(moment.at)) } div { (moment.what) } }
+            }
+        }
+    }
+}
+
+fn event_body(story: &EventStory) -> Markup {
+    let mut moments = Vec::new();
+    if let Some(row) = &story.applied {
+        if let Some(at) = row.occurred_at {
+            moments.push(Moment { at, state: "quiet", what: html! { "Happened, by the provider's clock" } });
+        }
+        moments.push(applied(row));
+    }
+    moments.extend(story.quarantined.iter().flat_map(case_moments));
+    for copies in &story.duplicates {
+        let what = html! {
+            strong { (number(copies.copies)) @if copies.copies == 1 { " copy" } @else { " copies" } " turned away" }
+            " by layer " (visible(&copies.layer))
+            @if copies.copies > 1 { ", the last " (ago(copies.last_seen_at)) }
+        };
+        moments.push(Moment { at: copies.first_seen_at, state: "duplicate", what });
+    }
+    html! {
+        p.path { a href="/find" { "Find" } " / event" }
+        h1 { "Event " (id(&story.event_id)) }
+        p.lead { "of " (id(&story.source)) }
+        section.card { h2 { "What happened" } (timeline(moments)) }
+    }
+}
+
+fn applied(row: &LedgerRow) -> Moment {
+    let what = html! {
+        strong { "Applied" } ": " (visible(&row.kind)) " of " (number(row.amount)) " " (row.currency)
+        " to account " a href=(link("/account", &[("id", &row.account_id)])) { (id(&row.account_id)) }
+        @if let Some(payment) = &row.payment_id {
+            ", payment " a href=(link("/payment", &[("source", &row.source), ("id", payment)])) { (id(payment)) }
+        }
+        br; span.faint { "version " (row.account_version) ", balance " (signed(row.balance_delta)) " = " (number(row.balance_after)) ", held " (signed(row.held_delta)) " = " (number(row.held_after)) }
+    };
+    Moment { at: row.recorded_at, state: "up", what }
+}
+
+fn case_moments(case: &CaseRow) -> Vec<Moment> {
+    let what = html! {
+        strong { "Quarantined" } " as " a href={ "/quarantine/" (case.id) } { "case " (case.id) } ", " (case.reason) ": " (visible(&case.detail))
+        @if case.attempts > 1 { br; span.faint { "came " (number(case.attempts)) " times, the last " (ago(case.last_seen_at)) } }
+    };
+    let mut moments = vec![Moment { at: case.first_seen_at, state: "away", what }];
+    if let Some(at) = case.resolved_at {
+        let what = html! {
+            strong { "Case " (case.id) " " (case.state) } " by " (visible(case.resolved_by.as_deref().unwrap_or("–"))) ": "
+            (visible(case.resolved_why.as_deref().unwrap_or("–")))
+        };
+        moments.push(Moment { at, state: "quiet", what });
+    }
+    moments
+}
+
+fn payment_body(story: &PaymentStory) -> Markup {
+    let moments: Vec<Moment> =
+        story.entries.iter().map(entry).chain(story.quarantined.iter().flat_map(case_moments)).collect();
+    html! {
+        p.path { a href="/find" { "Find" } " / payment" }
+        h1 { "Payment " (id(&story.payment_id)) }
+        p.lead { "of " (id(&story.source)) }
+        section.card {
+            h2 { "As it stands" }
+            dl.facts {
+                dt { "State" } dd { (state(story.state.as_deref().unwrap_or("nothing applied yet"))) }
+                @if let Some(account) = &story.account_id { dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } } }
+                @if let Some(currency) = &story.currency { dt { "Currency" } dd { (currency) } }
+                dt { "Authorized" } dd { (number(story.authorized)) }
+                dt { "Captured" } dd { (number(story.captured)) }
+                dt { "Refunded" } dd { (number(story.refunded)) }
+            }
+        }
+        section.card { h2 { "What happened" } (timeline(moments)) }
+    }
+}
+
+/// A ledger row among others of its payment.
+fn entry(row: &LedgerRow) -> Moment {
+    let mut moment = applied(row);
+    let event = link("/event", &[("source", &row.source), ("id", &row.event_id)]);
+    moment.what = html! { (moment.what) br; span.faint { "event " a href=(event) { (id(&row.event_id)) } } };
+    moment
+}
+
+fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow]) -> Markup {
+    html! {
+        p.path { a href="/find" { "Find" } " / account" }
+        h1 { "Account " (id(account_id)) }
+        @match story {
+            Some(story) => {
+                div.tiles {
+                    (sum("Balance", story.balance, &story.currency))
+                    (sum("Held", story.held, &story.currency))
+                    (sum("Available", story.available, &story.currency))
+                    section.tile { h2 { "Entries" } p.big { (number(story.version)) } p.total { "the account's version" } }
+                }
+                section.card { h2 { "Ledger, newest first" } (entries(account_id, story)) }
+            }
+            None => (empty("Not open", "No deposit has opened this account yet.")),
+        }
+        @if !cases.is_empty() {
+            section.card {
+                h2 { "Cases about it" }
+                ul.found {
+                    @for case in cases {
+                        li { a href={ "/quarantine/" (case.id) } { "Case " (case.id) } " " (state(&case.state)) " " (case.reason) ": " (visible(&case.detail)) " " span.faint { (instant(case.first_seen_at)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn sum(title: &str, amount: i64, currency: &str) -> Markup {
+    html! {
+        section.tile { h2 { (title) } p.big { (number(amount)) } p.total { (visible(currency)) ", minor units" } }
+    }
+}
+
+fn entries(account_id: &str, story: &AccountStory) -> Markup {
+    html! {
+        @if story.entries.is_empty() { (empty("No entry here", "There is none before this one.")) }
+        @else {
+            div.scroll tabindex="0" role="region" aria-label="Ledger entries" {
+                table {
+                    thead { tr { th.n { "Version" } th { "Recorded" } th { "Type" } th { "Event" } th { "Payment" } th.n { "Balance" } th.n { "after" } th.n { "Held" } th.n { "after" } } }
+                    tbody {
+                        @for row in &story.entries {
+                            tr {
+                                td.n { (number(row.account_version)) }
+                                td { (instant(row.recorded_at)) }
+                                td { (visible(&row.kind)) }
+                                td { a href=(link("/event", &[("source", &row.source), ("id", &row.event_id)])) { (id(&row.event_id)) } }
+                                td {
+                                    @if let Some(payment) = &row.payment_id { a href=(link("/payment", &[("source", &row.source), ("id", payment)])) { (id(payment)) } }
+                                    @else { span.faint { "–" } }
+                                }
+                                td.n { (signed(row.balance_delta)) } td.n { (number(row.balance_after)) }
+                                td.n { (signed(row.held_delta)) } td.n { (number(row.held_after)) }
+                            }
+                        }
+                    }
+                }
+            }
+            @if let Some(last) = story.entries.last().filter(|row| row.account_version > 1) {
+                @let before = last.account_version.to_string();
+                nav.pages aria-label="Pages of the ledger" { a rel="next" href=(link("/account", &[("id", account_id), ("before", &before)])) { "Older »" } }
+            }
+        }
+    }
+}
+
+fn signed(delta: i64) -> String {
+    if delta > 0 { format!("+{}", number(delta)) } else { number(delta) }
+}

@@ -1,0 +1,127 @@
+//! Who replayed or discarded what, when, and why?
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, State},
+    response::Response,
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::{
+    ops::{
+        Pool,
+        layout::{Frame, Place, ago, empty, number, visible},
+    },
+    store::actions::{self, ActionRow},
+};
+
+const PAGE_MAX: i64 = 50;
+
+#[derive(Deserialize)]
+pub(in crate::ops) struct Asked {
+    before: Option<String>,
+}
+
+pub(in crate::ops) async fn page(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let now = pool.watch.now();
+    let before = asked.before.and_then(|before| before.parse().ok()).unwrap_or(i64::MAX);
+    let read = pool.reader.run(async |connection| actions::list(connection, before, PAGE_MAX).await);
+    let rows = match read.await {
+        Ok(rows) => rows,
+        Err(cause) => return frame.unavailable(&now, Place::Trail, &cause),
+    };
+    let body = html! {
+        h1 { "Trail" }
+        p.lead { "Every replay and discard, from these pages, the API and the command line. A line is written before the first case is touched." }
+        @if rows.is_empty() { (empty("Nobody has worked a case yet", "What operators do to cases is listed here.")) }
+        @else {
+            section.card { (table(&rows)) }
+            nav.pages aria-label="Pages of the trail" {
+                @if before != i64::MAX { a href="/trail" { "« Newest" } }
+                @if let Some(last) = rows.last().filter(|_| i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_MAX)) {
+                    a rel="next" href={ "/trail?before=" (last.id) } { "Older »" }
+                }
+            }
+        }
+    };
+    frame.page(&now, Place::Trail, "Trail", body)
+}
+
+/// One action: what it asked for, and how far it is.
+pub(in crate::ops) async fn one(
+    State(pool): State<Arc<Pool>>,
+    frame: Frame,
+    Path(action): Path<String>,
+) -> Response {
+    let now = pool.watch.now();
+    let found = match action.parse::<i64>() {
+        Ok(action) => pool.reader.run(async |connection| actions::show(connection, action).await).await,
+        Err(_) => Ok(None),
+    };
+    let row = match found {
+        Ok(Some(row)) => row,
+        Ok(None) => return frame.not_found(&now, Place::Trail, "There is no such line of the trail."),
+        Err(cause) => return frame.unavailable(&now, Place::Trail, &cause),
+    };
+    let body = html! {
+        p.path { a href="/trail" { "Trail" } " / " (row.id) }
+        h1 { (title(&row)) }
+        section.card data-reload=[row.ended_at.is_none().then_some("1000")] data-state=(if row.ended_at.is_some() { "up" } else { "at work" }) {
+            dl.facts {
+                dt { "Result" } dd { strong { (result(&row)) } }
+                dt { "Cases looked at" } dd { (number(row.cases)) }
+                dt { "Which" } dd { (visible(&row.chosen)) }
+                dt { "Why" } dd { (visible(&row.why)) }
+                dt { "Who" } dd { (visible(&row.who)) " " span.faint { "by " (row.via) } }
+                dt { "Began" } dd { (ago(row.began_at)) }
+                @if let Some(at) = row.ended_at { dt { "Ended" } dd { (ago(at)) } }
+            }
+        }
+        p { a href="/quarantine" { "Back to the cases" } }
+    };
+    frame.page(&now, Place::Trail, &title(&row), body)
+}
+
+fn title(row: &ActionRow) -> String {
+    match row.action.as_str() {
+        "replay" => format!("Replay {}", row.id),
+        _ => format!("Discard {}", row.id),
+    }
+}
+
+fn result(row: &ActionRow) -> String {
+    match (&row.result, row.ended_at) {
+        (Some(result), _) => visible(result),
+        (None, _) => "at work, or cut short".to_owned(),
+    }
+}
+
+pub(super) fn table(rows: &[ActionRow]) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Trail" {
+            table {
+                thead { tr { th { "" } th { "When" } th { "Who" } th { "Did" } th { "Which" } th { "Why" } th.n { "Cases" } th { "Result" } } }
+                tbody {
+                    @for row in rows {
+                        tr {
+                            td { a href={ "/trail/" (row.id) } { (row.id) } }
+                            td { (ago(row.began_at)) }
+                            td { (visible(&row.who)) br; span.faint { (row.via) } }
+                            td { (row.action) }
+                            td.detail { (visible(&row.chosen)) }
+                            td.detail { (visible(&row.why)) }
+                            td.n { (number(row.cases)) }
+                            td.detail { (result(row)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

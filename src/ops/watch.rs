@@ -1,0 +1,421 @@
+//! What is going on now: read every second by one task, whoever looks, and shown to all who do. So an open page costs the database
+//! nothing, and ten open pages cost it no more.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Notify, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::layout::{duration, number, rate};
+use crate::{
+    broker::{Depths, Gauge, Names},
+    config::Secret,
+    dedupe::Dedupe,
+    latency::Counted,
+    ledger::Layer,
+    store::{Reader, StoreError, history, report::TotalRow, workers},
+};
+
+/// Pause between two readings.
+const TICK: Duration = Duration::from_secs(1);
+/// Readings between two counts of the cases: with 100 000 of them a count takes longer than all else together.
+const TICKS_PER_COUNT: u32 = 5;
+/// Readings kept: what the finest chart shows.
+const SAMPLES_MAX: usize = 301;
+/// Rates are over this many seconds.
+const RATE_S: i64 = 10;
+
+/// Everything that was ever settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Totals {
+    /// Deliveries settled.
+    pub(super) received: i64,
+    /// In the ledger, those included that were quarantined first.
+    pub(super) applied: i64,
+    /// Of the applied: those that were quarantined first.
+    pub(super) released: i64,
+    /// Turned away, by layer in the order of [`Layer::ALL`].
+    pub(super) layers: [i64; 5],
+    /// Put into quarantine.
+    pub(super) quarantined: i64,
+}
+
+impl Totals {
+    pub(super) fn duplicates(&self) -> i64 {
+        self.layers.iter().sum()
+    }
+
+    /// One line of the counts more.
+    pub(super) fn count(&mut self, kind: &str, label: &str, n: i64) {
+        match kind {
+            "applied" => self.applied += n,
+            "released" => {
+                self.applied += n;
+                self.released += n;
+            }
+            "duplicate" => {
+                let layer = Layer::ALL.iter().position(|layer| layer.as_str() == label);
+                if let Some(sum) = layer.and_then(|layer| self.layers.get_mut(layer)) {
+                    *sum += n;
+                }
+            }
+            _ => self.quarantined += n,
+        }
+        if kind != "released" {
+            self.received += n;
+        }
+    }
+
+    fn of(rows: &[TotalRow]) -> Self {
+        let mut totals = Self::default();
+        for row in rows {
+            totals.count(&row.kind, &row.label, row.n);
+        }
+        totals
+    }
+
+    /// The stack of the chart: applied, each layer, quarantined.
+    pub(super) fn stack(&self) -> [i64; 7] {
+        let [batch, redis, ledger, operation, quarantine] = self.layers;
+        [self.applied, batch, redis, ledger, operation, quarantine, self.quarantined]
+    }
+}
+
+/// A server, as seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Unknown,
+    Up,
+    Away,
+}
+
+impl Link {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Away => "away",
+        }
+    }
+
+    fn of(is_up: bool) -> Self {
+        if is_up { Self::Up } else { Self::Away }
+    }
+}
+
+/// One reading. Where a server is away, its numbers are those of the reading before.
+#[derive(Debug, Clone)]
+pub(super) struct Now {
+    /// Of the numbers from PostgreSQL.
+    pub(super) at: Option<OffsetDateTime>,
+    pub(super) totals: Totals,
+    /// Per second, over the last seconds: as [`Totals::stack`], and of all that was received.
+    pub(super) rates: ([f64; 7], f64),
+    pub(super) open: i64,
+    pub(super) waiting: i64,
+    pub(super) workers: Vec<workers::WorkerRow>,
+    pub(super) postgres: Link,
+    pub(super) redis: Link,
+    pub(super) broker: Link,
+    /// `None`: not known, or not declared yet.
+    pub(super) depths: Option<Depths>,
+    texts: BTreeMap<&'static str, String>,
+}
+
+impl Now {
+    fn first() -> Self {
+        let mut now = Self {
+            at: None,
+            totals: Totals::default(),
+            rates: ([0.0; 7], 0.0),
+            open: 0,
+            waiting: 0,
+            workers: Vec::new(),
+            postgres: Link::Unknown,
+            redis: Link::Unknown,
+            broker: Link::Unknown,
+            depths: None,
+            texts: BTreeMap::new(),
+        };
+        now.write();
+        now
+    }
+
+    /// A number or word as it stands on the page.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.texts.get(name).map_or("–", String::as_str)
+    }
+
+    /// All of them, for pages that are open.
+    pub(super) fn texts(&self) -> &BTreeMap<&'static str, String> {
+        &self.texts
+    }
+
+    /// Latencies of all workers over their last reports.
+    pub(super) fn latencies(&self) -> Counted {
+        let mut all = Counted::default();
+        for worker in self.workers.iter().filter(|worker| worker.is_up) {
+            all.add(&worker.latency_buckets);
+        }
+        all
+    }
+
+    /// For how long the oldest delivery has been held by a worker, in milliseconds, as workers reported.
+    pub(super) fn oldest_held_ms(&self) -> Option<i64> {
+        self.workers
+            .iter()
+            .filter(|worker| worker.is_up)
+            .filter_map(|worker| worker.oldest_unsettled_ms)
+            .max()
+    }
+
+    /// How long the backlog will take at the present rate, in seconds.
+    pub(super) fn drain_s(&self) -> Option<f64> {
+        let ready = f64::from(self.depths?.ready);
+        (self.rates.1 > 0.0 && ready > 0.0).then(|| ready / self.rates.1)
+    }
+
+    /// Every text, from the numbers: the page and its updates say the same, because both read it here.
+    fn write(&mut self) {
+        let (stack, received) = self.rates;
+        let totals = self.totals;
+        let share = |part: i64| {
+            #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+            let share = part as f64 / totals.received.max(1) as f64;
+            super::layout::percent(share)
+        };
+        let latencies = self.latencies();
+        let percentile = |share: f64| latencies.percentile_s(share).map_or_else(|| "–".to_owned(), duration);
+        let up = self.workers.iter().filter(|worker| worker.is_up).count();
+        let known = self.workers.iter().filter(|worker| !worker.is_stopped).count();
+        let backlog = match self.depths {
+            Some(depths) => number(depths.ready),
+            None => "–".to_owned(),
+        };
+        let drain = match (self.depths, self.drain_s()) {
+            (Some(depths), _) if depths.ready == 0 => "nothing waits".to_owned(),
+            (_, Some(seconds)) => format!("about {} at this rate", duration(seconds)),
+            (Some(_), None) => "nothing is being settled".to_owned(),
+            (None, None) => "not known".to_owned(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+        let oldest =
+            self.oldest_held_ms().map_or_else(|| "none held".to_owned(), |ms| duration(ms as f64 / 1e3));
+        self.texts = BTreeMap::from([
+            ("received", number(totals.received)),
+            ("applied", number(totals.applied)),
+            ("released", number(totals.released)),
+            ("duplicates", number(totals.duplicates())),
+            ("quarantined", number(totals.quarantined)),
+            ("duplicate-share", share(totals.duplicates())),
+            ("received-rate", rate(received)),
+            ("applied-rate", rate(stack[0])),
+            ("duplicates-rate", rate(stack[1..6].iter().sum())),
+            ("quarantined-rate", rate(stack[6])),
+            ("open", number(self.open)),
+            ("waiting", number(self.waiting)),
+            ("backlog", backlog),
+            ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
+            ("drain", drain),
+            ("oldest", oldest),
+            ("p50", percentile(0.50)),
+            ("p95", percentile(0.95)),
+            ("p99", percentile(0.99)),
+            ("postgres", self.postgres.word().to_owned()),
+            ("redis", self.redis.word().to_owned()),
+            ("broker", self.broker.word().to_owned()),
+            ("workers", format!("{up} of {known}")),
+            ("workers-state", if up == 0 || up < known { "away" } else { "up" }.to_owned()),
+        ]);
+    }
+}
+
+/// What had been settled at one time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// Milliseconds since 1970.
+    pub(super) at_ms: i64,
+    pub(super) totals: Totals,
+}
+
+/// What is read from.
+pub(super) struct Sources {
+    pub(super) reader: Reader,
+    pub(super) dedupe: Arc<Dedupe>,
+    /// `None`: no broker was named.
+    pub(super) amqp_url: Option<Secret>,
+    pub(super) names: Names,
+    /// Of the connection to the broker.
+    pub(super) process_name: String,
+}
+
+/// The readings.
+pub(super) struct Watch {
+    now: watch::Sender<Arc<Now>>,
+    samples: Mutex<VecDeque<Sample>>,
+    cases_changed: Notify,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            now: watch::Sender::new(Arc::new(Now::first())),
+            samples: Mutex::default(),
+            cases_changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Arc<Now> {
+        Arc::clone(&self.now.borrow())
+    }
+
+    pub(super) fn follow(&self) -> watch::Receiver<Arc<Now>> {
+        self.now.subscribe()
+    }
+
+    /// The readings of the last five minutes, oldest first.
+    pub(super) fn samples(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// Somebody worked cases: count them again at once.
+    pub(super) fn cases_changed(&self) {
+        self.cases_changed.notify_one();
+    }
+
+    /// Reads again and again, until `stop`.
+    pub(super) async fn run(&self, sources: &Sources, stop: &CancellationToken) {
+        let depths = watch::Sender::new((Link::Unknown, None));
+        let follow = depths.subscribe();
+        tokio::join!(self.read_all(sources, follow, stop), ask_broker(sources, depths, stop));
+    }
+
+    async fn read_all(
+        &self,
+        sources: &Sources,
+        depths: watch::Receiver<(Link, Option<Depths>)>,
+        stop: &CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks_to_count = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.cases_changed.notified() => ticks_to_count = 0,
+                _ = ticks.tick() => {}
+            }
+            let mut now = Now::clone(&self.now());
+            (now.broker, now.depths) = *depths.borrow();
+            now.redis = Link::of(sources.dedupe.is_available());
+            match read(&sources.reader, ticks_to_count == 0).await {
+                Ok(reading) => self.take(&mut now, reading),
+                Err(cause) => {
+                    if now.postgres != Link::Away {
+                        warn!(cause = %cause, "PostgreSQL does not answer; the pages show what was last known");
+                    }
+                    now.postgres = Link::Away;
+                }
+            }
+            ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
+            now.write();
+            self.now.send_replace(Arc::new(now));
+        }
+    }
+
+    fn take(&self, now: &mut Now, reading: Reading) {
+        let at = OffsetDateTime::now_utc();
+        now.postgres = Link::Up;
+        now.at = Some(at);
+        now.totals = Totals::of(&reading.totals);
+        now.workers = reading.workers;
+        if let Some(cases) = reading.cases {
+            let count = |state: &str| cases.iter().filter(|case| case.0 == state).map(|case| case.2).sum();
+            (now.open, now.waiting) = (count("open"), count("waiting"));
+        }
+        let at_ms = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let sample = Sample { at_ms, totals: now.totals };
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.push_back(sample);
+        if samples.len() > SAMPLES_MAX {
+            samples.pop_front();
+        }
+        let before = samples.iter().rev().find(|before| at_ms - before.at_ms >= RATE_S * 1_000);
+        now.rates =
+            before.or_else(|| samples.front()).map_or(([0.0; 7], 0.0), |before| rates(before, &sample));
+    }
+}
+
+/// Per second, between two readings: the stack, and all that was received.
+pub(super) fn rates(from: &Sample, to: &Sample) -> ([f64; 7], f64) {
+    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
+    let per_second = |from: i64, to: i64, ms: i64| (to - from).max(0) as f64 * 1_000.0 / ms.max(1) as f64;
+    let ms = to.at_ms - from.at_ms;
+    let (before, after) = (from.totals.stack(), to.totals.stack());
+    let stack = std::array::from_fn(|at| per_second(before[at], after[at], ms));
+    (stack, per_second(from.totals.received, to.totals.received, ms))
+}
+
+struct Reading {
+    totals: Vec<TotalRow>,
+    workers: Vec<workers::WorkerRow>,
+    /// (state, reason, how many); `None`: not counted this time.
+    cases: Option<Vec<(String, String, i64)>>,
+}
+
+async fn read(reader: &Reader, counts_cases: bool) -> Result<Reading, StoreError> {
+    reader
+        .run(async |connection| {
+            Ok(Reading {
+                totals: history::totals(connection).await?,
+                workers: workers::list(connection).await?,
+                cases: if counts_cases { Some(history::cases(connection).await?) } else { None },
+            })
+        })
+        .await
+}
+
+async fn ask_broker(
+    sources: &Sources,
+    depths: watch::Sender<(Link, Option<Depths>)>,
+    stop: &CancellationToken,
+) {
+    let Some(url) = &sources.amqp_url else { return };
+    let mut gauge: Option<Gauge> = None;
+    loop {
+        let asking = async {
+            let open = match gauge.take() {
+                Some(open) => open,
+                None => Gauge::open(url.expose(), &sources.process_name, sources.names.clone()).await?,
+            };
+            let found = open.read().await?;
+            gauge = Some(open);
+            Ok(found)
+        };
+        let found = tokio::select! {
+            () = stop.cancelled() => return,
+            found = asking => found,
+        };
+        depths.send_replace(match found {
+            Ok(found) => (Link::Up, found),
+            Err(cause) => {
+                let _: crate::broker::BrokerError = cause;
+                (Link::Away, None)
+            }
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The trail of what people did to cases. Written beside the cases, read by pages.
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::StoreError;
+use crate::ledger::CaseId;
+
+/// What a person asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Decide again.
+    Replay,
+    /// End without applying.
+    Discard,
+}
+
+impl Verb {
+    /// As it stands in the trail.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// By which door a person came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// A page.
+    Web,
+    /// The operators' API.
+    Api,
+    /// `payonce quarantine`.
+    CommandLine,
+}
+
+impl Door {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Api => "api",
+            Self::CommandLine => "command line",
+        }
+    }
+}
+
+/// Who wants what, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The person, 1 to 200 bytes.
+    pub who: &'a str,
+    /// The door.
+    pub via: Door,
+    /// The deed.
+    pub verb: Verb,
+    /// The reason, in the person's words.
+    pub why: &'a str,
+    /// Which cases, in words.
+    pub chosen: &'a str,
+}
+
+/// A line of the trail.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct ActionRow {
+    /// Grows with time.
+    pub id: i64,
+    /// When it began.
+    #[serde(with = "time::serde::rfc3339")]
+    pub began_at: OffsetDateTime,
+    /// When it ended; null: at work, or cut short.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub ended_at: Option<OffsetDateTime>,
+    /// The person.
+    pub who: String,
+    /// `web`, `api` or `command line`.
+    pub via: String,
+    /// `replay` or `discard`.
+    pub action: String,
+    /// The reason.
+    pub why: String,
+    /// Which cases were asked for.
+    pub chosen: String,
+    /// How many were looked at so far.
+    pub cases: i64,
+    /// What came of it.
+    pub result: Option<String>,
+}
+
+const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, cases, result";
+
+/// Opens a line of the trail; the deed may begin when this is committed.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn begin(connection: &mut PgConnection, order: Order<'_>) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar(
+        "insert into operator_actions (who, via, action, why, chosen) values ($1, $2, $3, $4, $5) returning id",
+    )
+    .bind(order.who)
+    .bind(order.via.as_str())
+    .bind(order.verb.as_str())
+    .bind(order.why)
+    .bind(order.chosen)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Names cases that are about to be looked at.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn add_cases(connection: &mut PgConnection, action: i64, ids: &[CaseId]) -> Result<(), StoreError> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    // One statement, so that the number and the names agree.
+    sqlx::query(
+        "with named as (
+             insert into operator_action_cases (case_id, action_id) select id, $1 from unnest($2::bigint[]) as ids(id)
+             on conflict do nothing returning 1)
+         update operator_actions set cases = cases + (select count(*) from named) where id = $1",
+    )
+    .bind(action)
+    .bind(ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Closes the line.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn end(connection: &mut PgConnection, action: i64, result: &str) -> Result<(), StoreError> {
+    sqlx::query("update operator_actions set ended_at = clock_timestamp(), result = $2 where id = $1")
+        .bind(action)
+        .bind(result)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The newest lines before an id.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(
+    connection: &mut PgConnection,
+    before: i64,
+    limit: i64,
+) -> Result<Vec<ActionRow>, StoreError> {
+    let sql = format!("select {COLUMNS} from operator_actions where id < $1 order by id desc limit $2");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(before).bind(limit).fetch_all(connection).await?)
+}
+
+/// One line.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn show(connection: &mut PgConnection, action: i64) -> Result<Option<ActionRow>, StoreError> {
+    let sql = format!("select {COLUMNS} from operator_actions where id = $1");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(action).fetch_optional(connection).await?)
+}
+
+/// The newest lines about one case.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn of_case(
+    connection: &mut PgConnection,
+    case: i64,
+    limit: i64,
+) -> Result<Vec<ActionRow>, StoreError> {
+    let sql = format!(
+        "select {COLUMNS} from operator_actions
+         where id in (select action_id from operator_action_cases where case_id = $1 order by action_id desc limit $2)
+         order by id desc"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(case).bind(limit).fetch_all(connection).await?)
+}

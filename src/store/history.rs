@@ -1,0 +1,357 @@
+//! What became of callbacks, over time: rows of `tallies` on their way from minutes to hours, days and one total, and the
+//! questions people ask of them. Sums over any closed time are what really happened: a batch counts in its own transaction, and
+//! rows are added up in one statement, so a SIGKILL at any moment costs nothing here.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{Connection as _, FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::{StoreError, report::TotalRow};
+use crate::config::HistoryConfig;
+
+/// Rows that one statement adds up at most, so that it stays far below any deadline.
+const ROLL_UP_MAX: i64 = 20_000;
+
+/// A lane's minute is added up when it has been over so long. A transaction that began in it and is still open counts into a new row,
+/// which is added up next time.
+const LANE_KEPT: Duration = Duration::from_secs(120);
+
+/// Of those who would add up at once, one does. Any number that no other program on this database uses.
+const ROLL_UP_LOCK: i64 = 0x7061_796f_6e63_6502;
+
+/// Pages of the trail of copies that the look for repeated keys reads: about 80 000 rows, in less than 100 ms.
+const TRAIL_PAGES_MAX: i64 = 1_000;
+
+/// Adds up what is old enough, a bounded part of it, and returns how many rows that took: 0 means that nothing is left, or that a
+/// rival is at it. Any number of processes may call this at any time.
+///
+/// # Errors
+/// [`StoreError`]; nothing is half done then.
+pub async fn roll_up(connection: &mut PgConnection, config: &HistoryConfig) -> Result<u64, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+        .bind(ROLL_UP_LOCK)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let mut moved = 0;
+    if is_ours {
+        moved += add_up_lanes(&mut transaction, config.sources_max).await?;
+        for (from, to, kept) in [
+            ("minute", "hour", config.minutes_kept),
+            ("hour", "day", config.hours_kept),
+            ("day", "total", config.days_kept),
+        ] {
+            moved += add_up(&mut transaction, from, to, kept).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(moved)
+}
+
+/// Rows of lanes to rows of minutes, and into the totals. A source keeps its name once a callback of it was applied, as long as there
+/// is room; the others are counted together as `other`, because whoever may write to the queue can invent names without end.
+async fn add_up_lanes(transaction: &mut PgConnection, sources_max: usize) -> Result<u64, StoreError> {
+    // A row that a lane updates between the look and the delete is another version by then, and is left for the next time.
+    let moved: i64 = sqlx::query_scalar(
+        "with old as (
+             delete from tallies
+             where ctid = any(array(
+                 select ctid from tallies
+                 where grain = 'lane' and minute < date_trunc('minute', now()) - make_interval(secs => $1)
+                 order by minute limit $2))
+             returning minute, kind, source, label, n
+         ),
+         named as (select distinct source from tally_totals where source not in ('', 'other')),
+         admitted as (
+             select source from old
+             where kind in ('applied', 'released') and source <> '' and source not in (select source from named)
+             group by source order by sum(n) desc, source
+             limit greatest(0, $3 - (select count(*) from named))
+         ),
+         sums as (
+             select minute, kind, label, sum(n)::bigint as n,
+                    case when source = '' or source in (table named) or source in (table admitted) then source
+                         else 'other' end as source
+             from old group by 1, 2, 3, 5
+         ),
+         totals as (
+             insert into tally_totals as t (kind, source, label, n)
+             select kind, source, label, sum(n) from sums group by 1, 2, 3
+             on conflict (kind, source, label) do update set n = t.n + excluded.n
+         ),
+         minutes as (
+             insert into tallies as t (minute, writer, grain, kind, source, label, n)
+             select minute, 'minute', 'minute', kind, source, label, n from sums
+             on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n
+         )
+         select count(*) from old",
+    )
+    .bind(LANE_KEPT.as_secs_f64())
+    .bind(ROLL_UP_MAX)
+    .bind(i64::try_from(sources_max).unwrap_or(i64::MAX))
+    .fetch_one(transaction)
+    .await?;
+    Ok(moved.unsigned_abs())
+}
+
+/// Rows of one grain to rows of the next, once they are older than `kept`.
+async fn add_up(
+    transaction: &mut PgConnection,
+    from: &str,
+    to: &str,
+    kept: Duration,
+) -> Result<u64, StoreError> {
+    let moved: i64 = sqlx::query_scalar(
+        "with old as (
+             delete from tallies
+             where ctid = any(array(
+                 select ctid from tallies
+                 where grain = $1 and minute < now() - make_interval(secs => $3)
+                 order by minute limit $4))
+             returning minute, kind, source, label, n
+         ),
+         sums as (
+             insert into tallies as t (minute, writer, grain, kind, source, label, n)
+             select case $2 when 'total' then timestamptz 'epoch' else date_trunc($2, minute, 'UTC') end,
+                    $2, $2, kind, source, label, sum(n)
+             from old group by 1, 4, 5, 6
+             on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n
+         )
+         select count(*) from old",
+    )
+    .bind(from)
+    .bind(to)
+    .bind(kept.as_secs_f64())
+    .bind(ROLL_UP_MAX)
+    .fetch_one(transaction)
+    .await?;
+    Ok(moved.unsigned_abs())
+}
+
+/// What all workers have counted since the first day, to the last commit. Sources as in [`series`]; those that have a name for good
+/// come first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn totals(connection: &mut PgConnection) -> Result<Vec<TotalRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "with lanes as (
+             select kind, source, label, sum(n) as n from tallies where grain = 'lane' group by kind, source, label
+         ),
+         known as (select distinct source from tally_totals),
+         named as (
+             table known union select source from lanes where kind in ('applied', 'released') union select ''
+         ),
+         counted as (
+             select kind, source, label, n from tally_totals
+             union all
+             select kind, case when source in (table named) then source else 'other' end, label, n from lanes
+         )
+         select kind, source, label, sum(n)::bigint as n from counted
+         group by kind, source, label
+         order by source not in (table known), kind, source, label",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// How many callbacks of one outcome in one stretch of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct Bucket {
+    /// When the stretch begins.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// `applied`, `duplicate`, `quarantined` or `released`.
+    pub kind: String,
+    /// The provider; empty where it could not be read; `other` for those beyond the limit. `None` where sources were not asked for.
+    pub source: Option<String>,
+    /// Type, layer or reason.
+    pub label: String,
+    /// How many.
+    pub n: i64,
+}
+
+/// Counts from `from` (included) to `to` (not included), in stretches of `step`, oldest first; a stretch without any is left out.
+/// `step`: whole minutes. Stretches begin at multiples of it since 1970 (UTC), and `from` is taken down to the beginning of its own.
+/// Where minutes were added up to hours or days already, all of these are in the stretch where the hour or day begins.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn series(
+    connection: &mut PgConnection,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+    step: Duration,
+    by_source: bool,
+) -> Result<Vec<Bucket>, StoreError> {
+    let step_s = (step.as_secs() / 60).max(1) * 60;
+    Ok(sqlx::query_as(
+        "select date_bin(make_interval(secs => $3), minute, timestamptz 'epoch') as at, kind,
+                case when $4 then source end as source, label, sum(n)::bigint as n
+         from tallies
+         where minute >= date_bin(make_interval(secs => $3), $1, timestamptz 'epoch') and minute < $2 and grain <> 'total'
+         group by 1, 2, 3, 4
+         order by 1, 2, 3, 4",
+    )
+    .bind(from)
+    .bind(to)
+    .bind(Duration::from_secs(step_s).as_secs_f64())
+    .bind(by_source)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// How many callbacks of one outcome lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct Recent {
+    /// `applied`, `duplicate`, `quarantined` or `released`.
+    pub kind: String,
+    /// Type, layer or reason.
+    pub label: String,
+    /// In the last minute that is over.
+    pub one_minute: i64,
+    /// In the last five minutes that are over.
+    pub five_minutes: i64,
+}
+
+/// Counts of the last one and five minutes that are over, by the database's clock. Divided by 60 and 300 they are rates per second.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn recent(connection: &mut PgConnection) -> Result<Vec<Recent>, StoreError> {
+    Ok(sqlx::query_as(
+        "select kind, label, sum(n)::bigint as five_minutes,
+                coalesce(sum(n) filter (where minute >= date_trunc('minute', now()) - interval '1 minute'), 0)::bigint
+                    as one_minute
+         from tallies
+         where minute >= date_trunc('minute', now()) - interval '5 minutes' and minute < date_trunc('minute', now())
+           and grain in ('lane', 'minute')
+         group by kind, label
+         order by kind, label",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// One provider over a stretch of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct SourceRow {
+    /// The provider, as in [`Bucket`].
+    pub source: String,
+    /// Callbacks settled, copies included.
+    pub settled: i64,
+    /// Applied as they came.
+    pub applied: i64,
+    /// Copies turned away.
+    pub duplicates: i64,
+    /// New cases.
+    pub quarantined: i64,
+    /// Of these cases, those where one key came with two contents.
+    pub mismatches: i64,
+}
+
+impl SourceRow {
+    /// Which part of what came were copies, 0 to 1.
+    #[must_use]
+    pub fn duplicate_share(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a share for people, of fewer than 2^52 callbacks")]
+        let share = self.duplicates as f64 / self.settled.max(1) as f64;
+        share
+    }
+}
+
+/// Providers with the most copies from `from` (included) to `to` (not included), at most `limit`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn top_sources(
+    connection: &mut PgConnection,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+    limit: i64,
+) -> Result<Vec<SourceRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "select source,
+                coalesce(sum(n) filter (where kind <> 'released'), 0)::bigint as settled,
+                coalesce(sum(n) filter (where kind = 'applied'), 0)::bigint as applied,
+                coalesce(sum(n) filter (where kind = 'duplicate'), 0)::bigint as duplicates,
+                coalesce(sum(n) filter (where kind = 'quarantined'), 0)::bigint as quarantined,
+                coalesce(sum(n) filter (where kind = 'quarantined' and label = 'payload_mismatch'), 0)::bigint as mismatches
+         from tallies
+         where minute >= $1 and minute < $2 and grain <> 'total'
+         group by source
+         order by duplicates desc, settled desc, source
+         limit $3",
+    )
+    .bind(from)
+    .bind(to)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A key whose copies were turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct RepeatedKey {
+    /// The provider.
+    pub source: String,
+    /// The provider's id of the event.
+    pub event_id: String,
+    /// Copies turned away, ever.
+    pub copies: i64,
+    /// When the first of them was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub first_seen_at: OffsetDateTime,
+    /// When the last of them was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_seen_at: OffsetDateTime,
+}
+
+/// Keys with the most copies among the newest of the trail (see [`TRAIL_PAGES_MAX`]) that were turned away since `since`, at most
+/// `limit`; their counts and times are over the whole trail.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn repeated_keys(
+    connection: &mut PgConnection,
+    since: OffsetDateTime,
+    limit: i64,
+) -> Result<Vec<RepeatedKey>, StoreError> {
+    let pages: i64 =
+        sqlx::query_scalar("select pg_relation_size('duplicates') / current_setting('block_size')::bigint")
+            .fetch_one(&mut *connection)
+            .await?;
+    // Rows are only appended, so the newest are in the last pages, and need no index to be found.
+    let first_page = (pages - TRAIL_PAGES_MAX).max(0);
+    Ok(sqlx::query_as(
+        "select k.source, k.event_id, d.copies, d.first_seen_at, d.last_seen_at
+         from (select source, event_id, sum(copies) as copies, max(seen_at) as last_seen_at from duplicates
+               where ctid >= $1::text::tid and seen_at >= $2
+               group by source, event_id
+               order by copies desc, last_seen_at desc
+               limit $3) k
+         cross join lateral (
+             select sum(copies)::bigint as copies, min(seen_at) as first_seen_at, max(seen_at) as last_seen_at
+             from duplicates where event_id = k.event_id and source = k.source offset 0) d
+         order by d.copies desc, d.last_seen_at desc, k.source, k.event_id",
+    )
+    .bind(format!("({first_page},0)"))
+    .bind(since)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// How many cases need a person or another callback, by state (`open`, `waiting`) and reason.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn cases(connection: &mut PgConnection) -> Result<Vec<(String, String, i64)>, StoreError> {
+    Ok(sqlx::query_as(
+        "select state, reason, count(*) from quarantine where state in ('open', 'waiting') group by state, reason order by 1, 2",
+    )
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,172 @@
+//! How this worker is: counted by its lanes in memory, reported to PostgreSQL every few seconds over a connection of its own, so
+//! that no batch waits for it. What is lost with a killed process is its last interval here; the history is counted elsewhere.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Worker, sleep_unless};
+use crate::{
+    latency::Latencies,
+    metrics,
+    store::{
+        self, Tally, TallyKind,
+        workers::{self, Counts, Report},
+    },
+};
+
+/// Longest text of a failure that is kept.
+const ERROR_CHARS_MAX: usize = 500;
+
+/// What a worker counts about itself. Metrics are told at the same time.
+#[derive(Debug)]
+pub struct Vitals {
+    started: Instant,
+    received: AtomicU64,
+    applied: AtomicU64,
+    duplicates: AtomicU64,
+    quarantined: AtomicU64,
+    conflicts: AtomicU64,
+    latencies: Latencies,
+    /// Since when each busy lane has held the oldest delivery of its batch.
+    held: Mutex<BTreeMap<String, Instant>>,
+    last_error: Mutex<Option<(String, Instant)>>,
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            received: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+            latencies: Latencies::default(),
+            held: Mutex::default(),
+            last_error: Mutex::default(),
+        }
+    }
+}
+
+impl Vitals {
+    /// So many deliveries came.
+    pub(super) fn received(&self, n: usize) {
+        metrics::received(n as u64);
+        self.received.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// So many accounts were lost to rivals.
+    pub(super) fn lost_races(&self, accounts: usize) {
+        metrics::conflicts(accounts as u64);
+        self.conflicts.fetch_add(accounts as u64, Ordering::Relaxed);
+    }
+
+    /// A delivery was settled so long after it came.
+    pub(super) fn settled(&self, latency: Duration) {
+        metrics::settled(latency);
+        self.latencies.record(latency);
+    }
+
+    /// A transaction counted these.
+    pub(super) fn counted(&self, by_source: &metrics::BySource, tallies: &BTreeMap<Tally, i64>) {
+        for (Tally { kind, source, label }, n) in tallies {
+            let n = u64::try_from(*n).unwrap_or(0);
+            let counter = match kind {
+                TallyKind::Applied | TallyKind::Released => {
+                    by_source.applied(source, label, n);
+                    &self.applied
+                }
+                TallyKind::Duplicate => {
+                    by_source.duplicates(source, label, n);
+                    &self.duplicates
+                }
+                TallyKind::Quarantined => {
+                    by_source.quarantined(label, n);
+                    &self.quarantined
+                }
+            };
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// This lane works a batch whose oldest delivery came then; `None`: it has settled all of it, or given it back.
+    pub(super) fn holds(&self, lane: &str, since: Option<Instant>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match since {
+            Some(since) => drop(held.insert(lane.to_owned(), since)),
+            None => drop(held.remove(lane)),
+        }
+    }
+
+    /// Something failed, and the worker goes on.
+    pub(super) fn failed(&self, cause: &impl Display) {
+        let text = cause.to_string().chars().take(ERROR_CHARS_MAX).collect();
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, Instant::now()));
+    }
+
+    fn counts(&self) -> Counts {
+        let [received, applied, duplicates, quarantined, conflicts] =
+            [&self.received, &self.applied, &self.duplicates, &self.quarantined, &self.conflicts]
+                .map(|counter| counter.load(Ordering::Relaxed));
+        Counts { received, applied, duplicates, quarantined, conflicts }
+    }
+
+    fn oldest_unsettled(&self) -> Option<Duration> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.values().map(Instant::elapsed).max()
+    }
+}
+
+/// Reports until `stop`, and says goodbye then.
+pub(super) async fn keep_reporting(worker: Arc<Worker>, stop: CancellationToken) {
+    let mut connection = store::Connection::new(Arc::clone(&worker.database));
+    let mut reported = Instant::now();
+    loop {
+        let is_stopped = stop.is_cancelled();
+        let report = report(&worker, is_stopped, reported.elapsed());
+        reported = Instant::now();
+        if let Err(cause) =
+            connection.run(async |connection| workers::report(connection, &report).await).await
+        {
+            // The lanes say more, and more often, about a database that is away.
+            debug!(cause = %cause, "not reported");
+        }
+        if is_stopped {
+            break;
+        }
+        sleep_unless(worker.config.report_pause, &stop).await;
+    }
+    connection.close().await;
+}
+
+fn report(worker: &Worker, is_stopped: bool, interval: Duration) -> Report<'_> {
+    let vitals = &worker.vitals;
+    let last_error = vitals.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Report {
+        name: &worker.name,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime: vitals.started.elapsed(),
+        pause: worker.config.report_pause,
+        is_stopped,
+        is_ready: worker.readiness.is_ready(),
+        redis_available: worker.dedupe.is_available(),
+        lanes: worker.config.lanes,
+        batch_size_max: worker.config.batch_size_max,
+        prefetch_count: worker.config.prefetch_count,
+        counts: vitals.counts(),
+        interval,
+        latencies: vitals.latencies.take(),
+        oldest_unsettled: vitals.oldest_unsettled(),
+        last_error: last_error.map(|(text, at)| (text, at.elapsed())),
+    }
+}
