@@ -1,13 +1,12 @@
 //! The pool seen as a whole, from what its workers have committed: health, metrics, and all pages.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use futures_util::future::BoxFuture;
@@ -18,7 +17,7 @@ use tracing::warn;
 
 use super::{
     access::{self, Access},
-    api, assets, exposition, live, pages, readiness,
+    api, assets, audits, exposition, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
     dedupe::Dedupe,
     ledger::CaseId,
     metrics::BySource,
-    store::{Database, Reader, StoreError, history, quarantine::Replayed},
+    store::{Database, Reader, StoreError, quarantine::Replayed},
 };
 
 /// Decides these cases again, for this person and this reason. The worker's own code, handed in from above.
@@ -55,6 +54,8 @@ pub struct Setup {
     pub by_source: BySource,
     /// Who may do what.
     pub access: Access,
+    /// Between two audits; zero: none.
+    pub audit_pause: Duration,
     /// For actions.
     pub replay: Replay,
 }
@@ -96,6 +97,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         names: setup.names,
         process_name: setup.process_name,
     };
+    let auditing = tokio::spawn(audits::again_and_again(Arc::clone(&pool.database), setup.audit_pause));
     let watching = {
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
@@ -104,6 +106,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
     drop(watching.await);
+    auditing.abort();
     served
 }
 
@@ -168,19 +171,6 @@ async fn ready(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
-    match totals(&pool).await {
-        Ok(()) => exposition(&pool.prometheus),
-        Err(cause) => {
-            warn!(cause = %cause, "no metrics");
-            (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer\n").into_response()
-        }
-    }
-}
-
-async fn totals(pool: &Pool) -> Result<(), StoreError> {
-    let rows = pool.reader.run(async |connection| history::totals(connection).await).await?;
-    pool.by_source.set_totals(
-        rows.iter().map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)),
-    );
-    Ok(())
+    scrape::refresh(&pool.reader, &pool.by_source, &pool.watch.now()).await;
+    exposition(&pool.prometheus)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::layout::{duration, number, rate};
+use super::{
+    backlog::Backlog,
+    layout::{duration, number, rate},
+};
 use crate::{
     broker::{Depths, Gauge, Names},
     config::Secret,
@@ -129,6 +132,8 @@ pub(super) struct Now {
     pub(super) broker: Link,
     /// `None`: not known, or not declared yet.
     pub(super) depths: Option<Depths>,
+    /// How long the oldest callback on the queue has waited, about; `None`: none waits, or it is not known.
+    pub(super) backlog_age: Option<Duration>,
     texts: BTreeMap<&'static str, String>,
 }
 
@@ -145,6 +150,7 @@ impl Now {
             redis: Link::Unknown,
             broker: Link::Unknown,
             depths: None,
+            backlog_age: None,
             texts: BTreeMap::new(),
         };
         now.write();
@@ -309,6 +315,7 @@ impl Watch {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks_to_count = 0;
+        let mut backlog = Backlog::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -328,6 +335,12 @@ impl Watch {
                 }
             }
             ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
+            now.backlog_age = match (now.depths, now.postgres) {
+                (Some(depths), Link::Up) => {
+                    backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
+                }
+                (None, _) | (_, Link::Unknown | Link::Away) => None,
+            };
             now.write();
             self.now.send_replace(Arc::new(now));
         }

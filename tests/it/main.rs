@@ -12,6 +12,7 @@ mod lifecycle;
 mod look_ups;
 mod malformed_neighbours;
 mod mismatch;
+mod monitoring;
 mod outages;
 mod quarantine;
 mod redis_failures;
