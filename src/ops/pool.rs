@@ -24,15 +24,13 @@ use crate::{
     broker::Names,
     config::Secret,
     dedupe::Dedupe,
-    ledger::CaseId,
     metrics::BySource,
-    store::{Database, Reader, StoreError, quarantine::Replayed},
+    store::{self, Database, Reader, StoreError, actions::Order},
 };
 
-/// Decides these cases again, for this person and this reason. The worker's own code, handed in from above.
-pub type Replay = Arc<
-    dyn Fn(Vec<CaseId>, String, String) -> BoxFuture<'static, Result<Replayed, StoreError>> + Send + Sync,
->;
+/// Carries out an order that has begun as this line of the trail. The worker's own code, handed in from above.
+pub type CarryOut =
+    Arc<dyn Fn(store::Connection, Order, i64) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
 /// What the pages are given.
 pub struct Setup {
@@ -57,7 +55,7 @@ pub struct Setup {
     /// Between two audits; zero: none.
     pub audit_pause: Duration,
     /// For actions.
-    pub replay: Replay,
+    pub carry_out: CarryOut,
 }
 
 /// What every page reads from.
@@ -66,7 +64,7 @@ pub(super) struct Pool {
     pub(super) database: Arc<Database>,
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
-    pub(super) replay: Replay,
+    pub(super) carry_out: CarryOut,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
@@ -84,7 +82,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         database: setup.database,
         access: Arc::new(setup.access),
         watch: Watch::new(),
-        replay: setup.replay,
+        carry_out: setup.carry_out,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
         prometheus: setup.prometheus,

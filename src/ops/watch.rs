@@ -21,7 +21,7 @@ use super::{
     layout::{duration, number, rate},
 };
 use crate::{
-    broker::{Depths, Gauge, Names},
+    broker::{BrokerError, Depths, Gauge, Names},
     config::Secret,
     dedupe::Dedupe,
     latency::Counted,
@@ -31,6 +31,8 @@ use crate::{
 
 /// Pause between two readings.
 const TICK: Duration = Duration::from_secs(1);
+/// Pause before the broker is asked again, where it is away or has no such queue.
+const BROKER_PAUSE: Duration = Duration::from_secs(5);
 /// Readings between two counts of the cases: with 100 000 of them a count takes longer than all else together.
 const TICKS_PER_COUNT: u32 = 5;
 /// Readings kept: what the finest chart shows.
@@ -407,13 +409,14 @@ async fn ask_broker(
     let mut gauge: Option<Gauge> = None;
     loop {
         let asking = async {
+            // Taken out, so that a connection that failed is dropped.
             let open = match gauge.take() {
                 Some(open) => open,
                 None => Gauge::open(url.expose(), &sources.process_name, sources.names.clone()).await?,
             };
             let found = open.read().await?;
             gauge = Some(open);
-            Ok(found)
+            Ok::<_, BrokerError>(found)
         };
         let found = tokio::select! {
             () = stop.cancelled() => return,
@@ -422,13 +425,17 @@ async fn ask_broker(
         depths.send_replace(match found {
             Ok(found) => (Link::Up, found),
             Err(cause) => {
-                let _: crate::broker::BrokerError = cause;
+                if depths.borrow().0 != Link::Away {
+                    warn!(cause = %cause, "RabbitMQ does not answer; the backlog is not known");
+                }
                 (Link::Away, None)
             }
         });
+        // Asking for a queue that is not there costs a channel each time, and a line of the log.
+        let is_there = depths.borrow().1.is_some();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(if is_there { TICK } else { BROKER_PAUSE }) => {}
         }
     }
 }
