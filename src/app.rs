@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Secret},
     dedupe::Dedupe,
     metrics, ops,
-    store::{self, Database, Reader, Resolver},
+    store::{Database, Reader},
     worker::{self, Readiness, Refusal, Worker},
 };
 
@@ -123,7 +123,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        replay: replay(Arc::clone(&database)),
+        carry_out: carry_out(),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -131,24 +131,25 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         process_name,
         prometheus,
         by_source: metrics::BySource::new(config.source_labels_max),
+        audit_pause: config.audit_pause,
         access,
     };
-    info!(address = %listen, "serving the dashboard, its API, /healthz, /readyz and /metrics");
+    // The port that was found, where port 0 asked for any.
+    let address = listener.local_addr().unwrap_or(listen);
+    info!(address = %address, "serving the dashboard, its API, /healthz, /readyz and /metrics");
     let served = ops::serve_pool(listener, setup, stop.clone()).await;
     stop.cancel();
     drop(watch_redis.await);
     served.map_err(|error| AppError::Failed(error.to_string()))
 }
 
-/// Replays for the pages, by the code that the sweep and the command line use.
-fn replay(database: Arc<Database>) -> ops::Replay {
-    Arc::new(move |ids, by, why| {
-        let mut connection = store::Connection::new(Arc::clone(&database));
+/// Orders of the pages, carried out by the code behind the command line.
+fn carry_out() -> ops::CarryOut {
+    Arc::new(|mut connection, order, action| {
         Box::pin(async move {
-            let resolver = Resolver { by: &by, why: &why };
-            let replayed = worker::replay::replay(&mut connection, &ids, resolver, false).await;
+            let done = worker::deeds::carry_out(&mut connection, &order, action, |_| {}).await;
             connection.close().await;
-            replayed
+            done.map(drop)
         })
     })
 }

@@ -157,6 +157,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number("database_pool_max", 1, 100, "8", "Database connections of `payonce ops` at most"),
     number(
+        "audit_pause_ms",
+        0,
+        7 * DAY_MS,
+        "0",
+        "How long `payonce ops` waits between two audits of what is new, in milliseconds; 0: it makes none",
+    ),
+    number(
         "conflict_retries_max",
         1,
         1_000,
@@ -406,6 +413,8 @@ pub struct Config {
     pub database_deadline: Duration,
     /// Connections of `payonce ops`.
     pub database_pool_max: u32,
+    /// Between two audits by `payonce ops`; zero: none.
+    pub audit_pause: Duration,
     /// Sources that metrics name.
     pub source_labels_max: usize,
     /// Where traces are sent; `None`: nowhere.
@@ -518,6 +527,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         },
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
+        audit_pause: values.duration("audit_pause_ms")?,
         source_labels_max: values.number("source_labels_max")?,
         otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
         access: AccessConfig {

@@ -1,22 +1,22 @@
 //! `payonce quarantine list|show|replay|discard`.
 
-use std::{io::IsTerminal, sync::Arc};
+use std::sync::Arc;
 
 use clap::{Subcommand, builder::PossibleValuesParser};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::{Failure, print_json, table, with_database};
+use super::{Failure, print_json, progress, table, with_database};
 use crate::{
     app,
     config::Config,
-    ledger::{CaseId, Reason},
+    ledger::Reason,
     store::{
-        self, Resolver,
+        self,
+        actions::{self, Door, Order, Verb},
         quarantine::{self, CaseDetail, Filter, Page},
     },
-    worker::replay::{self, REPLAY_BATCH_MAX, Replayed},
+    worker::deeds::{self, Done},
 };
 
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
@@ -185,7 +185,11 @@ async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Resul
 
 async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
     let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
-    let Some(detail) = found else { return Err(Failure::No(format!("there is no case {id}"))) };
+    let Some(detail) = found else {
+        return Err(Failure::No(format!(
+            "there is no case {id}; `payonce quarantine list --state all` shows those there are"
+        )));
+    };
     let body = String::from_utf8_lossy(&detail.body);
     if json {
         let mut value = serde_json::to_value(&detail).map_err(|error| Failure::No(error.to_string()))?;
@@ -231,46 +235,50 @@ fn print(detail: &CaseDetail, body: &str) {
     say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
-async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
+/// Carries out an order as the pages do, into the same trail.
+async fn work(
+    config: &Config,
+    (verb, filter): (Verb, Filter),
+    how: &How,
+    why: &str,
+) -> Result<Done, Failure> {
     let database = Arc::new(app::database(config, "payonce")?);
     let mut reading = database.for_reading().connect().await?;
     store::check_schema(&mut reading).await?;
-    let progress = progress_bar(quarantine::count(&mut reading, &filter).await?);
+    let total = quarantine::count(&mut reading, &filter).await?;
+    let order = Order {
+        who: how.by.clone(),
+        via: Door::CommandLine,
+        verb,
+        why: why.to_owned(),
+        chosen: filter.to_string(),
+        filter,
+    };
+    let action = actions::begin(&mut reading, &order).await?;
+    let progress =
+        progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
-    let mut total = Replayed::default();
-    let mut last = 0;
-    loop {
-        let cases = quarantine::list(&mut reading, &filter, Page::After(last, REPLAY_BATCH_MAX)).await?;
-        let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
-        let Some(CaseId(id)) = ids.last() else { break };
-        last = *id;
-        total.add(replay::replay(&mut connection, &ids, Resolver { by: &how.by, why }, false).await?);
-        progress.inc(ids.len() as u64);
-    }
+    let done = deeds::carry_out(&mut connection, &order, action, |cases| progress.inc(cases)).await;
     progress.finish_and_clear();
     connection.close().await;
-    if how.json {
-        return print_json(&json!({
-            "applied": total.applied, "duplicates": total.duplicates, "refused": total.refused,
-            "waiting": total.waiting, "untouched": total.untouched,
-        }));
+    Ok(done?)
+}
+
+async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
+    match work(config, (Verb::Replay, filter), how, why).await? {
+        Done::Replayed(replayed) if how.json => print_json(&replayed),
+        done @ (Done::Replayed(_) | Done::Discarded(_)) => {
+            say!("{done}");
+            Ok(())
+        }
     }
-    say!(
-        "{} applied, {} known already, {} still refused, {} waiting, {} untouched (ended meanwhile, or not decodable)",
-        total.applied,
-        total.duplicates,
-        total.refused,
-        total.waiting,
-        total.untouched
-    );
-    Ok(())
 }
 
 async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
-    let discarded = with_database(config, async |connection| {
-        quarantine::discard(connection, &filter, &how.by, why).await
-    })
-    .await?;
+    let discarded = match work(config, (Verb::Discard, filter), how, why).await? {
+        Done::Discarded(cases) => cases,
+        Done::Replayed(_) => 0,
+    };
     if how.json {
         print_json(&json!({ "discarded": discarded }))?;
     } else {
@@ -280,18 +288,6 @@ async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Resul
         return Err(Failure::No("no open or waiting case fits".to_owned()));
     }
     Ok(())
-}
-
-fn progress_bar(total: i64) -> ProgressBar {
-    let bar = ProgressBar::new(u64::try_from(total).unwrap_or(0));
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    // The template is a constant; with a mistake in it the bar falls back to indicatif's own.
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} cases, {per_sec}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn reason(name: &str) -> Result<Reason, String> {

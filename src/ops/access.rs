@@ -83,7 +83,7 @@ impl Access {
         if !is_loopback && !has_token {
             return Err(format!(
                 "--listen {listen}: other machines could reach it, and there is no login. Set ops_token (PAYONCE_OPS_TOKEN) to a \
-                 secret of 16 bytes or more, such as `openssl rand -hex 32` prints, or listen on 127.0.0.1"
+                 secret of 16 bytes or more, such as `openssl rand -hex 32` prints, or listen on loopback (127.0.0.1)"
             ));
         }
         let local = (!has_token).then(|| Visitor {

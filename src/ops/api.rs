@@ -15,7 +15,7 @@ use tracing::warn;
 use super::{
     Pool,
     access::Visitor,
-    actions::{self, Wish},
+    actions,
     history::{self, Range},
     mask,
     pages::{duplicates, quarantine::Asked},
@@ -25,7 +25,7 @@ use crate::{
     ledger::{Layer, Reason},
     store::{
         StoreError,
-        actions::{Door, Verb},
+        actions::{Door, Order, Verb},
         find,
         quarantine::{self, Filter, Page},
         report,
@@ -186,7 +186,7 @@ pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> 
 /// Which cases, and why. Ids, or parts that must all fit, or all there are.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Order {
+pub(super) struct Asking {
     #[serde(default)]
     ids: Vec<i64>,
     reason: Option<String>,
@@ -200,22 +200,22 @@ pub(super) struct Order {
 pub(super) async fn replay(
     State(pool): State<Arc<Pool>>,
     Extension(visitor): Extension<Visitor>,
-    Json(order): Json<Order>,
+    Json(asking): Json<Asking>,
 ) -> Answer {
-    act(&pool, visitor, order, Verb::Replay).await
+    act(&pool, visitor, asking, Verb::Replay).await
 }
 
 pub(super) async fn discard(
     State(pool): State<Arc<Pool>>,
     Extension(visitor): Extension<Visitor>,
-    Json(order): Json<Order>,
+    Json(asking): Json<Asking>,
 ) -> Answer {
-    act(&pool, visitor, order, Verb::Discard).await
+    act(&pool, visitor, asking, Verb::Discard).await
 }
 
-async fn act(pool: &Arc<Pool>, visitor: Visitor, order: Order, verb: Verb) -> Answer {
-    let why = actions::words(&order.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
-    let reason = match &order.reason {
+async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> Answer {
+    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    let reason = match &asking.reason {
         Some(name) => {
             let expected =
                 || format!("reason: expected one of {}", Reason::ALL.map(Reason::as_str).join(", "));
@@ -224,28 +224,22 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, order: Order, verb: Verb) -> An
         None => None,
     };
     let filter = Filter {
-        ids: order.ids,
+        ids: asking.ids,
         reason,
-        source: order.source,
-        account_id: order.account,
+        source: asking.source,
+        account_id: asking.account,
         ..Filter::default()
     };
     let names_some =
         !filter.ids.is_empty() || reason.is_some() || filter.source.is_some() || filter.account_id.is_some();
-    if !names_some && !order.all {
+    if !names_some && !asking.all {
         return Err(Problem::Wrong(
             "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),
         ));
     }
-    let chosen = format!(
-        "ids {:?}, reason {}, source {}, account {}",
-        filter.ids,
-        reason.map_or("any", Reason::as_str),
-        filter.source.as_deref().unwrap_or("any"),
-        filter.account_id.as_deref().unwrap_or("any"),
-    );
-    let wish = Wish { who: visitor.name, via: Door::Api, verb, why, filter, chosen };
-    let action = actions::start(pool, wish).await?;
+    let chosen = filter.to_string();
+    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen };
+    let action = actions::start(pool, order).await?;
     let row = pool
         .reader
         .run(async |connection| crate::store::actions::show(connection, action).await)

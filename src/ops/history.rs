@@ -15,6 +15,9 @@ use crate::store::{StoreError, history};
 pub(super) const SERIES: [&str; 7] =
     ["applied", "batch", "redis", "ledger", "operation", "quarantine", "quarantined"];
 
+/// From when on the step that is not over yet is shown.
+const STEP_BEGUN_S: i64 = 20;
+
 /// How far back one looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
@@ -83,7 +86,10 @@ pub(super) async fn chart(pool: &Pool, range: Range, source: Option<&str>) -> Re
             history::series(connection, at(first), at(now_s + 60), step, source.is_some()).await
         })
         .await?;
-    let t: Vec<i64> = (0..).map(|n| first + n * step_s).take_while(|at| *at <= now_s).collect();
+    // A step that has only begun is left out: a rate over its first seconds says nothing.
+    let begun_s = step_s.min(STEP_BEGUN_S);
+    let t: Vec<i64> =
+        (0..).map(|n| first + n * step_s).take_while(|begin| begin + begun_s <= now_s).collect();
     let mut sums = vec![Totals::default(); t.len()];
     for bucket in buckets.iter().filter(|bucket| source.is_none() || bucket.source.as_deref() == source) {
         let at = usize::try_from((bucket.at.unix_timestamp() - first) / step_s).unwrap_or(usize::MAX);

@@ -256,6 +256,12 @@ pub(super) fn ago(at: OffsetDateTime) -> Markup {
     html! { (instant(at)) " " span.faint { "(" (duration(seconds)) " ago)" } }
 }
 
+/// How long ago it was; the time itself on demand.
+pub(super) fn since(at: OffsetDateTime) -> Markup {
+    let seconds = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
+    html! { time title={ (clock(at)) " UTC" } { (duration(seconds)) " ago" } }
+}
+
 fn clock(at: OffsetDateTime) -> String {
     let (year, month, day) = at.to_offset(time::UtcOffset::UTC).to_calendar_date();
     let (hour, minute, second) = at.to_offset(time::UtcOffset::UTC).to_hms();

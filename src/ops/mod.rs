@@ -5,12 +5,15 @@ mod access;
 mod actions;
 mod api;
 mod assets;
+mod audits;
+mod backlog;
 mod history;
 mod layout;
 mod live;
 mod mask;
 mod pages;
 mod pool;
+mod scrape;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -28,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::Access;
 use pool::Pool;
-pub use pool::{Replay, Setup, serve_pool};
+pub use pool::{CarryOut, Setup, serve_pool};
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 

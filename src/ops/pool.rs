@@ -1,13 +1,12 @@
 //! The pool seen as a whole, from what its workers have committed: health, metrics, and all pages.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use futures_util::future::BoxFuture;
@@ -18,22 +17,20 @@ use tracing::warn;
 
 use super::{
     access::{self, Access},
-    api, assets, exposition, live, pages, readiness,
+    api, assets, audits, exposition, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
     broker::Names,
     config::Secret,
     dedupe::Dedupe,
-    ledger::CaseId,
     metrics::BySource,
-    store::{Database, Reader, StoreError, history, quarantine::Replayed},
+    store::{self, Database, Reader, StoreError, actions::Order},
 };
 
-/// Decides these cases again, for this person and this reason. The worker's own code, handed in from above.
-pub type Replay = Arc<
-    dyn Fn(Vec<CaseId>, String, String) -> BoxFuture<'static, Result<Replayed, StoreError>> + Send + Sync,
->;
+/// Carries out an order that has begun as this line of the trail. The worker's own code, handed in from above.
+pub type CarryOut =
+    Arc<dyn Fn(store::Connection, Order, i64) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
 /// What the pages are given.
 pub struct Setup {
@@ -55,8 +52,10 @@ pub struct Setup {
     pub by_source: BySource,
     /// Who may do what.
     pub access: Access,
+    /// Between two audits; zero: none.
+    pub audit_pause: Duration,
     /// For actions.
-    pub replay: Replay,
+    pub carry_out: CarryOut,
 }
 
 /// What every page reads from.
@@ -65,7 +64,7 @@ pub(super) struct Pool {
     pub(super) database: Arc<Database>,
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
-    pub(super) replay: Replay,
+    pub(super) carry_out: CarryOut,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
@@ -83,7 +82,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         database: setup.database,
         access: Arc::new(setup.access),
         watch: Watch::new(),
-        replay: setup.replay,
+        carry_out: setup.carry_out,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
         prometheus: setup.prometheus,
@@ -96,6 +95,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         names: setup.names,
         process_name: setup.process_name,
     };
+    let auditing = tokio::spawn(audits::again_and_again(Arc::clone(&pool.database), setup.audit_pause));
     let watching = {
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
@@ -104,6 +104,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
     drop(watching.await);
+    auditing.abort();
     served
 }
 
@@ -168,19 +169,6 @@ async fn ready(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
-    match totals(&pool).await {
-        Ok(()) => exposition(&pool.prometheus),
-        Err(cause) => {
-            warn!(cause = %cause, "no metrics");
-            (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer\n").into_response()
-        }
-    }
-}
-
-async fn totals(pool: &Pool) -> Result<(), StoreError> {
-    let rows = pool.reader.run(async |connection| history::totals(connection).await).await?;
-    pool.by_source.set_totals(
-        rows.iter().map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)),
-    );
-    Ok(())
+    scrape::refresh(&pool.reader, &pool.by_source, &pool.watch.now()).await;
+    exposition(&pool.prometheus)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -16,9 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::layout::{duration, number, rate};
+use super::{
+    backlog::Backlog,
+    layout::{duration, number, rate},
+};
 use crate::{
-    broker::{Depths, Gauge, Names},
+    broker::{BrokerError, Depths, Gauge, Names},
     config::Secret,
     dedupe::Dedupe,
     latency::Counted,
@@ -28,6 +31,8 @@ use crate::{
 
 /// Pause between two readings.
 const TICK: Duration = Duration::from_secs(1);
+/// Pause before the broker is asked again, where it is away or has no such queue.
+const BROKER_PAUSE: Duration = Duration::from_secs(5);
 /// Readings between two counts of the cases: with 100 000 of them a count takes longer than all else together.
 const TICKS_PER_COUNT: u32 = 5;
 /// Readings kept: what the finest chart shows.
@@ -129,6 +134,8 @@ pub(super) struct Now {
     pub(super) broker: Link,
     /// `None`: not known, or not declared yet.
     pub(super) depths: Option<Depths>,
+    /// How long the oldest callback on the queue has waited, about; `None`: none waits, or it is not known.
+    pub(super) backlog_age: Option<Duration>,
     texts: BTreeMap<&'static str, String>,
 }
 
@@ -145,6 +152,7 @@ impl Now {
             redis: Link::Unknown,
             broker: Link::Unknown,
             depths: None,
+            backlog_age: None,
             texts: BTreeMap::new(),
         };
         now.write();
@@ -309,6 +317,7 @@ impl Watch {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks_to_count = 0;
+        let mut backlog = Backlog::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -328,6 +337,12 @@ impl Watch {
                 }
             }
             ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
+            now.backlog_age = match (now.depths, now.postgres) {
+                (Some(depths), Link::Up) => {
+                    backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
+                }
+                (None, _) | (_, Link::Unknown | Link::Away) => None,
+            };
             now.write();
             self.now.send_replace(Arc::new(now));
         }
@@ -394,13 +409,14 @@ async fn ask_broker(
     let mut gauge: Option<Gauge> = None;
     loop {
         let asking = async {
+            // Taken out, so that a connection that failed is dropped.
             let open = match gauge.take() {
                 Some(open) => open,
                 None => Gauge::open(url.expose(), &sources.process_name, sources.names.clone()).await?,
             };
             let found = open.read().await?;
             gauge = Some(open);
-            Ok(found)
+            Ok::<_, BrokerError>(found)
         };
         let found = tokio::select! {
             () = stop.cancelled() => return,
@@ -409,13 +425,17 @@ async fn ask_broker(
         depths.send_replace(match found {
             Ok(found) => (Link::Up, found),
             Err(cause) => {
-                let _: crate::broker::BrokerError = cause;
+                if depths.borrow().0 != Link::Away {
+                    warn!(cause = %cause, "RabbitMQ does not answer; the backlog is not known");
+                }
                 (Link::Away, None)
             }
         });
+        // Asking for a queue that is not there costs a channel each time, and a line of the log.
+        let is_there = depths.borrow().1.is_some();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(if is_there { TICK } else { BROKER_PAUSE }) => {}
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{StoreError, quarantine::Filter};
 use crate::ledger::CaseId;
 
 /// What a person asks for.
@@ -49,19 +49,21 @@ impl Door {
     }
 }
 
-/// Who wants what, and why.
-#[derive(Debug, Clone, Copy)]
-pub struct Order<'a> {
+/// Who wants what done to which cases, and why.
+#[derive(Debug, Clone)]
+pub struct Order {
     /// The person, 1 to 200 bytes.
-    pub who: &'a str,
+    pub who: String,
     /// The door.
     pub via: Door,
     /// The deed.
     pub verb: Verb,
     /// The reason, in the person's words.
-    pub why: &'a str,
-    /// Which cases, in words.
-    pub chosen: &'a str,
+    pub why: String,
+    /// The cases; of these only open and waiting ones.
+    pub filter: Filter,
+    /// The same in words.
+    pub chosen: String,
 }
 
 /// A line of the trail.
@@ -97,15 +99,15 @@ const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, ca
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn begin(connection: &mut PgConnection, order: Order<'_>) -> Result<i64, StoreError> {
+pub async fn begin(connection: &mut PgConnection, order: &Order) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar(
         "insert into operator_actions (who, via, action, why, chosen) values ($1, $2, $3, $4, $5) returning id",
     )
-    .bind(order.who)
+    .bind(&order.who)
     .bind(order.via.as_str())
     .bind(order.verb.as_str())
-    .bind(order.why)
-    .bind(order.chosen)
+    .bind(&order.why)
+    .bind(&order.chosen)
     .fetch_one(connection)
     .await?)
 }

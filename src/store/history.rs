@@ -21,7 +21,7 @@ const LANE_KEPT: Duration = Duration::from_secs(120);
 /// Of those who would add up at once, one does. Any number that no other program on this database uses.
 const ROLL_UP_LOCK: i64 = 0x7061_796f_6e63_6502;
 
-/// Pages of the trail of copies that the look for repeated keys reads: about 80 000 rows, in less than 100 ms.
+/// Pages of the trail of copies that the look for repeated keys reads: about 100 000 rows, for a tenth of a second of PostgreSQL's time.
 const TRAIL_PAGES_MAX: i64 = 1_000;
 
 /// Adds up what is old enough, a bounded part of it, and returns how many rows that took: 0 means that nothing is left, or that a

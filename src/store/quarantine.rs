@@ -30,6 +30,40 @@ pub struct Filter {
     pub seen_since: Option<OffsetDateTime>,
 }
 
+impl fmt::Display for Filter {
+    /// In words, for the trail.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.ids.is_empty() {
+            let ids: Vec<String> = self.ids.iter().map(i64::to_string).collect();
+            parts.push(format!("cases {}", ids.join(", ")));
+        }
+        if !self.states.is_empty() {
+            parts.push(self.states.join(" or "));
+        }
+        if let Some(reason) = self.reason {
+            parts.push(format!("reason {}", reason.as_str()));
+        }
+        if let Some(source) = &self.source {
+            parts.push(format!("source {source}"));
+        }
+        if let Some(account_id) = &self.account_id {
+            parts.push(format!("account {account_id}"));
+        }
+        if let Some(id) = self.id_max {
+            parts.push(format!("up to case {id}"));
+        }
+        if let Some(before) = self.seen_before {
+            parts.push(format!("first seen before {before}"));
+        }
+        if let Some(since) = self.seen_since {
+            parts.push(format!("first seen since {since}"));
+        }
+        f.write_str(if parts.is_empty() { "all" } else { "" })?;
+        f.write_str(&parts.join("; "))
+    }
+}
+
 /// Where a page of cases ends, and how long it is.
 #[derive(Debug, Clone, Copy)]
 pub enum Page {
@@ -127,6 +161,26 @@ pub async fn list(
         }
     };
     Ok(query.build_query_as().fetch_all(connection).await?)
+}
+
+/// As [`list`], of the cases that can be worked: open and waiting ones.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list_unended(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    page: Page,
+) -> Result<Vec<CaseRow>, StoreError> {
+    let mut filter = filter.clone();
+    if filter.states.is_empty() {
+        filter.states = vec!["open", "waiting"];
+    }
+    filter.states.retain(|state| matches!(*state, "open" | "waiting"));
+    if filter.states.is_empty() {
+        return Ok(Vec::new());
+    }
+    list(connection, &filter, page).await
 }
 
 /// How many cases fit.

@@ -5,6 +5,7 @@
 //! What must not live here: SQL, Redis commands, business rules.
 
 mod batch;
+pub mod deeds;
 mod disposition;
 mod lane;
 mod process;

@@ -98,6 +98,11 @@
       this.chosen = chosen.map(({ at }) => at);
       this.step = data.step_s;
       this.data = { t: data.t, y: this.chosen.map((at) => data.y[at]) };
+      if (this.step >= 60 && data.t.length) {
+        // A step has a width, the last one too.
+        data.t.push(data.t[data.t.length - 1] + this.step);
+        this.data.y.forEach((row) => row.push(row[row.length - 1]));
+      }
       this.draw();
     }
 
@@ -120,7 +125,7 @@
     }
 
     size() {
-      return { width: Math.max(240, this.element.clientWidth), height: 260 };
+      return { width: Math.max(240, this.element.clientWidth), height: 240 };
     }
 
     // The highest line first, each filled down to the axis, so that the next covers all but its own share.
@@ -157,7 +162,7 @@
           y: { range: (_, __, max) => [0, Math.max(max * 1.08, 1)] },
         },
         axes: [
-          { ...axis, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) },
+          { ...axis, space: 70, size: 28, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) },
           { ...axis, size: 56, values: (_, splits) => splits.map((value) => (value >= 10000 ? `${value / 1000}k` : value.toLocaleString("en"))) },
         ],
         cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },

@@ -123,8 +123,7 @@ pub(in crate::ops) fn chart(
                     }
                 }
             }
-            div.chart data-chart=(range.name) data-source=[source] data-only=[only] role="img"
-                aria-label={ (title) ", over the last " (range.title) "; the numbers are in the legend below" } {}
+            figure.chart data-chart=(range.name) data-source=[source] data-only=[only] aria-label={ (title) ", over the last " (range.title) } {}
             p.note.quiet-note data-chart-note {}
         }
     }

@@ -12,13 +12,12 @@ use maud::{Markup, html};
 use crate::{
     ledger::Reason,
     ops::{
-        Pool,
-        actions::{self, Wish},
+        Pool, actions,
         layout::{Frame, Place, ago, empty, id_or_dash, link, number, state, visible},
     },
     store::{
         StoreError,
-        actions::{Door, Verb},
+        actions::{Door, Order, Verb},
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
@@ -83,12 +82,6 @@ impl Asked {
             ("source", &self.source),
             ("account", &self.account),
         ]
-    }
-
-    /// The filter in words, for the trail.
-    fn words(&self) -> String {
-        let set = self.parameters().into_iter().filter(|(_, value)| !value.is_empty());
-        set.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -283,34 +276,36 @@ pub(in crate::ops) async fn act(
     if is_all && text("confirmed") != "yes" {
         return confirm(&pool, &frame, &pairs, verb, &why).await;
     }
-    let (filter, chosen) = if is_all {
-        let asked = Asked::of(&pairs);
-        let id_max = text("id_max").parse().ok();
-        let filter = Filter { id_max, ..asked.filter() };
-        (filter, format!("all with {}, up to case {}", asked.words(), id_max.unwrap_or(i64::MAX)))
+    let filter = if is_all {
+        whole(&pairs)
     } else if ids.is_empty() {
         return refuse("No case was selected.");
     } else {
-        let named = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-        (Filter { ids, ..Filter::default() }, format!("cases {named}"))
+        Filter { ids, ..Filter::default() }
     };
+    let chosen = filter.to_string();
     let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
-    match actions::start(&pool, Wish { who, via: Door::Web, verb, why, filter, chosen }).await {
+    match actions::start(&pool, Order { who, via: Door::Web, verb, why, filter, chosen }).await {
         Ok(action) => Redirect::to(&format!("/trail/{action}")).into_response(),
         Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
     }
+}
+
+/// All that fit and can be worked, but those that came after the page was made.
+fn whole(pairs: &Pairs) -> Filter {
+    let id_max = pairs.iter().find(|pair| pair.0 == "id_max").and_then(|pair| pair.1.parse().ok());
+    let mut filter = Filter { id_max, ..Asked::of(pairs).filter() };
+    if filter.states.is_empty() {
+        filter.states = vec!["open", "waiting"];
+    }
+    filter
 }
 
 /// Many at once are named with their number first.
 async fn confirm(pool: &Pool, frame: &Frame, pairs: &Pairs, verb: Verb, why: &str) -> Response {
     let now = pool.watch.now();
     let asked = Asked::of(pairs);
-    let id_max = pairs.iter().find(|pair| pair.0 == "id_max").and_then(|pair| pair.1.parse().ok());
-    let mut filter = Filter { id_max, ..asked.filter() };
-    filter.states.retain(|state| matches!(*state, "open" | "waiting"));
-    if filter.states.is_empty() {
-        filter.states = vec!["open", "waiting"];
-    }
+    let filter = whole(pairs);
     let counted =
         pool.reader.run(async |connection| quarantine::count_up_to(connection, &filter, COUNT_MAX).await);
     let total = match counted.await {
@@ -322,7 +317,7 @@ async fn confirm(pool: &Pool, frame: &Frame, pairs: &Pairs, verb: Verb, why: &st
     let body = html! {
         h1 { (title) }
         section.card {
-            dl.facts { dt { "Which" } dd { (visible(&asked.words())) } dt { "Why" } dd { (visible(why)) } }
+            dl.facts { dt { "Which" } dd { (visible(&filter.to_string())) } dt { "Why" } dd { (visible(why)) } }
             @if verb == Verb::Discard { p.trouble { "Discarded cases are not applied, now or later. This cannot be taken back." } }
             @else { p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." } }
             form method="post" action="/quarantine/act" {

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::{
     ops::{
         Pool,
-        layout::{Frame, Place, ago, duration, empty, id, number, rate, state, visible},
+        layout::{Frame, Place, ago, duration, empty, id, number, rate, since, state, visible},
         watch::Now,
     },
     store::workers::WorkerRow,
@@ -60,8 +60,8 @@ fn card(worker: &WorkerRow) -> Markup {
                 dt { "Unsettled at most" } dd { (number(worker.prefetch_count)) }
                 dt { "Redis" } dd { (if worker.redis_available { "up" } else { "away" }) }
                 dt { "Version" } dd { (visible(&worker.version)) }
-                dt { "Started" } dd { (ago(worker.started_at)) }
-                dt { "Last report" } dd { (ago(worker.last_seen_at)) }
+                dt { "Started" } dd { (since(worker.started_at)) }
+                dt { "Last report" } dd { (since(worker.last_seen_at)) }
             }
             @if let Some(error) = &worker.last_error {
                 p.trouble {

@@ -2,6 +2,7 @@
 //! the database says, with a deadline.
 
 mod callbacks;
+mod dashboard;
 mod server;
 mod world;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use callbacks::Event;
+pub use dashboard::{Dashboard, csrf_of};
 pub use server::OwnServer;
 pub use world::World;
 

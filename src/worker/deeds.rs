@@ -1,0 +1,97 @@
+//! What people order for cases, carried out batch by batch: the same for the pages, the API and the command line. The trail has a line
+//! before the first case is touched, and names each case before it is.
+
+use std::fmt;
+
+use tracing::warn;
+
+use super::replay::{REPLAY_BATCH_MAX, Replayed, replay};
+use crate::{
+    ledger::CaseId,
+    store::{
+        self, Resolver, StoreError,
+        actions::{self, Order, Verb},
+        quarantine::{self, Filter, Page},
+    },
+};
+
+/// What came of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Of a replay.
+    Replayed(Replayed),
+    /// Of a discard: how many cases.
+    Discarded(u64),
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replayed(replayed) => replayed.fmt(f),
+            Self::Discarded(cases) => write!(f, "{cases} discarded"),
+        }
+    }
+}
+
+/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had.
+///
+/// # Errors
+/// [`StoreError`]; what was done by then stays done, and doing it again goes on.
+pub async fn carry_out(
+    connection: &mut store::Connection,
+    order: &Order,
+    action: i64,
+    progress: impl FnMut(u64),
+) -> Result<Done, StoreError> {
+    let done = work(connection, order, action, progress).await;
+    let result = match &done {
+        Ok(done) => done.to_string(),
+        Err(_) => {
+            "stopped, because PostgreSQL did not answer; what was done stays, do the rest again".to_owned()
+        }
+    };
+    let ended = connection.run(async |connection| actions::end(connection, action, &result).await).await;
+    if let Err(cause) = ended {
+        warn!(action, cause = %cause, "the trail does not say how it ended");
+    }
+    done
+}
+
+async fn work(
+    connection: &mut store::Connection,
+    order: &Order,
+    action: i64,
+    mut progress: impl FnMut(u64),
+) -> Result<Done, StoreError> {
+    let filter = &order.filter;
+    let mut done = match order.verb {
+        Verb::Replay => Done::Replayed(Replayed::default()),
+        Verb::Discard => Done::Discarded(0),
+    };
+    let mut last = 0;
+    loop {
+        let page = Page::After(last, REPLAY_BATCH_MAX);
+        let cases = connection
+            .run(async |connection| quarantine::list_unended(connection, filter, page).await)
+            .await?;
+        let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
+        let Some(CaseId(newest)) = ids.last() else { return Ok(done) };
+        last = *newest;
+        connection.run(async |connection| actions::add_cases(connection, action, &ids).await).await?;
+        match &mut done {
+            Done::Replayed(sum) => {
+                let resolver = Resolver { by: &order.who, why: &order.why };
+                sum.add(replay(connection, &ids, resolver, false).await?);
+            }
+            Done::Discarded(sum) => {
+                let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };
+                *sum += connection
+                    .run(async |connection| {
+                        quarantine::discard(connection, &these, &order.who, &order.why).await
+                    })
+                    .await?;
+            }
+        }
+        progress(ids.len() as u64);
+    }
+}

@@ -1,0 +1,245 @@
+//! Who reaches the dashboard, and who may act: tokens, sessions, roles, other sites, other host names.
+
+use crate::support::{Dashboard, Event, World, csrf_of, eventually};
+
+const OPERATOR: &str = "operator-token-0123456789";
+const READER: &str = "reader-token-0123456789ab";
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+async fn with_tokens(world: &World) -> Dashboard {
+    Dashboard::start_with(world, |command| {
+        command.env("PAYONCE_OPS_TOKEN", OPERATOR).env("PAYONCE_OPS_READONLY_TOKEN", READER);
+    })
+    .await
+}
+
+/// A world with one open case: a debit of an account that nobody opened.
+async fn with_a_case() -> World {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::payment("payment.succeeded", "s", "nobody", "p", 1)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    world
+}
+
+async fn log_in(dashboard: &Dashboard, name: &str, token: &str) -> String {
+    let answer = dashboard
+        .send("POST", "/login", &[FORM], &format!("name={name}&token={token}&next=%2Fquarantine"))
+        .await;
+    assert_eq!((answer.status, answer.header("location")), (303, "/quarantine"), "{answer:?}");
+    let cookie = answer.header("set-cookie").to_owned();
+    for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn without_a_token_it_refuses_every_address_that_others_can_reach() {
+    let world = World::new().await;
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
+        let output = world.program(&["ops", "--listen", address]).output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("PAYONCE_OPS_TOKEN"), "{text}");
+    }
+    for (token, reader) in [("short", ""), (OPERATOR, OPERATOR)] {
+        let output = world
+            .program(&["ops", "--listen", "127.0.0.1:0"])
+            .env("PAYONCE_OPS_TOKEN", token)
+            .env("PAYONCE_OPS_READONLY_TOKEN", reader)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("token") && !text.contains(OPERATOR), "{text}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn with_a_token_nothing_is_shown_to_strangers() {
+    let world = World::new().await;
+    let dashboard = with_tokens(&world).await;
+    for path in [
+        "/",
+        "/duplicates",
+        "/quarantine",
+        "/quarantine/1",
+        "/find?id=x",
+        "/workers",
+        "/trail",
+        "/account?id=a",
+    ] {
+        let answer = dashboard.get(path).await;
+        assert_eq!(answer.status, 303, "{path}");
+        assert!(answer.header("location").starts_with("/login?next=%2F"), "{answer:?}");
+    }
+    for path in ["/api/overview", "/api/quarantine", "/metrics", "/live"] {
+        let answer = dashboard.get(path).await;
+        assert_eq!(answer.status, 401, "{path}");
+        let wrong =
+            dashboard.send("GET", path, &[("authorization", "Bearer operator-token-012345678")], "").await;
+        assert_eq!(wrong.status, 401, "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/login"] {
+        assert_eq!(dashboard.get(path).await.status, 200, "{path}");
+    }
+    for token in [OPERATOR, READER] {
+        let bearer = format!("Bearer {token}");
+        for path in ["/api/overview", "/metrics", "/"] {
+            let answer = dashboard.send("GET", path, &[("authorization", &bearer)], "").await;
+            assert_eq!(answer.status, 200, "{path}");
+        }
+    }
+    let wrong = dashboard.send("POST", "/login", &[FORM], "name=eve&token=wrong").await;
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (401, ""));
+    // A login leads to a page of this host, wherever it was asked to.
+    for next in ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"] {
+        let next: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        let body = format!("name=alice&token={OPERATOR}&next={next}");
+        assert_eq!(dashboard.send("POST", "/login", &[FORM], &body).await.header("location"), "/");
+    }
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
+    let world = with_a_case().await;
+    let dashboard = with_tokens(&world).await;
+    let reader = log_in(&dashboard, "rita", READER).await;
+    let page = dashboard.send("GET", "/quarantine/1", &[("cookie", &reader)], "").await;
+    assert!(page.body.contains("may look, not act") && !page.body.contains("value=\"discard\""), "{page:?}");
+    let discard = [("id", "1"), ("verb", "discard"), ("why", "x")];
+    // The page has a form for logging out, so a reader knows a token; it opens no more.
+    let csrf = csrf_of(&page);
+    assert_eq!(dashboard.act(&reader, &csrf, &discard).await.status, 403);
+    let by_api = dashboard
+        .send(
+            "POST",
+            "/api/quarantine/discard",
+            &[("authorization", &format!("Bearer {READER}")), JSON],
+            r#"{"ids":[1],"why":"x"}"#,
+        )
+        .await;
+    assert_eq!(by_api.status, 403);
+    assert_eq!(world.number("select count(*) from operator_actions").await, 0);
+
+    let operator = log_in(&dashboard, "olga", OPERATOR).await;
+    let page = dashboard.send("GET", "/quarantine/1", &[("cookie", &operator)], "").await;
+    let csrf = csrf_of(&page);
+    for wrong in ["", "0123", &csrf_of(&dashboard.send("GET", "/", &[("cookie", &reader)], "").await)] {
+        assert_eq!(dashboard.act(&operator, wrong, &discard).await.status, 403, "{wrong:?}");
+    }
+    assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 0);
+    assert_eq!(dashboard.act(&operator, &csrf, &discard).await.header("location"), "/trail/1");
+    let who: (String, String) = sqlx::query_as("select resolved_by, state from quarantine")
+        .fetch_one(&mut world.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(who, ("olga".to_owned(), "discarded".to_owned()));
+
+    let headers = [FORM, ("cookie", operator.as_str())];
+    let out = dashboard.send("POST", "/logout", &headers, &format!("csrf={csrf}")).await;
+    assert_eq!(out.header("location"), "/login");
+    assert_eq!(dashboard.send("GET", "/", &[("cookie", &operator)], "").await.status, 303);
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn cookies_travel_by_tls_only_where_there_is_any() {
+    let world = World::new().await;
+    let dashboard = with_tokens(&world).await;
+    let body = format!("name=alice&token={OPERATOR}");
+    let plain = dashboard.send("POST", "/login", &[FORM], &body).await;
+    assert!(!plain.header("set-cookie").contains("Secure"));
+    let behind = dashboard.send("POST", "/login", &[FORM, ("x-forwarded-proto", "https")], &body).await;
+    assert!(behind.header("set-cookie").contains("; Secure"));
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn without_a_token_only_this_machine_and_only_our_own_pages_act() {
+    let world = with_a_case().await;
+    let dashboard = Dashboard::start(&world).await;
+    // A name that an attacker's DNS points here.
+    for host in ["evil.example", "evil.example:9300", "127.0.0.1.evil.example", "", "192.0.2.1"] {
+        for path in ["/", "/api/overview", "/metrics", "/assets/x/app.js"] {
+            let answer = dashboard.send("GET", path, &[("host", host)], "").await;
+            assert!([421, 400].contains(&answer.status), "{host:?} {path}: {answer:?}");
+            assert!(!answer.body.contains("payonce_"), "{answer:?}");
+        }
+    }
+    for host in ["localhost:1", "127.0.0.1", "[::1]:9300", "LOCALHOST"] {
+        assert_eq!(dashboard.send("GET", "/", &[("host", host)], "").await.status, 200, "{host}");
+    }
+    let csrf = csrf_of(&dashboard.get("/quarantine/1").await);
+    let form = format!("csrf={csrf}&id=1&verb=discard&why=x");
+    // Even with the right token in it.
+    for sign in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+    ] {
+        let answer = dashboard.send("POST", "/quarantine/act", &[FORM, sign], &form).await;
+        assert_eq!(answer.status, 403, "{sign:?}");
+    }
+    // A form of another site can send text that looks like JSON, but cannot call it so.
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        let answer = dashboard
+            .send("POST", "/api/quarantine/discard", &[("content-type", kind)], r#"{"ids":[1],"why":"x"}"#)
+            .await;
+        assert_eq!(answer.status, 403, "{kind}");
+    }
+    assert_eq!(dashboard.send("GET", "/quarantine/act", &[], "").await.status, 405);
+    assert_eq!(world.number("select count(*) from quarantine where state <> 'open'").await, 0);
+    let own = [FORM, ("sec-fetch-site", "same-origin"), ("origin", &dashboard.url(""))];
+    assert_eq!(dashboard.send("POST", "/quarantine/act", &own, &form).await.status, 303);
+    eventually("the local operator is named", 1, || {
+        world.number("select count(*) from operator_actions where who = 'local operator' and via = 'web'")
+    })
+    .await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn every_answer_forbids_scripts_of_others_frames_and_guessing_of_types() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    for path in [
+        "/",
+        "/nowhere",
+        "/quarantine/999",
+        "/api/overview",
+        "/metrics",
+        "/healthz",
+        "/find?id=%00",
+        "/account?id=%FF",
+    ] {
+        let answer = dashboard.get(path).await;
+        let policy = answer.header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"),
+            "{path}: {answer:?}"
+        );
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("referrer-policy"), "same-origin");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert!(answer.status < 500, "{path}: {answer:?}");
+    }
+    let page = dashboard.get("/").await.body;
+    for inline in ["<style", "style=", "onclick", "onload", "javascript:", "http://", "https://"] {
+        assert!(!page.contains(inline), "{inline} in {page}");
+    }
+    dashboard.stop().await;
+    world.close().await;
+}

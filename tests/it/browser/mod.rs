@@ -1,0 +1,1 @@
+//! What people see: the dashboard in a real Chromium, driven by WebDriver.

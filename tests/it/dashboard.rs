@@ -1,0 +1,300 @@
+//! What the dashboard and its API say and do, without a browser.
+
+use serde_json::{Value, json};
+
+use crate::support::{Dashboard, Event, World, csrf_of, eventually};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn debit(id: &str, payment: &str, amount: i64) -> Event {
+    Event::payment("payment.succeeded", id, "a", payment, amount)
+}
+
+/// Some of everything: applied, copies by several layers, cases, one that waits.
+async fn lively() -> World {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let steps: [&[Event]; 6] = [
+        &[Event::deposit("d1", "a", 100), Event::deposit("d2", "b", 50)],
+        &[debit("s1", "p1", 30), debit("s1", "p1", 30), debit("s2", "p2", 500)],
+        &[debit("s1", "p1", 30), debit("s2", "p2", 500), debit("s1", "p1", 31)],
+        &[Event::payment("payment.captured", "early", "a", "late", 5)],
+        &[debit("o1", "p3", 1).operation("op")],
+        &[debit("o2", "p3", 1).operation("op"), Event::deposit("d1", "a", 100)],
+    ];
+    let mut settled = 0;
+    for events in steps {
+        world.publish(events).await;
+        settled += i64::try_from(events.len()).unwrap();
+        world.settled(settled).await;
+    }
+    world
+        .publish_raw(&[("a".to_owned(), br#"{"id":"bad","card_number":"4242 4242 4242 4242""#.to_vec())])
+        .await;
+    world.settled(settled + 1).await;
+    worker.stop().await;
+    world
+}
+
+/// (received, applied, duplicates, quarantined, open) by the tables.
+async fn by_tables(world: &World) -> [i64; 5] {
+    [
+        world.number("select coalesce(sum(n), 0)::bigint from tallies where kind <> 'released'").await,
+        world.number("select count(*) from ledger").await,
+        world.number("select coalesce(sum(n), 0)::bigint from tallies where kind = 'duplicate'").await,
+        world.number("select coalesce(sum(n), 0)::bigint from tallies where kind = 'quarantined'").await,
+        world.number("select count(*) from quarantine where state = 'open'").await,
+    ]
+}
+
+async fn by_api(dashboard: &Dashboard) -> [i64; 5] {
+    let overview = dashboard.get("/api/overview").await.json();
+    let number = |value: &Value| value.as_i64().unwrap_or(-1);
+    [
+        number(&overview["received"]),
+        number(&overview["applied"]),
+        number(&overview["duplicates"]),
+        number(&overview["quarantined"]),
+        number(&overview["cases"]["open"]),
+    ]
+}
+
+/// The same numbers but the cases, by the sums of the metrics.
+async fn by_metrics(dashboard: &Dashboard) -> [i64; 4] {
+    let text = dashboard.get("/metrics").await.body;
+    [
+        "payonce_callbacks_received_total",
+        "payonce_callbacks_applied_total",
+        "payonce_duplicates_rejected_total",
+        "payonce_callbacks_quarantined_total",
+    ]
+    .map(|name| {
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<i64>().ok()).sum()
+    })
+}
+
+/// The same numbers as they stand on the page.
+async fn by_page(dashboard: &Dashboard) -> [i64; 5] {
+    let page = dashboard.get("/").await.body;
+    ["received", "applied", "duplicates", "quarantined", "open"].map(|name| {
+        let (_, rest) =
+            page.split_once(&format!("data-text=\"{name}\">")).expect("the number is on the page");
+        rest.split('<').next().unwrap().replace(',', "").parse().expect("a number")
+    })
+}
+
+#[tokio::test]
+async fn the_page_the_api_the_metrics_and_the_tables_agree_to_the_last_one_also_after_a_replay() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    let agree = async || {
+        let expected = by_tables(&world).await;
+        eventually("the API agrees with the tables", expected, || by_api(&dashboard)).await;
+        eventually("the page agrees with the tables", expected, || by_page(&dashboard)).await;
+        assert_eq!(by_metrics(&dashboard).await, expected[..4]);
+        let layers = dashboard.get("/api/overview").await.json()["duplicates_by_layer"].clone();
+        let by_layer: i64 = layers.as_object().unwrap().values().map(|n| n.as_i64().unwrap()).sum();
+        assert_eq!(by_layer, expected[2], "{layers}");
+        expected
+    };
+    let before = agree().await;
+    assert_eq!(before, [13, 4, 5, 4, 3], "received, applied, duplicates, quarantined, open");
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d3", "a", 1_000)]).await;
+    world.settled(14).await;
+    worker.stop().await;
+    let answer = dashboard
+        .send(
+            "POST",
+            "/api/quarantine/replay",
+            &[JSON],
+            r#"{"reason":"insufficient_funds","why":"topped up"}"#,
+        )
+        .await;
+    assert_eq!((answer.status, &answer.json()["cases"]), (200, &json!(1)), "{answer:?}");
+    let after = agree().await;
+    assert_eq!(after, [14, 6, 5, 4, 2]);
+    // The history of the last hour has every one of them too.
+    let chart = dashboard.get("/api/duplicates?range=1h").await.json();
+    assert_eq!(chart["sources"][0]["duplicates"], json!(5), "{chart}");
+    world.audit().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    let ids: Vec<i64> = sqlx::query_scalar("select id from quarantine where state = 'open' order by id")
+        .fetch_all(&mut world.connect().await)
+        .await
+        .unwrap();
+    let by_command = world
+        .program(&["quarantine", "replay", &ids[0].to_string(), "--by", "carol", "--why", "by hand"])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(by_command.status.code(), Some(0));
+    let replay = format!(r#"{{"ids":[{}],"why":"by program"}}"#, ids[0]);
+    let headers = [JSON, ("x-operator", "ignored without a token")];
+    assert_eq!(dashboard.send("POST", "/api/quarantine/replay", &headers, &replay).await.status, 200);
+    let csrf = csrf_of(&dashboard.get("/quarantine").await);
+    let answer = dashboard
+        .act("", &csrf, &[("id", &ids[0].to_string()), ("verb", "discard"), ("why", "<b>on</b> the page")])
+        .await;
+    assert_eq!(answer.header("location"), "/trail/3");
+    let trail: Vec<(String, String, String, String, i64, String)> =
+        sqlx::query_as("select who, via, action, why, cases, result from operator_actions order by id")
+            .fetch_all(&mut world.connect().await)
+            .await
+            .unwrap();
+    let line = |who: &str, via: &str, action: &str, why: &str, result: &str| {
+        (who.to_owned(), via.to_owned(), action.to_owned(), why.to_owned(), 1, result.to_owned())
+    };
+    let refused = "0 applied, 0 known already, 1 still refused, 0 waiting, 0 untouched (ended meanwhile, or not decodable)";
+    assert_eq!(
+        trail,
+        [
+            line("carol", "command line", "replay", "by hand", refused),
+            line("local operator", "api", "replay", "by program", refused),
+            line("local operator", "web", "discard", "<b>on</b> the page", "1 discarded"),
+        ]
+    );
+    let case = dashboard.get(&format!("/quarantine/{}", ids[0])).await.body;
+    for part in ["carol", "by program", "&lt;b&gt;on&lt;/b&gt; the page", "1 discarded"] {
+        assert!(case.contains(part), "{part} is not in {case}");
+    }
+    let listed = dashboard.get("/trail").await.body;
+    assert!(listed.contains("carol") && listed.contains("command line"), "{listed}");
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_order_that_is_not_clear_changes_nothing() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    let cases = world.cases().await;
+    for (body, words) in [
+        (r#"{"why":"x"}"#, "which cases"),
+        (r#"{"ids":[1],"why":" "}"#, "why"),
+        (r#"{"reason":"bad_luck","why":"x"}"#, "insufficient_funds"),
+        (r#"{"ids":[1],"why":"x","al":true}"#, "al"),
+        ("{", ""),
+    ] {
+        let answer = dashboard.send("POST", "/api/quarantine/discard", &[JSON], body).await;
+        assert!((400..=422).contains(&answer.status) && answer.body.contains(words), "{body}: {answer:?}");
+    }
+    let csrf = csrf_of(&dashboard.get("/quarantine").await);
+    for fields in [
+        &[("verb", "discard"), ("why", "x")][..],
+        &[("id", "1"), ("verb", "discard"), ("why", "")],
+        &[("id", "1"), ("verb", "drop"), ("why", "x")],
+    ] {
+        assert_eq!(dashboard.act("", &csrf, fields).await.status, 400, "{fields:?}");
+    }
+    // All of them: only after the number was named.
+    let all = [("scope", "all"), ("state", "open"), ("verb", "discard"), ("why", "x"), ("id_max", "1000")];
+    let asked = dashboard.act("", &csrf, &all).await;
+    assert!(asked.status == 200 && asked.body.contains("Discard 3 cases?"), "{asked:?}");
+    assert_eq!(world.cases().await, cases);
+    let confirmed = dashboard.act("", &csrf, &[&all[..], &[("confirmed", "yes")]].concat()).await;
+    assert_eq!(confirmed.status, 303);
+    eventually("open cases, but not the one that waits, are discarded", (3, 1), async || {
+        (
+            world.number("select count(*) from quarantine where state = 'discarded'").await,
+            world.number("select count(*) from quarantine where state = 'waiting'").await,
+        )
+    })
+    .await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_body_is_shown_as_it_came_but_for_what_is_sensitive() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    let id = world.number("select id from quarantine where reason = 'malformed'").await;
+    for path in [format!("/quarantine/{id}"), format!("/api/quarantine/{id}")] {
+        let shown = dashboard.get(&path).await.body;
+        assert!(shown.contains("card_number") && shown.contains("•••"), "{shown}");
+        assert!(!shown.contains("4242 4242"), "{shown}");
+    }
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_id_leads_to_its_story_and_a_story_to_the_next() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    for (id, place) in [
+        ("d2", "/event?source=%2Fproviders%2Ftest&id=d2"),
+        ("p1", "/payment?source=%2Fproviders%2Ftest&id=p1"),
+        ("b", "/account?id=b"),
+    ] {
+        assert_eq!(dashboard.get(&format!("/find?id={id}")).await.header("location"), place);
+    }
+    for (path, words) in [
+        (
+            "/event?source=%2Fproviders%2Ftest&id=s1",
+            &["Applied", "turned away", "payload_mismatch", "/payment?", "/account?"][..],
+        ),
+        ("/event?source=%2Fproviders%2Ftest&id=early", &["Quarantined", "waiting_for_payment"]),
+        ("/payment?source=%2Fproviders%2Ftest&id=p1", &["succeeded", "balance −30 = 70"]),
+        ("/account?id=a", &["69", "s1", "Cases about it", "insufficient_funds"]),
+        ("/account?id=a&before=2", &["d1"]),
+        ("/find?id=op", &["o1"]),
+        ("/find?id=nothing", &["Nothing goes by this id"]),
+        ("/quarantine?reason=malformed", &["malformed"]),
+        ("/quarantine?state=waiting", &["waiting_for_payment"]),
+        ("/duplicates", &["payload_mismatch", "/providers/test", "s1"]),
+    ] {
+        let answer = dashboard.get(path).await;
+        for word in words {
+            assert!(answer.body.contains(word), "{path}: {word} is not in {}", answer.body);
+        }
+    }
+    for (path, key) in [
+        ("/api/event?source=%2Fproviders%2Ftest&id=s1", "applied"),
+        ("/api/payment?source=%2Fproviders%2Ftest&id=p1", "state"),
+        ("/api/account?id=a", "balance"),
+        ("/api/find?id=s1", "events"),
+        ("/api/history?range=24h", "series"),
+        ("/api/quarantine?limit=2", "next_before"),
+        ("/api/quarantine/1", "body"),
+    ] {
+        let value = dashboard.get(path).await.json();
+        assert!(!value[key].is_null(), "{path}: {value}");
+    }
+    for path in [
+        "/event?source=x&id=y",
+        "/payment?source=x&id=y",
+        "/account?id=y",
+        "/quarantine/77",
+        "/quarantine/x",
+        "/trail/77",
+        "/api/quarantine/77",
+        "/api/event?id=y",
+    ] {
+        assert_eq!(dashboard.get(path).await.status, 404, "{path}");
+    }
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_open_page_keeps_nothing_from_stopping() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let (event, stream) = dashboard.listen().await;
+    assert_eq!(event["texts"]["received"], "0");
+    dashboard.stop().await;
+    drop(stream);
+    world.close().await;
+}
