@@ -168,6 +168,8 @@ async fn chaos(
         }
     }
     offer.finish().await?;
+    // Late ones contradict what was before them, or close it: a capture that came after its void would be refused.
+    wait_until_settled(site, &mut pool, &published).await?;
     publish_all(&published, &site.direct()?, &plan.late).await?;
     let lost = settle_all(site, &mut pool, &published).await?;
     let seconds = started.elapsed().as_secs_f64();
