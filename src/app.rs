@@ -10,6 +10,7 @@ use crate::{
     broker::Names,
     config::{Config, Secret},
     dedupe::Dedupe,
+    keys::Keys,
     metrics, ops,
     store::{Database, Reader},
     worker::{self, Readiness, Refusal, Worker},
@@ -57,15 +58,26 @@ pub fn amqp_url(config: &Config) -> Result<&Secret, AppError> {
     required(config.amqp_url.as_ref(), "amqp_url")
 }
 
+/// Who may sign for which source.
+///
+/// # Errors
+/// Where `keys_file` cannot be used.
+pub fn keys(config: &Config) -> Result<Keys, AppError> {
+    Keys::open(config.keys_file.as_deref(), config.signatures_required)
+        .map_err(|problem| AppError::Usage(problem.to_string()))
+}
+
 /// Runs one member of the worker pool until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// [`AppError`]; a server that is away is not one, it is waited for.
 pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<(), AppError> {
-    if config.signatures_required {
+    let keys = keys(&config)?;
+    if config.signatures_required && config.keys_file.is_none() {
         return Err(AppError::Usage(
-            "signatures (PAYONCE_SIGNATURES): \"required\", but this version cannot verify signatures yet; set it to \"off\" \
-             only where every program that can write to the queue may move money"
+            "signatures (PAYONCE_SIGNATURES): \"required\", but keys_file (PAYONCE_KEYS_FILE) is not set, so that no callback could be \
+             accepted. `payonce keys generate SOURCE` makes one; set signatures to \"off\" only where every program that can write \
+             to the queue may move money"
                 .to_owned(),
         ));
     }
@@ -88,6 +100,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         database: Arc::new(database(&config, &name)?),
         dedupe: Arc::new(dedupe(&config)?),
         amqp_url: amqp_url(&config)?.clone(),
+        keys,
         names: Names::new(&config.prefix),
         by_source: metrics::BySource::new(config.source_labels_max),
         config: config.worker,

@@ -1,7 +1,14 @@
 //! Every setting: its name, unit, default and limits, in one table. A value comes from a flag, else a `PAYONCE_*` variable, else
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
 
 /// What a setting may hold.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +112,13 @@ pub const SETTINGS: &[Setting] = &[
         name: "signatures",
         domain: Domain::Word(&["required", "off"]),
         default: "required",
-        help: "Whether callbacks must be signed; `off` trusts whoever can write to the queue",
+        help: "Whether callbacks of a source that keys_file does not name must be signed; `off` trusts whoever can write to the queue",
+    },
+    Setting {
+        name: "keys_file",
+        domain: Domain::Text,
+        default: "",
+        help: "TOML file that says for each source whether its callbacks must be signed, and with which keys (`payonce keys`); read again when it changes",
     },
     number(
         "lanes",
@@ -310,8 +323,10 @@ pub struct Config {
     pub amqp_url: Option<Secret>,
     /// Before each name on the broker and in Redis.
     pub prefix: String,
-    /// Whether callbacks must be signed.
+    /// Whether callbacks of a source without a rule of its own must be signed.
     pub signatures_required: bool,
+    /// The rules and keys of sources; `None`: no source has any.
+    pub keys_file: Option<PathBuf>,
     /// The pool.
     pub worker: WorkerConfig,
     /// Pauses.
@@ -399,6 +414,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         amqp_url: values.secret("amqp_url"),
         prefix: values.text("prefix"),
         signatures_required: values.text("signatures") == "required",
+        keys_file: Some(values.text("keys_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
         worker: WorkerConfig {
             lanes: values.number("lanes")?,
             batch_size_max: values.number("batch_size_max")?,
@@ -488,6 +504,25 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
         values.insert(name, value);
     }
     Ok(values)
+}
+
+/// Reads TOML that holds secrets.
+///
+/// # Errors
+/// The number of the line that cannot be read, from 1. Not the parser's words: they quote what they found.
+pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, usize> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+    })
+}
+
+/// Writes TOML.
+///
+/// # Errors
+/// Words for what cannot be written.
+pub fn to_toml(value: &impl Serialize) -> Result<String, String> {
+    toml::to_string_pretty(value).map_err(|error| error.to_string())
 }
 
 fn error(setting: &str, problem: String) -> ConfigError {

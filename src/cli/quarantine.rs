@@ -11,12 +11,18 @@ use super::{Failure, print_json, table, with_database};
 use crate::{
     app,
     config::Config,
+    keys::Keyring,
     ledger::{CaseId, Reason},
+    signature,
     store::{
         self, Resolver,
         quarantine::{self, CaseDetail, Filter, Page},
+        report::CaseRow,
     },
-    worker::replay::{self, REPLAY_BATCH_MAX, Replayed},
+    worker::{
+        replay::{self, REPLAY_BATCH_MAX, Replayed},
+        reverify::reverify,
+    },
 };
 
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
@@ -227,6 +233,15 @@ fn print(detail: &CaseDetail, body: &str) {
             table::optional(case.resolved_why.as_ref())
         );
     }
+    if case.reason == Reason::BadSignature.as_str() {
+        for (name, value) in [
+            (signature::ID_HEADER, &detail.webhook_id),
+            (signature::TIMESTAMP_HEADER, &detail.webhook_timestamp),
+            (signature::SIGNATURE_HEADER, &detail.webhook_signature),
+        ] {
+            say!("  {name}: {}", table::optional(value.as_ref()));
+        }
+    }
     say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
@@ -236,6 +251,11 @@ async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result
     store::check_schema(&mut reading).await?;
     let progress = progress_bar(quarantine::count(&mut reading, &filter).await?);
     let mut connection = store::Connection::new(database);
+    // Whatever the queue is trusted with: a case that was refused for its signature is not applied without a rule for its source.
+    let keyring = match &config.keys_file {
+        Some(path) => Keyring::load(path, true).map_err(|problem| Failure::Usage(problem.to_string()))?,
+        None => Keyring::empty(true),
+    };
     let mut total = Replayed::default();
     let mut last = 0;
     loop {
@@ -243,7 +263,12 @@ async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result
         let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
         let Some(CaseId(id)) = ids.last() else { break };
         last = *id;
-        total.add(replay::replay(&mut connection, &ids, Resolver { by: &how.by, why }, false).await?);
+        let resolver = Resolver { by: &how.by, why };
+        let is_unproven = |case: &&CaseRow| case.reason == Reason::BadSignature.as_str();
+        let (unproven, decoded): (Vec<_>, Vec<_>) = cases.iter().partition(is_unproven);
+        let ids_of = |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
+        total.add(replay::replay(&mut connection, &ids_of(decoded), resolver, false).await?);
+        total.add(reverify(&mut connection, &ids_of(unproven), &keyring, resolver).await?);
         progress.inc(ids.len() as u64);
     }
     progress.finish_and_clear();

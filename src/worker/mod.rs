@@ -9,6 +9,7 @@ mod disposition;
 mod lane;
 mod process;
 pub mod replay;
+pub mod reverify;
 mod session;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{
     broker::{BrokerError, Names, topology::TopologyError},
     config::{RetryConfig, Secret, WorkerConfig},
     dedupe::Dedupe,
+    keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics::BySource,
     retry::Pauses,
     store::{self, Database, SchemaError, StoreError},
@@ -47,6 +49,8 @@ pub struct Worker {
     pub database: Arc<Database>,
     /// Redis.
     pub dedupe: Arc<Dedupe>,
+    /// Who may sign for which source.
+    pub keys: Keys,
     /// Sizes and limits.
     pub config: WorkerConfig,
     /// Pauses between tries.
@@ -109,6 +113,10 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
     };
+    let keep_keys = {
+        let (keys, stop) = (worker.keys.clone(), stop.clone());
+        tokio::spawn(async move { keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop).await })
+    };
     let mut sweep: Option<JoinHandle<()>> = None;
     let mut pauses = Pauses::new(worker.retry);
     let mut result = Ok(());
@@ -141,8 +149,9 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         }
     }
     stop.cancel();
-    // It only waits for `stop`; a panic in it cannot matter any more.
+    // These only wait for `stop`; a panic in one cannot matter any more.
     drop(keep_redis.await);
+    drop(keep_keys.await);
     if let Some(sweep) = sweep {
         drop(tokio::time::timeout(worker.config.shutdown_deadline, sweep).await);
     }

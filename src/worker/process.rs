@@ -17,9 +17,11 @@ use super::{
 use crate::{
     broker::Verb,
     crash::{self, Point},
+    keys::Keyring,
     ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
     metrics::{self, Stage},
     retry::Pauses,
+    signature::Headers,
     store::{self, Applied, Batch, Epoch, Resolver, StoreError, Tally, TallyKind, Undecodable},
     wire::{self, WireError},
 };
@@ -34,6 +36,8 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
     metrics::stage_took(Stage::Decode, started.elapsed());
+    let keyring = lane.worker.keys.current();
+    let decoded = verify(&keyring, batch, decoded);
 
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
@@ -45,7 +49,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let mut is_committed = vec![false; batch.len()];
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
-        let mut work = Work::new(left, batch, &decoded, lane.origin);
+        let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
         let Err(cause) = write(lane, &mut work).await else { continue };
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
@@ -74,6 +78,48 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     Ok(verbs)
 }
 
+/// Keeps callbacks that come from their provider. From here on a callback is what it says; whatever is not goes no further than a
+/// message that cannot be read: into quarantine, without a key of its own, so that it cannot stand in a real one's way.
+fn verify(
+    keyring: &Keyring,
+    batch: &[Taken],
+    decoded: Vec<Result<Callback, WireError>>,
+) -> Vec<Result<Callback, WireError>> {
+    let started = Instant::now();
+    let verified = batch.iter().zip(decoded).map(|(Taken { delivery, .. }, decoded)| {
+        let callback = decoded?;
+        let Key { source, event_id } = &callback.key;
+        match keyring.verify(source.as_str(), event_id.as_str(), &delivery.signature, &delivery.body) {
+            Ok(()) => Ok(callback),
+            Err(refusal) => Err(WireError {
+                reason: Reason::BadSignature,
+                detail: refusal.to_string(),
+                key: Some(callback.key),
+            }),
+        }
+    });
+    let verified = verified.collect();
+    metrics::stage_took(Stage::Verify, started.elapsed());
+    verified
+}
+
+/// What makes two messages that are no callbacks the same one. Of messages with one body and different signatures one may be the
+/// provider's, and show it when its key is known: so the signature belongs to the identity. Headers hold no control characters, which
+/// makes the marks before each unmistakable.
+fn identity(reason: Reason, signature: &Headers, body: &[u8]) -> Fingerprint {
+    if reason != Reason::BadSignature || signature.is_empty() {
+        return Fingerprint::of_bytes(body);
+    }
+    let mut bytes = Vec::with_capacity(body.len());
+    for header in [&signature.id, &signature.timestamp, &signature.signature] {
+        bytes.push(u8::from(header.is_some()));
+        bytes.extend_from_slice(header.as_deref().unwrap_or_default().as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(body);
+    Fingerprint::of_bytes(&bytes)
+}
+
 /// A part of a batch on its way through the stages.
 struct Work<'a> {
     /// Where in the batch each callback is, ascending.
@@ -93,6 +139,7 @@ impl<'a> Work<'a> {
         batch: &'a [Taken],
         decoded: &[Result<Callback, WireError>],
         origin: Origin,
+        keyring: &Keyring,
     ) -> Self {
         let mut work = Self {
             positions: Vec::new(),
@@ -113,17 +160,24 @@ impl<'a> Work<'a> {
                     work.bodies.push(body);
                 }
                 Err(WireError { reason, detail, key }) => {
-                    let fingerprint = Fingerprint::of_bytes(body);
+                    let signature = &taken.delivery.signature;
+                    let fingerprint = identity(*reason, signature, body);
                     let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
+                            is_vouched_for: key
+                                .as_ref()
+                                .is_some_and(|key| keyring.vouches_for(key.source.as_str())),
                             key,
                             reason: match origin {
                                 Origin::Queue => *reason,
+                                // It stays what it is: once its key is known, it can be verified and decided.
+                                Origin::GivenUp if *reason == Reason::BadSignature => *reason,
                                 Origin::GivenUp => Reason::DeliveryLimit,
                             },
                             detail,
                             body,
+                            signature,
                             fingerprint,
                             attempts: 0,
                         });
@@ -247,6 +301,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         bodies: &work.bodies,
         undecodable: &work.undecodable,
         resolver: Resolver::WORKER,
+        proven: &[],
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
@@ -300,7 +355,7 @@ fn count(worker: &super::Worker, tallies: &BTreeMap<Tally, i64>) {
         match kind {
             TallyKind::Applied | TallyKind::Released => worker.by_source.applied(source, label, n),
             TallyKind::Duplicate => worker.by_source.duplicates(source, label, n),
-            TallyKind::Quarantined => worker.by_source.quarantined(label, n),
+            TallyKind::Quarantined => worker.by_source.quarantined(source, label, n),
         }
     }
 }

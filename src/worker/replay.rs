@@ -17,7 +17,7 @@ use crate::{
 pub const REPLAY_BATCH_MAX: i64 = 500;
 
 /// Lost races after which a replay gives up; a worker on the same accounts wins some of them.
-const CONFLICTS_MAX: u32 = 100;
+pub(super) const CONFLICTS_MAX: u32 = 100;
 
 /// What became of cases that were decided again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,6 +78,7 @@ pub async fn replay(
             undecodable: &[],
             remembered: &[],
             resolver,
+            proven: &[],
         };
         let lost = match connection.run(async |connection| store::apply(connection, batch).await).await {
             Ok(applied) => applied.lost,

@@ -13,6 +13,7 @@ use payonce::{
     broker::{self, Names, Publisher},
     config::{self, Config},
     dedupe::Dedupe,
+    keys::Keys,
     metrics::BySource,
     store::{self, Database, PgConnection},
     worker::{self, Readiness, Worker},
@@ -160,7 +161,10 @@ impl World {
 
     /// A worker in this process, without waiting for anything.
     pub fn start_worker(&self, settings: &[(&str, &str)]) -> RunningWorker {
-        let config = self.config(settings);
+        // Most tests are about something else; those about signatures set them.
+        let mut all = vec![("signatures", "off")];
+        all.extend(settings);
+        let config = self.config(&all);
         let database =
             Database::new(&self.database_url, "payonce-it-worker", config.database_deadline).expect("a URL");
         let readiness = Readiness::default();
@@ -172,6 +176,8 @@ impl World {
             dedupe: Arc::new(
                 Dedupe::new(&self.redis_url, &self.prefix, config.dedupe.clone()).expect("a Redis URL"),
             ),
+            keys: Keys::open(config.keys_file.as_deref(), config.signatures_required)
+                .expect("the test's keys"),
             config: config.worker,
             retry: config.retry,
             by_source: BySource::new(config.source_labels_max),
