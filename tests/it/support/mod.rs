@@ -3,6 +3,7 @@
 
 mod callbacks;
 mod server;
+mod signer;
 mod world;
 
 use std::{
@@ -10,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use callbacks::Event;
+pub use callbacks::{Event, SOURCE};
 pub use server::OwnServer;
-pub use world::World;
+pub use signer::Signer;
+pub use world::{RunningWorker, World};
 
 /// How long anything may take before a test fails. Generous, because the machine may be busy; no test measures time.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -15,6 +15,7 @@ use payonce::{
     dedupe::Dedupe,
     keys::Keys,
     metrics::BySource,
+    signature::Headers,
     store::{self, Database, PgConnection},
     worker::{self, Readiness, Worker},
 };
@@ -221,12 +222,19 @@ impl World {
 
     /// Publishes (routing key, body) and waits for every confirm.
     pub async fn publish_raw(&self, messages: &[(String, Vec<u8>)]) {
+        let unsigned = |(key, body): &(String, Vec<u8>)| (key.clone(), body.clone(), Headers::default());
+        self.publish_signed(&messages.iter().map(unsigned).collect::<Vec<_>>()).await;
+    }
+
+    /// Publishes (routing key, body, headers) and waits for every confirm.
+    pub async fn publish_signed(&self, messages: &[(String, Vec<u8>, Headers)]) {
         let connection =
             broker::connect(&self.amqp_url, "payonce-it-publish").await.expect("RabbitMQ answers");
         let publisher = Publisher::open(&connection, &self.names()).await.expect("a channel");
         let mut confirms = Vec::with_capacity(messages.len());
-        for (key, body) in messages {
-            confirms.push(publisher.publish(key, body).await.expect("the message is written"));
+        for (key, body, headers) in messages {
+            confirms
+                .push(publisher.publish_signed(key, body, headers).await.expect("the message is written"));
         }
         for confirm in confirms {
             confirm.wait().await.expect("the broker has the message");
