@@ -13,6 +13,7 @@ use crate::{
     keys::Keys,
     metrics, ops,
     store::{Database, Reader},
+    tls,
     worker::{self, Readiness, Refusal, Worker},
 };
 
@@ -36,7 +37,7 @@ pub enum AppError {
 /// Where `database_url` is missing or is not a PostgreSQL URL.
 pub fn database(config: &Config, application_name: &str) -> Result<Database, AppError> {
     let url = required(config.database_url.as_ref(), "database_url")?;
-    Database::new(url.expose(), application_name, config.database_deadline)
+    Database::with_tls(url.expose(), application_name, config.database_deadline, &config.tls)
         .map_err(|problem| AppError::Usage(format!("database_url (PAYONCE_DATABASE_URL): {problem}")))
 }
 
@@ -46,7 +47,7 @@ pub fn database(config: &Config, application_name: &str) -> Result<Database, App
 /// Where `redis_url` is missing or is not a Redis URL.
 pub fn dedupe(config: &Config) -> Result<Dedupe, AppError> {
     let url = required(config.redis_url.as_ref(), "redis_url")?;
-    Dedupe::new(url.expose(), &config.prefix, config.dedupe.clone())
+    Dedupe::with_tls(url.expose(), &config.prefix, config.dedupe.clone(), &config.tls)
         .map_err(|problem| AppError::Usage(format!("redis_url (PAYONCE_REDIS_URL): {problem}")))
 }
 
@@ -67,6 +68,14 @@ pub fn keys(config: &Config) -> Result<Keys, AppError> {
         .map_err(|problem| AppError::Usage(problem.to_string()))
 }
 
+/// Loudly: whoever reads this may not know what the addresses leave open.
+fn warn_of_risks(config: &Config) {
+    let url = |secret: &Option<Secret>| secret.as_ref().map_or("", Secret::expose).to_owned();
+    for risk in tls::risks(&url(&config.database_url), &url(&config.redis_url), &url(&config.amqp_url)) {
+        warn!("UNPROTECTED LINK: {risk}");
+    }
+}
+
 /// Runs one member of the worker pool until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -81,6 +90,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
                 .to_owned(),
         ));
     }
+    warn_of_risks(&config);
     let stop = stop_on_signal()?;
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();
@@ -100,6 +110,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         database: Arc::new(database(&config, &name)?),
         dedupe: Arc::new(dedupe(&config)?),
         amqp_url: amqp_url(&config)?.clone(),
+        tls: config.tls,
         keys,
         names: Names::new(&config.prefix),
         by_source: metrics::BySource::new(config.source_labels_max),
@@ -127,6 +138,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
             "--listen {listen}: only loopback addresses are served, because these pages have no login yet"
         )));
     }
+    warn_of_risks(&config);
     let stop = stop_on_signal()?;
     let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
     let reader = Reader::new(&database(&config, &process_name("payonce-ops"))?, config.database_pool_max);

@@ -6,7 +6,7 @@
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
 //! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `metrics`,
-//! `retry`, `signature` and `telemetry` are leaves.
+//! `retry`, `signature`, `telemetry` and `tls` are leaves.
 
 pub mod app;
 pub mod broker;
@@ -23,5 +23,6 @@ pub mod retry;
 pub mod signature;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 pub mod worker;

@@ -152,7 +152,7 @@ impl From<SchemaError> for Failure {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
-            BrokerError::Url => Self::Usage(error.to_string()),
+            BrokerError::Url | BrokerError::Tls(_) => Self::Usage(error.to_string()),
             BrokerError::NoAnswer { .. } | BrokerError::Lapin(_) | BrokerError::NotAcked => {
                 Self::Unreachable(error.to_string())
             }

@@ -52,7 +52,8 @@ struct RefusedLine {
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names = Names::new(&config.prefix);
-    let connection = broker::connect(app::amqp_url(config)?.expose(), "payonce-publish").await?;
+    let connection =
+        broker::connect_with(app::amqp_url(config)?.expose(), "payonce-publish", &config.tls).await?;
     broker::topology::declare(&connection, &names).await.map_err(|error| match error {
         TopologyError::Differs(..) => Failure::Usage(error.to_string()),
         TopologyError::Broker(error) => error.into(),

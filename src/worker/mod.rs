@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::{
     broker::{BrokerError, Names, topology::TopologyError},
-    config::{RetryConfig, Secret, WorkerConfig},
+    config::{RetryConfig, Secret, TlsConfig, WorkerConfig},
     dedupe::Dedupe,
     keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics::BySource,
@@ -43,6 +43,8 @@ pub struct Worker {
     pub name: String,
     /// RabbitMQ.
     pub amqp_url: Secret,
+    /// Certificates and keys for it.
+    pub tls: TlsConfig,
     /// The objects on it.
     pub names: Names,
     /// PostgreSQL.

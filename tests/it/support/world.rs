@@ -172,6 +172,7 @@ impl World {
         let worker = Worker {
             name: format!("it:{}", self.database_name),
             amqp_url: config::Secret::new(self.amqp_url.clone()),
+            tls: config.tls,
             names: self.names(),
             database: Arc::new(database),
             dedupe: Arc::new(
