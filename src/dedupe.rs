@@ -10,18 +10,18 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ExistenceCheck, Pipeline, RedisError, SetExpiry, SetOptions,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ErrorKind, ExistenceCheck, Pipeline, RedisError,
+    SetExpiry, SetOptions, TlsCertificates, aio::MultiplexedConnection,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::DedupeConfig,
+    config::{DedupeConfig, TlsConfig},
     hosts::each_host,
     ledger::{EventId, Fingerprint, Key, Source},
-    metrics,
+    metrics, tls,
 };
 
 const DONE: &[u8] = b"done:";
@@ -55,7 +55,30 @@ impl Dedupe {
     /// # Errors
     /// Words for what is wrong with the URL, which they do not repeat.
     pub fn new(url: &str, prefix: &str, config: DedupeConfig) -> Result<Self, String> {
-        let clients: Result<Vec<_>, _> = each_host(url).map(Client::open).collect();
+        Self::with_tls(url, prefix, config, &TlsConfig::default())
+    }
+
+    /// The same, with these files where the address begins with `rediss://`.
+    ///
+    /// # Errors
+    /// Words for what is wrong with the URL or a file.
+    pub fn with_tls(
+        url: &str,
+        prefix: &str,
+        config: DedupeConfig,
+        files: &TlsConfig,
+    ) -> Result<Self, String> {
+        let pem = tls::load(files)?;
+        let open = |url: String| {
+            if !url.starts_with("rediss:") {
+                return Client::open(url);
+            }
+            let client_tls = pem.identity.clone();
+            let client_tls =
+                client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+            Client::build_with_tls(url, TlsCertificates { client_tls, root_cert: pem.ca.clone() })
+        };
+        let clients: Result<Vec<_>, _> = each_host(url).map(open).collect();
         Ok(Self {
             clients: clients.map_err(|error| describe(&error))?,
             prefix: prefix.to_owned(),
@@ -274,9 +297,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An error's kind, without the server's text: that can quote keys and values.
+/// An error's kind, without the server's text: that can quote keys and values. What the network or TLS says quotes neither, and a
+/// refused certificate is worth its words.
 fn describe(error: &RedisError) -> String {
     match error.code() {
+        None if error.is_io_error() => error.to_string(),
         Some(code) => format!("{} ({code})", error.category()),
         None => error.category().to_owned(),
     }

@@ -158,11 +158,13 @@ async fn load_payments(
     Ok(())
 }
 
-/// Both idempotency keys in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
+/// Both idempotency keys in quarantine, in one round trip. Messages that are no callbacks own no key, and are not looked at: a stranger
+/// can make any number of them for one key. `ord` is the position in the arguments, from 1.
 const KNOWN_CASES: &str = "
     select k.ord, false as is_operation, q.fingerprint, q.id as case_id, q.reason, q.state = 'discarded' as is_discarded
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
-         lateral (select * from quarantine q where q.event_id = k.event_id and q.source = k.source offset 0) q
+         lateral (select * from quarantine q
+                  where q.event_id = k.event_id and q.source = k.source and q.type is not null offset 0) q
     union all
     select k.ord, true, q.fingerprint, q.id, q.reason, q.state = 'discarded'
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),

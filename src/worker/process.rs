@@ -19,11 +19,13 @@ use crate::{
     broker::Verb,
     crash::{self, Point},
     dedupe::Advice,
+    keys::Keyring,
     ledger::{
         AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
     },
     metrics::Stage,
     retry::Pauses,
+    signature::Headers,
     store::{self, Applied, Batch, Epoch, Resolver, StoreError, Undecodable},
     wire::{self, WireError},
 };
@@ -43,6 +45,10 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
     stage.end();
+    let keyring = lane.worker.keys.current();
+    let stage = Timed::begin(&lane.span, Stage::Verify);
+    let decoded = verify(&keyring, batch, decoded);
+    stage.end();
 
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
@@ -55,7 +61,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     lane.batches_in_doubt = lane.batches_in_doubt.saturating_sub(1);
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
-        let mut work = Work::new(left, batch, &decoded, lane.origin);
+        let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
         let Err(cause) = write(lane, &mut work).await else { continue };
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
@@ -89,6 +95,45 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     Ok(verbs)
 }
 
+/// Keeps callbacks that come from their provider. From here on a callback is what it says; whatever is not goes no further than a
+/// message that cannot be read: into quarantine, without a key of its own, so that it cannot stand in a real one's way.
+fn verify(
+    keyring: &Keyring,
+    batch: &[Taken],
+    decoded: Vec<Result<Callback, WireError>>,
+) -> Vec<Result<Callback, WireError>> {
+    let verified = batch.iter().zip(decoded).map(|(Taken { delivery, .. }, decoded)| {
+        let callback = decoded?;
+        let Key { source, event_id } = &callback.key;
+        match keyring.verify(source.as_str(), event_id.as_str(), &delivery.signature, &delivery.body) {
+            Ok(()) => Ok(callback),
+            Err(refusal) => Err(WireError {
+                reason: Reason::BadSignature,
+                detail: refusal.to_string(),
+                key: Some(callback.key),
+            }),
+        }
+    });
+    verified.collect()
+}
+
+/// What makes two messages that are no callbacks the same one. Of messages with one body and different signatures one may be the
+/// provider's, and show it when its key is known: so the signature belongs to the identity. Headers hold no control characters, which
+/// makes the marks before each unmistakable.
+fn identity(reason: Reason, signature: &Headers, body: &[u8]) -> Fingerprint {
+    if reason != Reason::BadSignature || signature.is_empty() {
+        return Fingerprint::of_bytes(body);
+    }
+    let mut bytes = Vec::with_capacity(body.len());
+    for header in [&signature.id, &signature.timestamp, &signature.signature] {
+        bytes.push(u8::from(header.is_some()));
+        bytes.extend_from_slice(header.as_deref().unwrap_or_default().as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(body);
+    Fingerprint::of_bytes(&bytes)
+}
+
 /// A part of a batch on its way through the stages.
 struct Work<'a> {
     /// Where in the batch each callback is, ascending.
@@ -110,6 +155,7 @@ impl<'a> Work<'a> {
         batch: &'a [Taken],
         decoded: &[Result<Callback, WireError>],
         origin: Origin,
+        keyring: &Keyring,
     ) -> Self {
         let mut work = Self {
             positions: Vec::new(),
@@ -132,17 +178,24 @@ impl<'a> Work<'a> {
                     work.is_new.push(false);
                 }
                 Err(WireError { reason, detail, key }) => {
-                    let fingerprint = Fingerprint::of_bytes(body);
+                    let signature = &taken.delivery.signature;
+                    let fingerprint = identity(*reason, signature, body);
                     let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
+                            is_vouched_for: key
+                                .as_ref()
+                                .is_some_and(|key| keyring.vouches_for(key.source.as_str())),
                             key,
                             reason: match origin {
                                 Origin::Queue => *reason,
+                                // It stays what it is: once its key is known, it can be verified and decided.
+                                Origin::GivenUp if *reason == Reason::BadSignature => *reason,
                                 Origin::GivenUp => Reason::DeliveryLimit,
                             },
                             detail,
                             body,
+                            signature,
                             fingerprint,
                             attempts: 0,
                         });
@@ -319,6 +372,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         bodies: &work.bodies,
         undecodable: &work.undecodable,
         resolver: Resolver::WORKER,
+        proven: &[],
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;

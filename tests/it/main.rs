@@ -20,6 +20,7 @@ mod outages;
 mod quarantine;
 mod redis_failures;
 mod rivals;
+mod signatures;
 mod stopping;
 mod support;
 mod terminal;

@@ -11,6 +11,7 @@ mod protocol;
 mod replays;
 mod rust_words;
 mod settings;
+mod signatures;
 mod state_machine;
 mod stories;
 mod streams;

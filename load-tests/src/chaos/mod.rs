@@ -80,7 +80,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     let program = workers::program(args.payonce.as_deref()).await?;
     let has_small_disk = schedule.has_within(Fault::DiskFull, faults_max);
     eprintln!("chaos: seed {}, {} s; starting servers", args.seed, args.seconds);
-    let mut site = Site::start(has_small_disk).await?;
+    let mut site = Site::start(has_small_disk, shape.signing()?).await?;
     let result = tokio::select! {
         result = chaos(args, &shape, &plan, &program, &mut site, &mut schedule) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
@@ -110,6 +110,7 @@ fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs
         prefill: false,
         seed: args.seed,
         json: args.json,
+        signatures: args.signatures.clone(),
         in_place: false,
         keep: false,
         payonce: args.payonce.clone(),

@@ -126,7 +126,7 @@ async fn publish(
             }
             let sent = match &publisher {
                 Some((_, publisher)) => {
-                    timeout(CONFIRM_DEADLINE, send(published, publisher, &left)).await.unwrap_or(0)
+                    timeout(CONFIRM_DEADLINE, send(published, place, publisher, &left)).await.unwrap_or(0)
                 }
                 None => 0,
             };
@@ -170,13 +170,14 @@ async fn open(place: &Place) -> anyhow::Result<(lapin::Connection, Publisher)> {
 }
 
 /// How many, from the first on, were confirmed.
-async fn send(published: &Published, publisher: &Publisher, sendings: &[Sending]) -> usize {
+async fn send(published: &Published, place: &Place, publisher: &Publisher, sendings: &[Sending]) -> usize {
     let mut confirms = Vec::with_capacity(sendings.len());
     for sending in sendings {
         // The number only makes bodies of copies differ where the format allows it.
         let number = usize::try_from(published.confirmed.load(Ordering::Relaxed)).unwrap_or(0);
         let (key, body) = body::message(&published.plan, *sending, number);
-        let Ok(confirm) = publisher.publish(&key, &body).await else { break };
+        let Ok(headers) = place.headers(&published.plan, *sending, &body) else { break };
+        let Ok(confirm) = publisher.publish_signed(&key, &body, &headers).await else { break };
         confirms.push(confirm);
     }
     let mut confirmed = 0;

@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use super::{proxy::Proxy, servers::Server, witness::Witness};
-use crate::place::Place;
+use crate::{place::Place, signing::Signing};
 
 /// In every address, to be looked for in logs. The servers accept any password.
 pub const PASSWORD: &str = "chaos-secret-9f2c";
@@ -39,11 +39,14 @@ pub struct Site {
     pub lost: HashSet<(String, String)>,
     disk: Option<PathBuf>,
     folder: TempDir,
+    /// The providers' keys.
+    signing: Option<Arc<Signing>>,
 }
 
 impl Site {
     /// Starts all servers. `has_small_disk`: PostgreSQL's data on a disk of its own that can be filled; needs root.
-    pub async fn start(has_small_disk: bool) -> anyhow::Result<Self> {
+    /// `signing`: the providers' keys, where they sign.
+    pub async fn start(has_small_disk: bool, signing: Option<Arc<Signing>>) -> anyhow::Result<Self> {
         // PostgreSQL runs under another user, which must be able to reach its folder.
         let folder = tempfile::Builder::new()
             .prefix("payonce-chaos-")
@@ -80,6 +83,7 @@ impl Site {
             lost: HashSet::new(),
             disk,
             folder,
+            signing,
         })
     }
 
@@ -92,6 +96,7 @@ impl Site {
             // Short, so that a silent broker is noticed within the run.
             format!("amqp://guest:guest@127.0.0.1:{}/%2f?heartbeat=2", self.broker_proxy.port()),
         )
+        .signed_by(self.signing.clone())
     }
 
     /// What publishers and the audit are told: the servers themselves.
@@ -100,7 +105,8 @@ impl Site {
             self.database_url(DATABASE)?,
             format!("redis://127.0.0.1:{}", self.redis.port()?),
             format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.broker.port()?),
-        ))
+        )
+        .signed_by(self.signing.clone()))
     }
 
     fn database_url(&self, database: &str) -> anyhow::Result<String> {

@@ -4,6 +4,7 @@
 mod callbacks;
 mod dashboard;
 mod server;
+mod signer;
 mod world;
 
 use std::{
@@ -11,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use callbacks::Event;
+pub use callbacks::{Event, SOURCE};
 pub use dashboard::{Dashboard, csrf_of};
 pub use server::OwnServer;
-pub use world::World;
+pub use signer::Signer;
+pub use world::{RunningWorker, World};
 
 /// How long anything may take before a test fails. Generous, because the machine may be busy; no test measures time.
 pub const DEADLINE: Duration = Duration::from_secs(60);
