@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime sabotage bench lint fmt
+.PHONY: help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool sabotage bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,20 +33,20 @@ demo: services build ## See it work: two workers, 50 000 callbacks, 30 % of them
 screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`
 	@scripts/screenshots
 
-test: services browser lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
+test: services browser promtool lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
 	@scripts/test -p payonce --lib --test pure
 
-test-it: services browser toolchain ## Only the integration tests
+test-it: services browser promtool toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
 
 chaos: build faketime ## The long fault tests: every fault by itself, then ten seeds of two minutes
 	@scripts/chaos
 
-faketime:
-	@scripts/services install faketime
+faketime promtool:
+	@scripts/services install $@
 
 sabotage: services toolchain ## Make each well-known mistake on purpose, and see that a test catches it
 	@$(ENV) && scripts/sabotage

@@ -131,6 +131,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         process_name,
         prometheus,
         by_source: metrics::BySource::new(config.source_labels_max),
+        audit_pause: config.audit_pause,
         access,
     };
     // The port that was found, where port 0 asked for any.

@@ -157,6 +157,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number("database_pool_max", 1, 100, "8", "Database connections of `payonce ops` at most"),
     number(
+        "audit_pause_ms",
+        0,
+        7 * DAY_MS,
+        "0",
+        "How long `payonce ops` waits between two audits of what is new, in milliseconds; 0: it makes none",
+    ),
+    number(
         "conflict_retries_max",
         1,
         1_000,
@@ -240,6 +247,12 @@ pub const SETTINGS: &[Setting] = &[
         "100",
         "Distinct sources that metrics and history name; further ones count as `other`",
     ),
+    Setting {
+        name: "otlp_endpoint",
+        domain: Domain::Text,
+        default: "",
+        help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
+    },
     Setting {
         name: "ops_token",
         domain: Domain::Secret,
@@ -400,8 +413,12 @@ pub struct Config {
     pub database_deadline: Duration,
     /// Connections of `payonce ops`.
     pub database_pool_max: u32,
+    /// Between two audits by `payonce ops`; zero: none.
+    pub audit_pause: Duration,
     /// Sources that metrics name.
     pub source_labels_max: usize,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
     /// Who may use the pages of `payonce ops`.
     pub access: AccessConfig,
     /// `error` to `trace`.
@@ -510,7 +527,9 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         },
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
+        audit_pause: values.duration("audit_pause_ms")?,
         source_labels_max: values.number("source_labels_max")?,
+        otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
         access: AccessConfig {
             operator_token: values.secret("ops_token"),
             readonly_token: values.secret("ops_readonly_token"),
@@ -547,6 +566,14 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
                 config.retry.delay_min.as_millis()
             ),
         ));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint
+        && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty())
+    {
+        let problem = format!(
+            "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
+        );
+        return Err(error("otlp_endpoint", problem));
     }
     let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
     for (finer, kept, coarser, longer) in [

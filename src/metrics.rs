@@ -19,6 +19,19 @@ const LATENCY: &str = "payonce_callback_latency_seconds";
 const CONFLICTS: &str = "payonce_version_conflicts_total";
 const REDIS_AVAILABLE: &str = "payonce_redis_available";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
+const BUILD: &str = "payonce_build_info";
+// Of `payonce ops` only.
+const SERVER_UP: &str = "payonce_server_up";
+const WORKERS_UP: &str = "payonce_workers_up";
+const WORKERS_READY: &str = "payonce_workers_ready";
+const WORKERS_WITHOUT_REDIS: &str = "payonce_workers_without_redis";
+const OLDEST_UNSETTLED: &str = "payonce_oldest_unsettled_seconds";
+const BACKLOG: &str = "payonce_backlog_messages";
+const BACKLOG_AGE: &str = "payonce_backlog_age_seconds";
+const CASES: &str = "payonce_cases";
+const AUDIT_OK: &str = "payonce_audit_ok";
+const AUDIT_TIME: &str = "payonce_audit_finished_timestamp_seconds";
+const AUDIT_VIOLATIONS: &str = "payonce_audit_violations";
 
 const BATCH_SIZE_BUCKETS: [f64; 12] =
     [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
@@ -50,6 +63,36 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(BATCH_SIZE, "Deliveries per batch.");
     describe_histogram!(BATCH_DURATION, Unit::Seconds, "Time a batch spends in each stage.");
     describe_histogram!(LATENCY, Unit::Seconds, "Time from taking a delivery to acknowledging it.");
+    describe_gauge!(BUILD, "1, with the version of the program.");
+    describe_gauge!(SERVER_UP, "1 while this server answers `payonce ops`.");
+    describe_gauge!(WORKERS_UP, "Workers that report.");
+    describe_gauge!(WORKERS_READY, "Workers that report and take messages.");
+    describe_gauge!(WORKERS_WITHOUT_REDIS, "Workers that report and go on without Redis.");
+    describe_gauge!(
+        OLDEST_UNSETTLED,
+        Unit::Seconds,
+        "How long a worker has held its oldest unsettled delivery, at most."
+    );
+    describe_gauge!(
+        BACKLOG,
+        "Messages that wait for a worker, by queue: callbacks, or given_up by the broker."
+    );
+    describe_gauge!(
+        BACKLOG_AGE,
+        Unit::Seconds,
+        "How long the oldest callback on the queue has waited, about."
+    );
+    describe_gauge!(
+        CASES,
+        "Quarantine cases that wait for a person (open) or for another callback (waiting)."
+    );
+    describe_gauge!(
+        AUDIT_OK,
+        "1 where the last audit of `payonce ops` found the books right, 0 where it did not."
+    );
+    describe_gauge!(AUDIT_TIME, Unit::Seconds, "When that audit ended.");
+    describe_gauge!(AUDIT_VIOLATIONS, "Violations that it found, by check.");
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     counter!(RECEIVED).absolute(0);
     counter!(CONFLICTS).absolute(0);
     Ok(handle)
@@ -70,10 +113,14 @@ pub enum Stage {
     Apply,
     /// Writing done markers.
     Mark,
+    /// Waiting to be acknowledged, and the acknowledgement.
+    Settle,
 }
 
 impl Stage {
-    fn as_str(self) -> &'static str {
+    /// Its name in metrics and traces.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Dedupe => "dedupe",
@@ -81,6 +128,7 @@ impl Stage {
             Self::Decide => "decide",
             Self::Apply => "apply",
             Self::Mark => "mark",
+            Self::Settle => "settle",
         }
     }
 }
@@ -119,6 +167,45 @@ pub fn redis_available(available: bool) {
 /// A message was given to the dead-letter queue.
 pub fn dead_lettered() {
     counter!(DEAD_LETTERED).increment(1);
+}
+
+/// A server answers `payonce ops`, or not.
+pub fn server_up(server: &'static str, is_up: bool) {
+    gauge!(SERVER_UP, "server" => server).set(if is_up { 1.0 } else { 0.0 });
+}
+
+/// So many workers report, of them so many take messages, and so many go on without Redis; the oldest delivery that one of them holds.
+pub fn workers(up: usize, ready: usize, without_redis: usize, oldest_unsettled: Duration) {
+    for (name, n) in [(WORKERS_UP, up), (WORKERS_READY, ready), (WORKERS_WITHOUT_REDIS, without_redis)] {
+        gauge!(name).set(f64::from(u32::try_from(n).unwrap_or(u32::MAX)));
+    }
+    gauge!(OLDEST_UNSETTLED).set(oldest_unsettled.as_secs_f64());
+}
+
+/// So many callbacks wait on the queue, so many messages on that of the given up, and the oldest callback waits so long.
+pub fn backlog(ready: u32, given_up: u32, age: Option<Duration>) {
+    gauge!(BACKLOG, "queue" => "callbacks").set(f64::from(ready));
+    gauge!(BACKLOG, "queue" => "given_up").set(f64::from(given_up));
+    gauge!(BACKLOG_AGE).set(age.unwrap_or_default().as_secs_f64());
+}
+
+/// So many cases are in this state for this reason.
+pub fn cases(state: &'static str, reason: &'static str, n: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 cases")]
+    gauge!(CASES, "state" => state, "reason" => reason).set(n as f64);
+}
+
+/// An audit ended, at this time since 1970 in seconds.
+pub fn audited(ok: bool, at_s: i64) {
+    gauge!(AUDIT_OK).set(if ok { 1.0 } else { 0.0 });
+    #[expect(clippy::cast_precision_loss, reason = "a time of day that 2^52 seconds hold")]
+    gauge!(AUDIT_TIME).set(at_s as f64);
+}
+
+/// A check of that audit found so many violations.
+pub fn audit_violations(check: &'static str, n: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 violations")]
+    gauge!(AUDIT_VIOLATIONS, "check" => check).set(n as f64);
 }
 
 /// Counters by source, of a bounded number of sources: whoever writes to the queue invents names at will.

@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream::ReadyChunks};
 use lapin::{
     Acker, Channel, Connection,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 
 use super::{BrokerError, answer};
@@ -19,6 +19,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// The routing key it was published with: the account id, by contract, but nobody has checked that.
     pub routing_key: String,
+    /// Which trace it was published in: a W3C `traceparent` header, as far as this version of it reads.
+    pub traceparent: Option<[u8; 55]>,
     /// What settles it.
     pub receipt: Receipt,
 }
@@ -26,10 +28,18 @@ pub struct Delivery {
 impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
         Self {
+            traceparent: traceparent(&delivery),
             body: delivery.data,
             routing_key: delivery.routing_key.to_string(),
             receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
         }
+    }
+}
+
+fn traceparent(delivery: &lapin::message::Delivery) -> Option<[u8; 55]> {
+    match delivery.properties.headers().as_ref()?.inner().get("traceparent")? {
+        AMQPValue::LongString(text) => text.as_bytes().get(..55)?.try_into().ok(),
+        _ => None,
     }
 }
 

@@ -169,12 +169,21 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&Failure::Usage(error.to_string())),
     };
-    telemetry::start(&config.log_level, config.log_json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::No(format!("cannot start threads: {error}"))),
     };
-    match runtime.block_on(run(cli.command, config)) {
+    let started = {
+        let _inside = runtime.enter();
+        telemetry::start(&config.log_level, config.log_json, config.otlp_endpoint.as_deref())
+    };
+    let telemetry = match started {
+        Ok(telemetry) => telemetry,
+        Err(problem) => return fail(&Failure::Usage(problem)),
+    };
+    let result = runtime.block_on(run(cli.command, config));
+    telemetry.stop();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }

@@ -5,12 +5,15 @@ mod access;
 mod actions;
 mod api;
 mod assets;
+mod audits;
+mod backlog;
 mod history;
 mod layout;
 mod live;
 mod mask;
 mod pages;
 mod pool;
+mod scrape;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,13 +1,12 @@
 //! The pool seen as a whole, from what its workers have committed: health, metrics, and all pages.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use futures_util::future::BoxFuture;
@@ -18,7 +17,7 @@ use tracing::warn;
 
 use super::{
     access::{self, Access},
-    api, assets, exposition, live, pages, readiness,
+    api, assets, audits, exposition, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
     config::Secret,
     dedupe::Dedupe,
     metrics::BySource,
-    store::{self, Database, Reader, StoreError, actions::Order, history},
+    store::{self, Database, Reader, StoreError, actions::Order},
 };
 
 /// Carries out an order that has begun as this line of the trail. The worker's own code, handed in from above.
@@ -53,6 +52,8 @@ pub struct Setup {
     pub by_source: BySource,
     /// Who may do what.
     pub access: Access,
+    /// Between two audits; zero: none.
+    pub audit_pause: Duration,
     /// For actions.
     pub carry_out: CarryOut,
 }
@@ -94,6 +95,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         names: setup.names,
         process_name: setup.process_name,
     };
+    let auditing = tokio::spawn(audits::again_and_again(Arc::clone(&pool.database), setup.audit_pause));
     let watching = {
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
@@ -102,6 +104,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
     drop(watching.await);
+    auditing.abort();
     served
 }
 
@@ -166,19 +169,6 @@ async fn ready(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
-    match totals(&pool).await {
-        Ok(()) => exposition(&pool.prometheus),
-        Err(cause) => {
-            warn!(cause = %cause, "no metrics");
-            (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer\n").into_response()
-        }
-    }
-}
-
-async fn totals(pool: &Pool) -> Result<(), StoreError> {
-    let rows = pool.reader.run(async |connection| history::totals(connection).await).await?;
-    pool.by_source.set_totals(
-        rows.iter().map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)),
-    );
-    Ok(())
+    scrape::refresh(&pool.reader, &pool.by_source, &pool.watch.now()).await;
+    exposition(&pool.prometheus)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::layout::{duration, number, rate};
+use super::{
+    backlog::Backlog,
+    layout::{duration, number, rate},
+};
 use crate::{
     broker::{BrokerError, Depths, Gauge, Names},
     config::Secret,
@@ -131,6 +134,8 @@ pub(super) struct Now {
     pub(super) broker: Link,
     /// `None`: not known, or not declared yet.
     pub(super) depths: Option<Depths>,
+    /// How long the oldest callback on the queue has waited, about; `None`: none waits, or it is not known.
+    pub(super) backlog_age: Option<Duration>,
     texts: BTreeMap<&'static str, String>,
 }
 
@@ -147,6 +152,7 @@ impl Now {
             redis: Link::Unknown,
             broker: Link::Unknown,
             depths: None,
+            backlog_age: None,
             texts: BTreeMap::new(),
         };
         now.write();
@@ -210,6 +216,11 @@ impl Now {
             (Some(_), None) => "nothing is being settled".to_owned(),
             (None, None) => "not known".to_owned(),
         };
+        let age = match (self.depths, self.backlog_age) {
+            (_, Some(age)) => format!("about {}", duration(age.as_secs_f64())),
+            (Some(_), None) => "none waits".to_owned(),
+            (None, None) => "not known".to_owned(),
+        };
         #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
         let oldest =
             self.oldest_held_ms().map_or_else(|| "none held".to_owned(), |ms| duration(ms as f64 / 1e3));
@@ -228,6 +239,7 @@ impl Now {
             ("waiting", number(self.waiting)),
             ("backlog", backlog),
             ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
+            ("backlog-age", age),
             ("drain", drain),
             ("oldest", oldest),
             ("p50", percentile(0.50)),
@@ -311,6 +323,7 @@ impl Watch {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks_to_count = 0;
+        let mut backlog = Backlog::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -330,6 +343,12 @@ impl Watch {
                 }
             }
             ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
+            now.backlog_age = match (now.depths, now.postgres) {
+                (Some(depths), Link::Up) => {
+                    backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
+                }
+                (None, _) | (_, Link::Unknown | Link::Away) => None,
+            };
             now.write();
             self.now.send_replace(Arc::new(now));
         }

@@ -7,16 +7,17 @@ use std::{
 
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{Span, warn};
 
 use super::{
     Worker,
     batch::{self, Taken},
     process, sleep_unless,
+    stage::{self, Timed},
 };
 use crate::{
     broker::{Settlement, Verb},
-    metrics,
+    metrics::{self, Stage},
     retry::Pauses,
     store::{self, Epoch, StoreError},
 };
@@ -53,16 +54,21 @@ pub(super) struct Lane {
     pub(super) connection: store::Connection,
     /// The epoch that the last batch saw.
     pub(super) epoch: Option<Epoch>,
-    settle: Sender<Vec<Settlement>>,
+    /// The batch in work, where traces are collected.
+    pub(super) span: Span,
+    settle: Sender<Settling>,
     stop: CancellationToken,
 }
+
+/// What is to be settled of a batch, and the stage that this ends.
+pub(super) type Settling = (Vec<Settlement>, Timed);
 
 impl Lane {
     pub(super) fn new(
         worker: Arc<Worker>,
         origin: Origin,
         number: usize,
-        settle: Sender<Vec<Settlement>>,
+        settle: Sender<Settling>,
         stop: CancellationToken,
     ) -> Self {
         let writer = match origin {
@@ -70,7 +76,7 @@ impl Lane {
             Origin::GivenUp => format!("{}/given-up", worker.name),
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
-        Self { worker, origin, writer, connection, epoch: None, settle, stop }
+        Self { worker, origin, writer, connection, epoch: None, span: Span::none(), settle, stop }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
@@ -85,6 +91,7 @@ impl Lane {
             is_behind = batch.len() >= size_max.div_ceil(BEHIND_PART);
             metrics::batch_closed(batch.len());
             self.worker.vitals.holds(&self.writer, batch.iter().map(|taken| taken.at).min());
+            self.span = stage::batch_span(&self, self.queue(), &batch);
             match process::process(&mut self, &batch).await {
                 Ok(verbs) => {
                     if !self.settle_batch(batch, verbs).await {
@@ -94,6 +101,7 @@ impl Lane {
                 Err(end) => break end,
             }
             self.worker.vitals.holds(&self.writer, None);
+            self.span = Span::none();
         };
         self.worker.vitals.holds(&self.writer, None);
         self.connection.close().await;
@@ -102,6 +110,7 @@ impl Lane {
 
     /// Hands the batch to the settler. False where that is gone, and with it the channel.
     async fn settle_batch(&self, batch: Vec<Taken>, verbs: Vec<Option<Verb>>) -> bool {
+        let stage = Timed::begin(&self.span, Stage::Settle);
         let now = Instant::now();
         let mut settlements = Vec::with_capacity(batch.len());
         for (taken, verb) in batch.into_iter().zip(verbs) {
@@ -112,7 +121,14 @@ impl Lane {
             }
             settlements.push(Settlement { receipt: taken.delivery.receipt, verb });
         }
-        self.settle.send(settlements).await.is_ok()
+        self.settle.send((settlements, stage)).await.is_ok()
+    }
+
+    fn queue(&self) -> &str {
+        match self.origin {
+            Origin::Queue => &self.worker.names.queue,
+            Origin::GivenUp => &self.worker.names.dead_queue,
+        }
     }
 
     /// Waits before the next try of a batch that PostgreSQL could not take; gives up where the lane was told to stop, or has

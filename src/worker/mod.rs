@@ -11,6 +11,7 @@ mod lane;
 mod process;
 pub mod replay;
 mod session;
+mod stage;
 mod vitals;
 
 use std::{

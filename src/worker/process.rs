@@ -13,12 +13,13 @@ use super::{
     batch::Taken,
     disposition::{self, NextStep},
     lane::{Lane, LaneEnd, Origin},
+    stage::Timed,
 };
 use crate::{
     broker::Verb,
     crash::{self, Point},
     ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
-    metrics::{self, Stage},
+    metrics::Stage,
     retry::Pauses,
     store::{self, Applied, Batch, Epoch, Resolver, StoreError, Undecodable},
     wire::{self, WireError},
@@ -31,9 +32,10 @@ use crate::{
 /// [`LaneEnd`] where the lane has to stop first. Some of the batch may be committed by then; nothing of it is settled.
 pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Option<Verb>>, LaneEnd> {
     let started = Instant::now();
+    let stage = Timed::begin(&lane.span, Stage::Decode);
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
-    metrics::stage_took(Stage::Decode, started.elapsed());
+    stage.end();
 
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
@@ -173,7 +175,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
     if work.callbacks.is_empty() || !lane.worker.dedupe.is_available() {
         return Ok(());
     }
-    let started = Instant::now();
+    let stage = Timed::begin(&lane.span, Stage::Dedupe);
     loop {
         let epoch = match &lane.epoch {
             Some(epoch) => epoch.clone(),
@@ -207,7 +209,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             hits.iter().filter_map(|(at, layer)| Some((work.callbacks.get(*at)?.key.clone(), *layer)));
         work.remembered = remembered.collect();
         work.retain(|at, _| !hits.contains_key(&at));
-        metrics::stage_took(Stage::Dedupe, started.elapsed());
+        stage.end();
         return Ok(());
     }
 }
@@ -220,26 +222,26 @@ async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
 
 /// Load, decide, apply, remember.
 async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
-    let Lane { worker, origin, writer, connection, epoch, .. } = lane;
-    let started = Instant::now();
+    let Lane { worker, origin, writer, connection, epoch, span, .. } = lane;
+    let stage = Timed::begin(span, Stage::Load);
     let snapshot = if work.callbacks.is_empty() {
         Default::default()
     } else {
         connection.run(async |connection| store::load(connection, &work.callbacks).await).await?
     };
-    metrics::stage_took(Stage::Load, started.elapsed());
+    stage.end();
     crash::reach(Point::AfterLoad).await?;
 
-    let started = Instant::now();
+    let stage = Timed::begin(span, Stage::Decide);
     let plan = match origin {
         Origin::Queue => decide(&snapshot, &work.callbacks),
         Origin::GivenUp => give_up(&snapshot, &work.callbacks),
     };
-    metrics::stage_took(Stage::Decide, started.elapsed());
+    stage.end();
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
 
-    let started = Instant::now();
+    let stage = Timed::begin(span, Stage::Apply);
     let batch = Batch {
         writer,
         plan,
@@ -250,15 +252,15 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
-    metrics::stage_took(Stage::Apply, started.elapsed());
+    stage.end();
 
     // After the commit, under the epoch that the commit itself read: never under one that another connection saw.
-    let started = Instant::now();
+    let stage = Timed::begin(span, Stage::Mark);
     let committed = committed(&work.callbacks, &outcomes, &applied.lost);
     let released = released.iter().filter(|(account_id, ..)| !applied.lost.contains(account_id));
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
     worker.dedupe.remember(applied.epoch.as_str(), committed.chain(released)).await;
-    metrics::stage_took(Stage::Mark, started.elapsed());
+    stage.end();
     crash::reach(Point::AfterMarker).await?;
     *epoch = Some(applied.epoch.clone());
     worker.vitals.counted(&worker.by_source, &applied.tallies);

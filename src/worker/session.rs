@@ -16,10 +16,11 @@ use tracing::{info, warn};
 use super::{
     Refusal, SessionEnd, Worker,
     batch::Taken,
-    lane::{Lane, LaneEnd, Origin},
+    lane::{Lane, LaneEnd, Origin, Settling},
+    stage::Timed,
 };
 use crate::{
-    broker::{self, BrokerError, Consumer, Settlement, Settler, topology::TopologyError},
+    broker::{self, BrokerError, Consumer, Settler, topology::TopologyError},
     crash::{self, Point},
     retry::Pauses,
 };
@@ -213,15 +214,18 @@ impl Lanes {
 
 /// Acknowledges what lanes finish, in as few frames as it can, until all lanes are gone or the channel is.
 async fn settle_finished(
-    mut finished: mpsc::Receiver<Vec<Settlement>>,
+    mut finished: mpsc::Receiver<Settling>,
     out_of_order_max: usize,
 ) -> Result<(), BrokerError> {
     let mut settler = Settler::new(out_of_order_max);
-    while let Some(mut settlements) = finished.recv().await {
-        while let Ok(more) = finished.try_recv() {
+    while let Some((mut settlements, stage)) = finished.recv().await {
+        let mut stages = vec![stage];
+        while let Ok((more, stage)) = finished.try_recv() {
             settlements.extend(more);
+            stages.push(stage);
         }
         settler.settle(settlements).await?;
+        stages.into_iter().for_each(Timed::end);
     }
     settler.settle_rest().await
 }

@@ -48,7 +48,19 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ),
     (
         "worker",
-        &["broker", "config", "crash", "dedupe", "latency", "ledger", "metrics", "retry", "store", "wire"],
+        &[
+            "broker",
+            "config",
+            "crash",
+            "dedupe",
+            "latency",
+            "ledger",
+            "metrics",
+            "retry",
+            "store",
+            "telemetry",
+            "wire",
+        ],
     ),
     ("ops", &["broker", "config", "dedupe", "latency", "ledger", "metrics", "retry", "store", "wire"]),
     ("broker", &["config", "crash", "hosts", "ledger", "metrics", "retry"]),
@@ -67,7 +79,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
 ];
 
 /// The only module that may name a crate.
-const PLACES: [(&str, &str); 10] = [
+const PLACES: [(&str, &str); 12] = [
     ("sqlx", "store"),
     ("lapin", "broker"),
     ("redis", "dedupe"),
@@ -75,6 +87,8 @@ const PLACES: [(&str, &str); 10] = [
     ("backoff", "retry"),
     ("toml", "config"),
     ("tracing_subscriber", "telemetry"),
+    ("opentelemetry", "telemetry"),
+    ("tracing_opentelemetry", "telemetry"),
     ("clap", "cli"),
     ("comfy_table", "cli"),
     ("indicatif", "cli"),

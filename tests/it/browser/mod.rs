@@ -84,8 +84,10 @@ async fn is_calm(chrome: &Chrome, dashboard: &Dashboard, at: &str) {
     assert!(complaints.is_empty() || is_expected, "{at}: {complaints:?}");
     let strangers: Vec<String> = chrome.requests().await;
     let own = format!("http://{}/", dashboard.address);
-    let strangers: Vec<_> =
-        strangers.iter().filter(|url| url.contains("://") && !url.starts_with(&own) && !url.starts_with("chrome:")).collect();
+    let strangers: Vec<_> = strangers
+        .iter()
+        .filter(|url| url.contains("://") && !url.starts_with(&own) && !url.starts_with("chrome:"))
+        .collect();
     assert!(strangers.is_empty(), "{at} asks others: {strangers:?}");
     assert!(chrome.script("return window.hacked ?? null").await.is_null(), "{at} ran an id");
 }

@@ -1,0 +1,72 @@
+//! What Prometheus is told about the pool as a whole: what workers have committed and reported, read anew for each scrape, and what
+//! the watch has seen of the broker.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::watch::{Link, Now};
+use crate::{
+    ledger::Reason,
+    metrics::{self, BySource},
+    store::{
+        Reader, StoreError, history,
+        report::TotalRow,
+        workers::{self, WorkerRow},
+    },
+};
+
+/// Sets every counter and gauge. Without PostgreSQL those that come from it stay as they were the last time, and a gauge says so.
+pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
+    let read = read(reader).await;
+    metrics::server_up("postgresql", read.is_ok());
+    match &read {
+        Ok(read) => tell(by_source, read),
+        Err(cause) => {
+            warn!(cause = %cause, "PostgreSQL does not answer; its metrics are those of the last time")
+        }
+    }
+    metrics::server_up("rabbitmq", now.broker == Link::Up);
+    metrics::server_up("redis", now.redis == Link::Up);
+    if let Some(depths) = now.depths {
+        metrics::backlog(depths.ready, depths.dead, now.backlog_age);
+    }
+}
+
+struct Read {
+    totals: Vec<TotalRow>,
+    workers: Vec<WorkerRow>,
+    cases: Vec<(String, String, i64)>,
+}
+
+async fn read(reader: &Reader) -> Result<Read, StoreError> {
+    reader
+        .run(async |connection| {
+            Ok(Read {
+                totals: history::totals(connection).await?,
+                workers: workers::list(connection).await?,
+                cases: history::cases(connection).await?,
+            })
+        })
+        .await
+}
+
+fn tell(by_source: &BySource, read: &Read) {
+    let totals = read.totals.iter();
+    by_source
+        .set_totals(totals.map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)));
+    let up = || read.workers.iter().filter(|worker| worker.is_up);
+    let oldest_ms = up().filter_map(|worker| worker.oldest_unsettled_ms).max().unwrap_or(0);
+    metrics::workers(
+        up().count(),
+        up().filter(|worker| worker.is_ready).count(),
+        up().filter(|worker| !worker.redis_available).count(),
+        Duration::from_millis(oldest_ms.unsigned_abs()),
+    );
+    // Also the reasons without a case, so that a line goes down to zero and does not just end.
+    for reason in Reason::ALL {
+        let state = if reason == Reason::WaitingForPayment { "waiting" } else { "open" };
+        let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
+        metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
+    }
+}

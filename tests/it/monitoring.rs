@@ -1,0 +1,200 @@
+//! Metrics, alert rules and the Grafana dashboard fit each other: each query names metrics that a worker or `payonce ops` really
+//! exports, each rule is valid and fires where it should, and each alert has its page in the runbook.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Child,
+};
+
+use crate::support::{Event, World, eventually};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn promtool(arguments: &[&str], file: &Path) -> Output {
+    let started = Command::new("promtool").args(arguments).arg(file).output();
+    started.expect("promtool is installed: `make test` does it; by hand: scripts/services install promtool")
+}
+
+#[track_caller]
+fn passes(output: &Output) {
+    let said = [output.stdout.as_slice(), &output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// The names of alerts in a file of rules or of their tests.
+fn alerts(path: &str, key: &str) -> BTreeSet<String> {
+    let text = read(path);
+    let names = text.split(key).skip(1).filter_map(|rest| rest.split([',', '\n', '}']).next());
+    names.map(|name| name.trim().to_owned()).collect()
+}
+
+const RULES: &str = "deploy/prometheus/payonce.rules.yml";
+const RULES_TEST: &str = "deploy/prometheus/payonce.rules.test.yml";
+const DASHBOARD: &str = "deploy/grafana/dashboards/payonce.json";
+
+#[test]
+fn every_alert_is_valid_is_tested_and_has_its_page_in_the_runbook() {
+    passes(&promtool(&["check", "config"], &root().join("deploy/prometheus/prometheus.yml")));
+    passes(&promtool(&["test", "rules"], &root().join(RULES_TEST)));
+    let alerts_defined = alerts(RULES, "- alert: ");
+    assert!(alerts_defined.len() > 10, "{alerts_defined:?}");
+    assert_eq!(alerts(RULES_TEST, "alertname: "), alerts_defined, "each alert is tested");
+    let runbook = read("docs/monitoring.md");
+    for alert in &alerts_defined {
+        assert!(
+            runbook.contains(&format!("\n### {alert}\n")),
+            "docs/monitoring.md does not say what to do about {alert}"
+        );
+        assert!(read(RULES).contains(&format!("docs/monitoring.md#{}\n", alert.to_lowercase())), "{alert}");
+    }
+}
+
+/// Every query of the dashboard, with Grafana's variables filled in.
+fn dashboard_queries() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("the dashboard is JSON");
+    let mut queries = Vec::new();
+    let mut ids = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        assert!(ids.insert(panel["id"].as_i64().expect("an id")), "{panel}");
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            queries.push(target["expr"].as_str().expect("a query").to_owned());
+        }
+    }
+    assert!(queries.len() > 20, "{queries:?}");
+    let fill = |query: String| {
+        query.replace("$__rate_interval", "1m").replace("$worker", ".*").replace("$source", ".*")
+    };
+    queries.into_iter().map(fill).collect()
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_promql() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file: PathBuf = folder.path().join("queries.yml");
+    let rules: Vec<Value> = dashboard_queries()
+        .into_iter()
+        .enumerate()
+        .map(|(n, query)| serde_json::json!({ "record": format!("query:{n}"), "expr": query }))
+        .collect();
+    // JSON is YAML.
+    let group = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    fs::write(&file, group.to_string()).expect("written");
+    passes(&promtool(&["check", "rules"], &file));
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+/// What this address exports now; empty while nobody listens.
+async fn scrape(address: &str) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address).await {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("asked");
+        stream.read_to_string(&mut text).await.expect("answered");
+    }
+    text
+}
+
+fn start(world: &World, arguments: &[&str]) -> Child {
+    world.program(arguments).stderr(std::process::Stdio::null()).spawn().expect("the payonce binary runs")
+}
+
+/// Names of metrics in a query or in an exposition: whole words that begin so.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    words.filter(|word| word.starts_with("payonce_")).map(str::to_owned).collect()
+}
+
+fn value(scraped: &str, series: &str) -> Option<f64> {
+    scraped.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[tokio::test]
+async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
+    let world = World::new().await;
+    let (worker_address, ops_address) = (free_address(), free_address());
+    let worker = start(&world, &["worker", "--listen", &worker_address, "--worker-report-ms", "200"]);
+    let ops = start(&world, &["ops", "--listen", &ops_address, "--audit-pause-ms", "200"]);
+    let deposit = Event::deposit("d", "a", 10);
+    let other = Event::deposit("d", "a", 11);
+    let unpaid = Event::payment("payment.succeeded", "p", "a", "pay", 1_000);
+    world.publish(&[deposit.clone(), deposit, other, unpaid]).await;
+    world.settled(4).await;
+    let expected = [
+        ("payonce_callbacks_received_total", 4.0),
+        ("payonce_callbacks_applied_total{source=\"/providers/test\",type=\"deposit.succeeded\"}", 1.0),
+        ("payonce_duplicates_rejected_total{source=\"/providers/test\",layer=\"batch\"}", 1.0),
+        ("payonce_callbacks_quarantined_total{reason=\"payload_mismatch\"}", 1.0),
+        ("payonce_cases{state=\"open\",reason=\"payload_mismatch\"}", 1.0),
+        ("payonce_cases{state=\"open\",reason=\"insufficient_funds\"}", 1.0),
+        ("payonce_cases{state=\"open\",reason=\"malformed\"}", 0.0),
+        ("payonce_workers_up", 1.0),
+        ("payonce_workers_ready", 1.0),
+        ("payonce_workers_without_redis", 0.0),
+        ("payonce_server_up{server=\"postgresql\"}", 1.0),
+        ("payonce_server_up{server=\"rabbitmq\"}", 1.0),
+        ("payonce_server_up{server=\"redis\"}", 1.0),
+        ("payonce_backlog_messages{queue=\"callbacks\"}", 0.0),
+        ("payonce_audit_ok", 1.0),
+    ];
+    for (series, number) in expected {
+        // Which layer turns a copy away depends on whether both were in one batch.
+        if series.contains("layer=") {
+            continue;
+        }
+        eventually(series, Some(number), || async { value(&scrape(&ops_address).await, series) }).await;
+    }
+    let (of_worker, of_ops) = (scrape(&worker_address).await, scrape(&ops_address).await);
+    let exported: BTreeSet<String> = names(&of_worker).union(&names(&of_ops)).cloned().collect();
+    let asked: BTreeSet<String> = dashboard_queries().iter().flat_map(|query| names(query)).collect();
+    let asked: BTreeSet<String> = asked.union(&names(&read(RULES))).cloned().collect();
+    let missing: Vec<_> = asked.difference(&exported).collect();
+    assert!(missing.is_empty(), "no scrape has {missing:?}; there are {exported:?}");
+    for metric in [
+        "payonce_batch_size_bucket",
+        "payonce_batch_duration_seconds_bucket",
+        "payonce_callback_latency_seconds_bucket",
+        "payonce_version_conflicts_total",
+        "payonce_redis_available",
+    ] {
+        assert!(names(&of_worker).contains(metric), "{metric} of the contract: {of_worker}");
+    }
+    // Every metric says what it is, and the guide lists it.
+    let guide = read("docs/monitoring.md");
+    for line in of_worker.lines().chain(of_ops.lines()).filter(|line| line.starts_with("# TYPE payonce_")) {
+        let metric = line.split(' ').nth(2).expect("a name");
+        let described = format!("# HELP {metric} ");
+        assert!(of_worker.contains(&described) || of_ops.contains(&described), "{metric} has no help text");
+        assert!(guide.contains(&format!("`{metric}")), "docs/monitoring.md does not list {metric}");
+    }
+    // The books are made wrong: the next audit says so.
+    sqlx::raw_sql("update accounts set balance = balance + 1")
+        .execute(&mut world.connect().await)
+        .await
+        .unwrap();
+    eventually("the failed audit", Some(0.0), || async {
+        value(&scrape(&ops_address).await, "payonce_audit_ok")
+    })
+    .await;
+    drop((worker, ops));
+    world.close().await;
+}
