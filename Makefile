@@ -27,7 +27,7 @@ browser:
 build: toolchain ## Build the programs, optimised
 	cargo build --release --workspace
 
-demo: services build ## See it work: two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
+demo: services build ## See it work: the dashboard, two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo
 
 screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`

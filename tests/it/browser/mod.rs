@@ -124,6 +124,37 @@ async fn every_page_is_calm_and_accessible_in_light_and_dark_whatever_ids_hold()
 }
 
 #[tokio::test]
+async fn a_planted_fault_is_found_by_each_of_these_checks() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/")).await;
+    chrome
+        .script(
+            "const image = document.createElement('img'); image.src = '/assets/x/none.svg';\
+             const link = document.createElement('a'); link.href = 'http://127.0.0.2:9/'; link.append(image);\
+             document.querySelector('main').append(link);\
+             const style = document.createElement('p'); style.setAttribute('style', 'color: red'); document.body.append(style);\
+             fetch('http://127.0.0.2:9/').catch(() => { window.refused = true })",
+        )
+        .await;
+    chrome.until("the policy refuses", "return window.refused === true").await;
+    let faults = chrome.accessibility_faults().await;
+    assert!(faults.iter().any(|fault| fault.contains("link-name")), "{faults:#?}");
+    let complaints = chrome.complaints().await;
+    for word in ["none.svg", "inline style", "127.0.0.2"] {
+        assert!(complaints.iter().any(|words| words.contains(word)), "{word}: {complaints:#?}");
+    }
+    // The same machine by another name.
+    drop(chrome.requests().await);
+    chrome.open(&dashboard.url("/").replace("127.0.0.1", "localhost")).await;
+    assert!(chrome.requests().await.iter().any(|url| url.starts_with("http://localhost:")));
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn every_page_fits_a_phone_and_follows_the_theme_one_chooses() {
     let world = hostile_world().await;
     let dashboard = Dashboard::start(&world).await;
