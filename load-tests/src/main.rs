@@ -11,6 +11,7 @@ mod compare;
 mod growth;
 mod latency;
 mod order;
+mod pages;
 mod place;
 mod plan;
 mod poison;
