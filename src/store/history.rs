@@ -12,7 +12,7 @@ use super::{StoreError, report::TotalRow};
 use crate::config::HistoryConfig;
 
 /// Rows that one statement adds up at most, so that it stays far below any deadline.
-const ROLL_UP_MAX: i64 = 20_000;
+const ROLL_UP_MAX: i64 = 5_000;
 
 /// A lane's minute is added up when it has been over so long. A transaction that began in it and is still open counts into a new row,
 /// which is added up next time.
