@@ -37,10 +37,9 @@ impl From<lapin::message::Delivery> for Delivery {
 }
 
 fn traceparent(delivery: &lapin::message::Delivery) -> Option<[u8; 55]> {
-    match delivery.properties.headers().as_ref()?.inner().get("traceparent")? {
-        AMQPValue::LongString(text) => text.as_bytes().get(..55)?.try_into().ok(),
-        _ => None,
-    }
+    let header = delivery.properties.headers().as_ref()?.inner().get("traceparent")?;
+    let AMQPValue::LongString(text) = header else { return None };
+    text.as_bytes().get(..55)?.try_into().ok()
 }
 
 /// The right to settle one delivery, once, on the channel that it came by.

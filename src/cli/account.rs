@@ -28,7 +28,10 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     })
     .await?;
     let Some(story) = story else {
-        return Err(Failure::No(format!("no deposit has opened an account {}", table::safe(&args.id))));
+        return Err(Failure::No(format!(
+            "no deposit has opened an account {}; callbacks about it are in `payonce quarantine list --account`",
+            table::safe(&args.id)
+        )));
     };
     if args.json {
         return print_json(&story);

@@ -1,12 +1,13 @@
 //! `payonce audit`.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Failure, print_json, table, with_database};
+use super::{
+    Failure,
+    paint::{self, Ink},
+    print_json, progress, table, with_database,
+};
 use crate::{
     app,
     config::Config,
@@ -28,10 +29,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let progress = ProgressBar::new(CHECKS.len() as u64 + 1);
-    if args.json || !std::io::stderr().is_terminal() {
-        progress.set_draw_target(ProgressDrawTarget::hidden());
-    }
+    // And one for the markers.
+    let progress = progress::bar(Some(CHECKS.len() as u64 + 1), "{wide_bar} {pos}/{len} checks, {elapsed}");
     let show = |finding: &Finding| {
         if !args.json {
             progress.suspend(|| print(finding));
@@ -62,7 +61,10 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     match failed.as_slice() {
         [] => Ok(()),
-        failed => Err(Failure::No(format!("audit failed: {}", failed.join(", ")))),
+        failed => Err(Failure::No(format!(
+            "audit failed: {}. Stop the workers; docs/monitoring.md, PayonceAuditFailed, says what to do next",
+            failed.join(", ")
+        ))),
     }
 }
 
@@ -98,10 +100,11 @@ async fn markers(
 
 fn print(finding: &Finding) {
     if finding.ok {
-        say!("ok      {}: {}", finding.name, finding.promise);
+        say!("{}      {}: {}", paint::out(Ink::Good, "ok"), finding.name, finding.promise);
         return;
     }
-    say!("FAILED  {}: {}; {} violations", finding.name, finding.promise, finding.violations);
+    let failed = paint::out(Ink::Bad, "FAILED");
+    say!("{failed}  {}: {}; {} violations", finding.name, finding.promise, finding.violations);
     for example in &finding.examples {
         say!("          {}", table::safe(example));
     }

@@ -1,6 +1,10 @@
 //! `payonce event SOURCE ID`.
 
-use super::{Failure, print_json, table, with_database};
+use super::{
+    Failure,
+    paint::{self, Ink},
+    print_json, table, with_database,
+};
 use crate::{
     config::Config,
     store::report::{self, EventStory},
@@ -22,7 +26,11 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         with_database(config, async |connection| report::event(connection, &args.source, &args.id).await)
             .await?;
     let Some(story) = story else {
-        return Err(Failure::No(format!("no callback {} of {} was ever settled", args.id, args.source)));
+        return Err(Failure::No(format!(
+            "no callback {} of {} was ever settled. It may still wait on the queue; both are case-sensitive",
+            table::safe(&args.id),
+            table::safe(&args.source)
+        )));
     };
     if args.json {
         return print_json(&story);
@@ -35,7 +43,8 @@ fn print(story: &EventStory) {
     say!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
     if let Some(row) = &story.applied {
         say!(
-            "  applied      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
+            "  {}      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
+            paint::out(Ink::Good, "applied"),
             table::time(row.recorded_at),
             row.kind,
             row.amount,
@@ -48,7 +57,8 @@ fn print(story: &EventStory) {
     }
     for case in &story.quarantined {
         say!(
-            "  quarantined  {}  case {}, {}, {}: {}; came {} times, last {}",
+            "  {}  {}  case {}, {}, {}: {}; came {} times, last {}",
+            paint::out(Ink::Attention, "quarantined"),
             table::time(case.first_seen_at),
             case.id,
             case.state,

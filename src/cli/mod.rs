@@ -12,8 +12,11 @@ macro_rules! say {
 mod account;
 mod audit;
 mod event;
+mod manual;
 mod migrate;
+mod paint;
 mod payment;
+mod progress;
 mod publish;
 mod quarantine;
 mod table;
@@ -28,6 +31,8 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use paint::Ink;
 
 use crate::{
     app::{self, AppError},
@@ -87,6 +92,10 @@ enum Command {
     Quarantine(quarantine::Command),
     /// Checks every stored invariant with its own SQL; exits 1 where one fails.
     Audit(audit::Args),
+    /// Prints a script that completes commands and flags: `payonce completions bash > /etc/bash_completion.d/payonce`.
+    Completions(manual::CompletionsArgs),
+    /// Prints the manual page: `payonce man | man -l -`.
+    Man(manual::ManArgs),
 }
 
 /// Why a command did not end with exit code 0.
@@ -128,7 +137,10 @@ impl From<AppError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::Conflict(_) => Self::Unreachable(error.to_string()),
+            StoreError::Unavailable(_) => Self::Unreachable(format!(
+                "{error}. Does the server run, and is PAYONCE_DATABASE_URL (or database_url) its address?"
+            )),
+            StoreError::Conflict(_) => Self::Unreachable(format!("{error}. Run the command again")),
             StoreError::Refused(_) => Self::No(error.to_string()),
         }
     }
@@ -150,7 +162,9 @@ impl From<BrokerError> for Failure {
         match error {
             BrokerError::Url => Self::Usage(error.to_string()),
             BrokerError::NoAnswer { .. } | BrokerError::Lapin(_) | BrokerError::NotAcked => {
-                Self::Unreachable(error.to_string())
+                Self::Unreachable(format!(
+                    "{error}. Does the server run, and is PAYONCE_AMQP_URL (or amqp_url) its address?"
+                ))
             }
         }
     }
@@ -164,6 +178,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    // These two need nothing, so nothing that is wrong elsewhere may stop them.
+    if let Command::Completions(args) = &cli.command {
+        return end(manual::completions(command(), args));
+    }
+    if let Command::Man(args) = &cli.command {
+        return end(manual::man(command(), args));
+    }
     let config = match config::load(cli.config.as_deref(), &flags(&matches), |name| std::env::var(name).ok())
     {
         Ok(config) => config,
@@ -183,6 +204,10 @@ pub fn main() -> ExitCode {
     };
     let result = runtime.block_on(run(cli.command, config));
     telemetry.stop();
+    end(result)
+}
+
+fn end(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
@@ -200,6 +225,8 @@ async fn run(command: Command, config: Config) -> Result<(), Failure> {
         Command::Payment(args) => payment::run(&config, args).await,
         Command::Quarantine(command) => quarantine::run(&config, command).await,
         Command::Audit(args) => audit::run(&config, args).await,
+        Command::Completions(args) => manual::completions(self::command(), &args),
+        Command::Man(args) => manual::man(self::command(), &args),
     }
 }
 
@@ -240,7 +267,7 @@ fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
 fn fail(failure: &Failure) -> ExitCode {
     let text = failure.to_string();
     if !text.is_empty() {
-        eprintln!("payonce: {text}");
+        eprintln!("{} {text}", paint::err(Ink::Bad, "payonce:"));
     }
     ExitCode::from(failure.code())
 }

@@ -2,15 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::{BufRead, BufReader, IsTerminal},
+    fs::{File, Metadata},
+    io::{BufRead, BufReader},
     path::PathBuf,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{Failure, print_json};
+use super::{Failure, print_json, progress};
 use crate::{
     app,
     broker::{self, Confirm, Names, PublishError, Publisher, topology::TopologyError},
@@ -54,7 +54,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         unconfirmed: VecDeque::new(),
         published: 0,
         refused: Vec::new(),
-        progress: progress_bar(),
+        progress: progress_bar(&args.files),
         unchecked: args.unchecked,
     };
     for path in &args.files {
@@ -68,11 +68,19 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 struct Sending {
     publisher: Publisher,
     /// In the order they were sent.
-    unconfirmed: VecDeque<(Confirm, String, u64)>,
+    unconfirmed: VecDeque<Sent>,
     published: u64,
     refused: Vec<RefusedLine>,
     progress: ProgressBar,
     unchecked: bool,
+}
+
+/// A line on its way.
+struct Sent {
+    confirm: Confirm,
+    file: String,
+    line: u64,
+    bytes: usize,
 }
 
 impl Sending {
@@ -103,7 +111,7 @@ impl Sending {
                 }
             };
             let confirm = self.publisher.publish(&routing_key, body).await?;
-            self.unconfirmed.push_back((confirm, file.clone(), line));
+            self.unconfirmed.push_back(Sent { confirm, file: file.clone(), line, bytes: bytes.len() });
             self.wait_until(UNCONFIRMED_MAX).await?;
         }
         Ok(())
@@ -112,11 +120,14 @@ impl Sending {
     /// Waits until at most `left` messages are unconfirmed.
     async fn wait_until(&mut self, left: usize) -> Result<(), Failure> {
         while self.unconfirmed.len() > left {
-            let Some((confirm, file, line)) = self.unconfirmed.pop_front() else { break };
+            let Some(Sent { confirm, file, line, bytes }) = self.unconfirmed.pop_front() else { break };
             match confirm.wait().await {
                 Ok(()) => {
                     self.published += 1;
-                    self.progress.inc(1);
+                    self.progress.inc(bytes as u64);
+                    if !self.progress.is_hidden() {
+                        self.progress.set_message(self.published.to_string());
+                    }
                 }
                 Err(PublishError::Broker(error)) => {
                     let unknown = self.unconfirmed.len() + 1;
@@ -151,18 +162,21 @@ fn report(sending: &Sending, json: bool) -> Result<(), Failure> {
     }
     match sending.refused.len() {
         0 => Ok(()),
-        count => Err(Failure::No(format!("{count} lines were refused and are not on the queue"))),
+        count => Err(Failure::No(format!(
+            "{count} lines were refused and are not on the queue. Mend them and publish the files again: copies are turned away"
+        ))),
     }
 }
 
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    // The template is a constant; with a mistake in it the bar falls back to indicatif's own.
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} confirmed, {per_sec}") {
-        bar.set_style(style);
-    }
-    bar
+/// By bytes, where all files have a size.
+fn progress_bar(files: &[PathBuf]) -> ProgressBar {
+    let sizes =
+        files.iter().map(|path| path.metadata().ok().filter(Metadata::is_file).map(|file| file.len()));
+    let total: Option<u64> = sizes.sum();
+    let template = if total.is_some() {
+        "{wide_bar} {percent} %, {msg} confirmed, {elapsed}, {eta} left"
+    } else {
+        "{spinner} {msg} confirmed, {elapsed}"
+    };
+    progress::bar(total, template)
 }

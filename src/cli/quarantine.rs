@@ -1,13 +1,12 @@
 //! `payonce quarantine list|show|replay|discard`.
 
-use std::{io::IsTerminal, sync::Arc};
+use std::sync::Arc;
 
 use clap::{Subcommand, builder::PossibleValuesParser};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::{Failure, print_json, table, with_database};
+use super::{Failure, print_json, progress, table, with_database};
 use crate::{
     app,
     config::Config,
@@ -186,7 +185,11 @@ async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Resul
 
 async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
     let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
-    let Some(detail) = found else { return Err(Failure::No(format!("there is no case {id}"))) };
+    let Some(detail) = found else {
+        return Err(Failure::No(format!(
+            "there is no case {id}; `payonce quarantine list --state all` shows those there are"
+        )));
+    };
     let body = String::from_utf8_lossy(&detail.body);
     if json {
         let mut value = serde_json::to_value(&detail).map_err(|error| Failure::No(error.to_string()))?;
@@ -252,7 +255,8 @@ async fn work(
         filter,
     };
     let action = actions::begin(&mut reading, &order).await?;
-    let progress = progress_bar(total);
+    let progress =
+        progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let done = deeds::carry_out(&mut connection, &order, action, |cases| progress.inc(cases)).await;
     progress.finish_and_clear();
@@ -284,18 +288,6 @@ async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Resul
         return Err(Failure::No("no open or waiting case fits".to_owned()));
     }
     Ok(())
-}
-
-fn progress_bar(total: i64) -> ProgressBar {
-    let bar = ProgressBar::new(u64::try_from(total).unwrap_or(0));
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    // The template is a constant; with a mistake in it the bar falls back to indicatif's own.
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} cases, {per_sec}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn reason(name: &str) -> Result<Reason, String> {

@@ -22,6 +22,7 @@ mod redis_failures;
 mod rivals;
 mod stopping;
 mod support;
+mod terminal;
 mod topology;
 mod traces;
 mod workers;

@@ -79,7 +79,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
 ];
 
 /// The only module that may name a crate.
-const PLACES: [(&str, &str); 12] = [
+const PLACES: [(&str, &str); 14] = [
     ("sqlx", "store"),
     ("lapin", "broker"),
     ("redis", "dedupe"),
@@ -90,6 +90,8 @@ const PLACES: [(&str, &str); 12] = [
     ("opentelemetry", "telemetry"),
     ("tracing_opentelemetry", "telemetry"),
     ("clap", "cli"),
+    ("clap_complete", "cli"),
+    ("clap_mangen", "cli"),
     ("comfy_table", "cli"),
     ("indicatif", "cli"),
 ];

@@ -250,7 +250,7 @@ fn keys(rows: &[RepeatedKey], range: Range) -> Markup {
                         }
                     }
                 }
-                p.note { "Among the newest 40,000 or so entries of the trail of copies; counts and times are over all of it." }
+                p.note { "Among the newest 50,000 or so entries of the trail of copies; counts and times are over all of it." }
             }
         }
     }
