@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it chaos faketime promtool sabotage bench lint fmt
+.PHONY: help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool sabotage bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,19 +21,25 @@ clean-services: ## Stop them and remove their data
 toolchain:
 	@scripts/toolchain
 
+browser:
+	@scripts/services install chromium chromium-driver
+
 build: toolchain ## Build the programs, optimised
 	cargo build --release --workspace
 
-demo: services build ## See it work: two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
+demo: services build ## See it work: the dashboard, two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo
 
-test: services promtool lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
+screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`
+	@scripts/screenshots
+
+test: services browser promtool lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
 	@scripts/test -p payonce --lib --test pure
 
-test-it: services promtool toolchain ## Only the integration tests
+test-it: services browser promtool toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
 
 chaos: build faketime ## The long fault tests: every fault by itself, then ten seeds of two minutes

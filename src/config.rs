@@ -624,7 +624,7 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     if let Some(endpoint) = &config.otlp_endpoint
-        && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty())
+        && endpoint.strip_prefix("http://").is_none_or(str::is_empty)
     {
         let problem = format!(
             "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{chaos, compare, growth, hostile, place::Place, replay, signing::Signing};
+use crate::{chaos, compare, growth, hostile, pages, place::Place, replay, signing::Signing};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -27,6 +27,8 @@ enum Command {
     Chaos(ChaosArgs),
     /// Floods workers with messages of somebody who can write to the queue and wants to mint money; audits, and watches their memory.
     Hostile(HostileArgs),
+    /// Measures how long each page of the dashboard takes over a big ledger and many cases; fails where one takes too long.
+    Pages(PagesArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
     RecreateDatabase,
 }
@@ -225,6 +227,26 @@ pub struct GrowthArgs {
     pub payonce: Option<PathBuf>,
 }
 
+/// What `pages` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PagesArgs {
+    /// Rows in the ledger.
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(0..=100_000_000), value_name = "N")]
+    pub rows: u32,
+    /// Cases, most of them open.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000), value_name = "N")]
+    pub cases: u32,
+    /// Each page is asked for so often; the median counts.
+    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "N")]
+    pub times: u32,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
 /// What `chaos` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ChaosArgs {
@@ -317,6 +339,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Growth(args) => growth::run(&args).await,
         Command::Chaos(args) => chaos::run(&args).await,
         Command::Hostile(args) => hostile::run(&args).await,
+        Command::Pages(args) => pages::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }
 }

@@ -12,6 +12,7 @@ mod growth;
 mod hostile;
 mod latency;
 mod order;
+mod pages;
 mod place;
 mod plan;
 mod poison;

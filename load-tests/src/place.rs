@@ -191,6 +191,38 @@ impl Place {
         Ok(())
     }
 
+    /// Adds so many cases, a trail of ten times as many copies, and counts of the last 90 days: by the minute for a day, else by the hour.
+    pub async fn write_cases(&self, cases: u32) -> Result<(), Failure> {
+        let sql = format!(
+            "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint, account_id, payment_id,
+                                     resolved_at)
+             select '/providers/pages-' || n % 3, 'case_' || n,
+                    case when n % 100 = 0 then 'malformed' when n % 10 = 3 then 'payload_mismatch' else 'unknown_account' end,
+                    'written for a load test', convert_to(repeat('x', 300), 'UTF8'),
+                    case when n % 20 = 0 then 'discarded' else 'open' end, 1, sha256(convert_to(n::text, 'UTF8')),
+                    'pages-' || n % 1000, 'pay_' || n, case when n % 20 = 0 then now() end
+             from generate_series(1, {cases}) as n;
+             insert into duplicates (source, event_id, layer, copies)
+             select '/providers/pages-1', 'case_' || n % {cases}, 'redis', 1 from generate_series(1, 10 * {cases}) as n;
+             insert into tallies (minute, writer, grain, kind, source, label, n)
+             select at, grain, grain, kind, '/providers/pages-' || source, label, 1000
+             from (select date_trunc('minute', now()) - n * interval '1 minute' as at, 'minute' as grain
+                   from generate_series(3, 1440) as n
+                   union all
+                   select date_trunc('hour', now()) - n * interval '1 hour', 'hour' from generate_series(25, 2160) as n) as times,
+                  generate_series(1, 10) as source,
+                  (values ('applied', 'deposit.succeeded'), ('applied', 'payment.succeeded'), ('duplicate', 'redis'),
+                          ('duplicate', 'ledger'), ('quarantined', 'unknown_account')) as kinds(kind, label);
+             insert into tally_totals (kind, source, label, n)
+             select kind, source, label, sum(n) from tallies group by kind, source, label;
+             vacuum analyze"
+        );
+        for statement in sql.split(';') {
+            execute(&self.database_url, statement).await?;
+        }
+        Ok(())
+    }
+
     /// The names on the broker.
     pub fn names(&self) -> Names {
         Names::new(&self.prefix)

@@ -44,10 +44,9 @@ impl From<lapin::message::Delivery> for Delivery {
 }
 
 fn traceparent(delivery: &lapin::message::Delivery) -> Option<[u8; 55]> {
-    match delivery.properties.headers().as_ref()?.inner().get("traceparent")? {
-        AMQPValue::LongString(text) => text.as_bytes().get(..55)?.try_into().ok(),
-        _ => None,
-    }
+    let header = delivery.properties.headers().as_ref()?.inner().get("traceparent")?;
+    let AMQPValue::LongString(text) = header else { return None };
+    text.as_bytes().get(..55)?.try_into().ok()
 }
 
 fn signature_of(properties: &BasicProperties) -> Headers {

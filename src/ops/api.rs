@@ -105,6 +105,7 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
         "backlog": {
             "ready": now.depths.map(|depths| depths.ready),
             "dead_letters": now.depths.map(|depths| depths.dead),
+            "oldest_ready_s_estimate": now.backlog_age.map(|age| age.as_secs_f64()),
             "drain_s_estimate": now.drain_s(),
             "oldest_held_ms": now.oldest_held_ms(),
         },

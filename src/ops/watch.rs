@@ -216,6 +216,11 @@ impl Now {
             (Some(_), None) => "nothing is being settled".to_owned(),
             (None, None) => "not known".to_owned(),
         };
+        let age = match (self.depths, self.backlog_age) {
+            (_, Some(age)) => format!("about {}", duration(age.as_secs_f64())),
+            (Some(_), None) => "none waits".to_owned(),
+            (None, None) => "not known".to_owned(),
+        };
         #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
         let oldest =
             self.oldest_held_ms().map_or_else(|| "none held".to_owned(), |ms| duration(ms as f64 / 1e3));
@@ -234,6 +239,7 @@ impl Now {
             ("waiting", number(self.waiting)),
             ("backlog", backlog),
             ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
+            ("backlog-age", age),
             ("drain", drain),
             ("oldest", oldest),
             ("p50", percentile(0.50)),

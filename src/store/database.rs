@@ -227,7 +227,11 @@ impl Reader {
     /// At most `connections_max` connections, opened when needed.
     #[must_use]
     pub fn new(database: &Database, connections_max: u32) -> Self {
-        let database = database.for_reading().with_options([("default_transaction_read_only", "on")]);
+        let database = database.for_reading().with_options([
+            ("default_transaction_read_only", "on"),
+            // Months of counts are added up in memory, not sorted on disk.
+            ("work_mem", "16MB"),
+        ]);
         Self {
             database: Arc::new(database),
             idle: Arc::default(),

@@ -170,9 +170,12 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     drop(keep_redis.await);
     drop(keep_keys.await);
     drained.cancel();
-    for task in beside.into_iter().flatten() {
-        drop(tokio::time::timeout(worker.config.shutdown_deadline, task).await);
-    }
+    let ended = async {
+        for task in beside.into_iter().flatten() {
+            drop(task.await);
+        }
+    };
+    drop(tokio::time::timeout(worker.config.shutdown_deadline, ended).await);
     info!("stopped");
     result
 }

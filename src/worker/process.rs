@@ -83,6 +83,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
                 parts.extend([middle..part.end, part.start..middle]);
             }
             NextStep::DeadLetter => {
+                lane.worker.vitals.failed(&cause);
                 error!(writer = lane.writer, cause = %cause, "PostgreSQL refuses a message; it goes to the dead-letter queue");
                 // Behind the dead-letter queue there is no other: rejected there, it would be lost.
                 verbs[part].fill(match lane.origin {

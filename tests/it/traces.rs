@@ -27,14 +27,14 @@ type Spans = Arc<Mutex<Vec<Span>>>;
 /// An OTLP receiver; its address and what it got.
 async fn collector() -> (String, Spans) {
     async fn receive(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) {
-        assert_eq!(headers.get("content-type").unwrap(), "application/x-protobuf");
+        assert_eq!(headers.get("content-type").expect("a type"), "application/x-protobuf");
         let request = ExportTraceServiceRequest::decode(body).expect("OTLP in protobuf");
         let of_scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
-        spans.lock().unwrap().extend(of_scopes.flat_map(|scope| scope.spans));
+        spans.lock().expect("no test panicked").extend(of_scopes.flat_map(|scope| scope.spans));
     }
     let spans = Spans::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = format!("http://{}", listener.local_addr().unwrap());
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
     let router = Router::new().route("/v1/traces", post(receive)).with_state(Arc::clone(&spans));
     tokio::spawn(async move { axum::serve(listener, router).await });
     (address, spans)

@@ -44,11 +44,12 @@ pub(in crate::ops) async fn page(
                 h2 { "Backlog" }
                 dl.facts {
                     dt { "Ready in the queue" } dd { (live(&now, "backlog")) }
+                    dt { "The oldest of them waits" } dd { (live(&now, "backlog-age")) }
                     dt { "Time to drain" } dd { (live(&now, "drain")) }
                     dt { "Oldest that a worker holds" } dd { (live(&now, "oldest")) }
                     dt { "Ready in the dead-letter queue" } dd { (live(&now, "dead")) }
                 }
-                p.note { "The broker tells how many messages are ready, not how old they are: the time to drain is an estimate, that number over the rate of the last 10 s. What workers have taken is not in it; they report the age of the oldest." }
+                p.note { "The broker tells how many are ready, not how old they are. The age is worked out: the queue is first in, first out, so the oldest came when as much had come in all as is settled now; known from when this page's process started. The time to drain is an estimate at the rate of the last 10 s. What workers have taken is in neither; they report the age of the oldest." }
             }
             section.card {
                 h2 { "Latency" }

@@ -1,1 +1,398 @@
-//! What people see: the dashboard in a real Chromium, driven by WebDriver.
+//! What people see: the dashboard of a real `payonce ops` in a real Chromium, driven by WebDriver.
+
+mod chrome;
+mod pictures;
+
+use chrome::Chrome;
+
+use crate::support::{Dashboard, Event, OwnServer, World, eventually};
+
+/// Ids as an attacker would choose them; each must stay text, and look like what it is.
+const HOSTILE: [&str; 5] = [
+    "<script>window.hacked = 1</script>",
+    "\"><img src=x onerror='window.hacked = 2'>",
+    "evt_\u{202E}gnp.evil\u{202C}",
+    "'); drop table ledger; --",
+    "https://evil.example/?a=1&b=<b>",
+];
+
+/// Every page, for a world of [`hostile_world`].
+async fn pages(world: &World) -> Vec<String> {
+    let case = world.number("select max(id) from quarantine where state = 'open'").await;
+    let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let mut pages: Vec<String> = [
+        "/",
+        "/?range=1h",
+        "/duplicates",
+        "/quarantine",
+        "/quarantine?state=all",
+        "/find",
+        "/workers",
+        "/trail",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    pages.push(format!("/quarantine/{case}"));
+    pages.push(format!("/find?id={}", encode("nothing")));
+    for id in HOSTILE {
+        let id = encode(id);
+        pages.push(format!("/event?source=%2Fproviders%2Ftest&id={id}"));
+        pages.push(format!("/account?id={id}"));
+        pages.push(format!("/quarantine?account={id}&source={id}"));
+    }
+    pages.push(format!("/payment?source=%2Fproviders%2Ftest&id={}", encode(HOSTILE[0])));
+    pages.push("/nowhere/at/all".to_owned());
+    pages
+}
+
+/// Accounts, payments and events with hostile names, applied, repeated and quarantined.
+async fn hostile_world() -> World {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let mut settled = 0;
+    for id in HOSTILE {
+        let steps = [
+            vec![Event::deposit(id, id, 100)],
+            vec![
+                Event::deposit(id, id, 100),
+                Event::payment("payment.succeeded", &format!("2{id}"), id, id, 10),
+            ],
+            vec![
+                Event::deposit(id, id, 101),
+                Event::payment("payment.captured", &format!("3{id}"), id, &format!("4{id}"), 1),
+            ],
+        ];
+        for events in steps {
+            world.publish(&events).await;
+            settled += events.len() as i64;
+            world.settled(settled).await;
+        }
+    }
+    let body = format!("{{\"id\": \"{}\", \"cvv\": 123}}", HOSTILE[0]);
+    world.publish_raw(&[("x".to_owned(), body.into_bytes())]).await;
+    world.settled(settled + 1).await;
+    worker.stop().await;
+    world
+}
+
+/// Nothing complained, nothing was asked of another host, and no id became a script.
+async fn is_calm(chrome: &Chrome, dashboard: &Dashboard, at: &str) {
+    let complaints = chrome.complaints().await;
+    let complaints: Vec<_> = complaints.iter().filter(|words| !words.contains("favicon")).collect();
+    // The browser itself notes an answer of 404 to a page that is not there.
+    let is_expected = at.contains("nowhere");
+    assert!(complaints.is_empty() || is_expected, "{at}: {complaints:?}");
+    let strangers: Vec<String> = chrome.requests().await;
+    let own = format!("http://{}/", dashboard.address);
+    let strangers: Vec<_> = strangers
+        .iter()
+        .filter(|url| url.contains("://") && !url.starts_with(&own) && !url.starts_with("chrome:"))
+        .collect();
+    assert!(strangers.is_empty(), "{at} asks others: {strangers:?}");
+    assert!(chrome.script("return window.hacked ?? null").await.is_null(), "{at} ran an id");
+}
+
+#[tokio::test]
+async fn every_page_is_calm_and_accessible_in_light_and_dark_whatever_ids_hold() {
+    let world = hostile_world().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    let mut faults = Vec::new();
+    for scheme in ["light", "dark"] {
+        chrome.prefer(scheme).await;
+        for page in pages(&world).await {
+            let at = format!("{page} in {scheme}");
+            chrome.open(&dashboard.url(&page)).await;
+            if page != "/nowhere/at/all" {
+                chrome.until(&at, "return document.getElementById('link').dataset.state === 'up'").await;
+                faults.extend(
+                    chrome.accessibility_faults().await.into_iter().map(|fault| format!("{at}: {fault}")),
+                );
+            }
+            is_calm(&chrome, &dashboard, &at).await;
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    // The turned-around text stands in its place, with its sign visible.
+    chrome.open(&dashboard.url("/quarantine?state=all")).await;
+    let text = chrome.text("main").await;
+    assert!(text.contains("‹U+202E›") && !text.contains('\u{202E}'), "{text}");
+    assert!(text.contains(HOSTILE[0]), "markup is shown as it came");
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_planted_fault_is_found_by_each_of_these_checks() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/")).await;
+    chrome
+        .script(
+            "const image = document.createElement('img'); image.src = '/assets/x/none.svg';\
+             const link = document.createElement('a'); link.href = 'http://127.0.0.2:9/'; link.append(image);\
+             document.querySelector('main').append(link);\
+             const style = document.createElement('p'); style.setAttribute('style', 'color: red'); document.body.append(style);\
+             fetch('http://127.0.0.2:9/').catch(() => { window.refused = true })",
+        )
+        .await;
+    chrome.until("the policy refuses", "return window.refused === true").await;
+    let faults = chrome.accessibility_faults().await;
+    assert!(faults.iter().any(|fault| fault.contains("link-name")), "{faults:#?}");
+    let complaints = chrome.complaints().await;
+    for word in ["none.svg", "inline style", "127.0.0.2"] {
+        assert!(complaints.iter().any(|words| words.contains(word)), "{word}: {complaints:#?}");
+    }
+    // The same machine by another name.
+    drop(chrome.requests().await);
+    chrome.open(&dashboard.url("/").replace("127.0.0.1", "localhost")).await;
+    assert!(chrome.requests().await.iter().any(|url| url.starts_with("http://localhost:")));
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn every_page_fits_a_phone_and_follows_the_theme_one_chooses() {
+    let world = hostile_world().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.resize(375, 700).await;
+    for page in pages(&world).await.into_iter().filter(|page| page != "/nowhere/at/all") {
+        chrome.open(&dashboard.url(&page)).await;
+        let wide = chrome.script("return document.documentElement.scrollWidth - innerWidth").await;
+        assert_eq!(wide.as_i64(), Some(0), "{page} is wider than a phone");
+    }
+    chrome.resize(1280, 900).await;
+    let background = "return getComputedStyle(document.body).backgroundColor";
+    chrome.prefer("light").await;
+    chrome.open(&dashboard.url("/")).await;
+    let light = chrome.script(background).await;
+    chrome.prefer("dark").await;
+    let dark = chrome.script(background).await;
+    assert_ne!(light, dark, "the page follows the system");
+    chrome.find("#theme").await.click().await.unwrap();
+    assert_eq!(chrome.script(background).await, light, "the button wins over the system");
+    chrome.open(&dashboard.url("/workers")).await;
+    assert_eq!(chrome.script(background).await, light, "and is remembered");
+    // A key leads to the search, from anywhere.
+    chrome
+        .script("document.body.dispatchEvent(new KeyboardEvent('keydown', { key: '/', bubbles: true }))")
+        .await;
+    assert_eq!(chrome.script("return document.activeElement.id").await, "find");
+    is_calm(&chrome, &dashboard, "the theme").await;
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn numbers_workers_and_chart_move_by_themselves() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/")).await;
+    assert_eq!(chrome.text("[data-text=received]").await, "0");
+    assert!(chrome.text("[data-html=worker-list]").await.contains("No worker has reported"));
+    let worker = world.worker_with(&[("worker_report_ms", "100")]).await;
+    let deposits: Vec<Event> =
+        (0..1_234).map(|n| Event::deposit(&format!("d{n}"), &format!("a{n}"), 1)).collect();
+    world.publish(&deposits).await;
+    world.publish(&deposits[..100]).await;
+    world.settled(1_334).await;
+    chrome
+        .until(
+            "all were received",
+            "return document.querySelector('[data-text=received]').textContent === '1,334'",
+        )
+        .await;
+    assert_eq!(chrome.text("[data-text=applied]").await, "1,234");
+    assert_eq!(chrome.text("[data-text=duplicates]").await, "100");
+    chrome
+        .until(
+            "the worker is there",
+            "return document.querySelector('[data-html=worker-list] td .state')?.textContent === 'up'",
+        )
+        .await;
+    chrome
+        .until("the chart has a canvas", "return document.querySelector('[data-chart] canvas')?.width > 300")
+        .await;
+    assert_eq!(chrome.text("[data-text=workers]").await, "1 of 1");
+    worker.stop().await;
+    chrome
+        .until(
+            "the worker said goodbye",
+            "return document.querySelector('[data-state-of=workers-state]').dataset.state === 'away'",
+        )
+        .await;
+    is_calm(&chrome, &dashboard, "the overview").await;
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn cases_are_replayed_and_discarded_by_clicking() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("open", "a", 1)]).await;
+    world.settled(1).await;
+    let debits: Vec<Event> = (0..4)
+        .map(|n| Event::payment("payment.succeeded", &format!("s{n}"), "a", &format!("p{n}"), 50))
+        .collect();
+    world.publish(&debits).await;
+    world.settled(5).await;
+    world.publish(&[Event::deposit("top-up", "a", 60)]).await;
+    world.settled(6).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    // One, from its own page: money for one debit is there.
+    chrome.open(&dashboard.url("/quarantine")).await;
+    chrome.click_through("tbody tr:last-child a").await;
+    chrome.find("input[name=why]").await.send_keys("topped up").await.unwrap();
+    chrome.click_through("button[value=replay]").await;
+    assert!(chrome.text("main").await.contains("1 applied"), "{}", chrome.text("main").await);
+    assert_eq!(world.account("a").await, Some((11, 0, 3)));
+    // Two, from the list.
+    chrome.open(&dashboard.url("/quarantine")).await;
+    for row in ["1", "2"] {
+        chrome.find(&format!("tbody tr:nth-child({row}) input[name=id]")).await.click().await.unwrap();
+    }
+    chrome.find("input[name=why]").await.send_keys("refunded by hand").await.unwrap();
+    chrome.click_through("button[value=discard]").await;
+    assert!(chrome.text("main").await.contains("2 discarded"));
+    // The rest, after a question.
+    chrome.open(&dashboard.url("/quarantine")).await;
+    chrome.find("input[value=all]").await.click().await.unwrap();
+    chrome.find("input[name=why]").await.send_keys("none is wanted").await.unwrap();
+    chrome.click_through("button[value=discard]").await;
+    assert_eq!(chrome.text("h1").await, "Discard 1 cases?");
+    assert_eq!(world.number("select count(*) from quarantine where state = 'open'").await, 1);
+    chrome.click_through("main button[type=submit]").await;
+    assert!(chrome.text("main").await.contains("1 discarded"));
+    chrome.open(&dashboard.url("/quarantine")).await;
+    assert!(chrome.text("main").await.contains("No case needs you"));
+    // All boxes with one.
+    chrome.open(&dashboard.url("/trail")).await;
+    let trail = chrome.text("main").await;
+    for part in ["local operator", "topped up", "refunded by hand", "none is wanted", "web"] {
+        assert!(trail.contains(part), "{part} is not in {trail}");
+    }
+    is_calm(&chrome, &dashboard, "clicking").await;
+    world.audit().await;
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_empty_system_says_what_to_do_first() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    for (page, words) in [
+        ("/", "Start one with payonce worker"),
+        ("/duplicates", "No copy was turned away"),
+        ("/quarantine", "No case needs you"),
+        ("/find", "Find an id"),
+        ("/workers", "No worker has reported"),
+        ("/trail", "Nobody has worked a case yet"),
+    ] {
+        chrome.open(&dashboard.url(page)).await;
+        assert!(chrome.text("main").await.contains(words), "{page}: {}", chrome.text("main").await);
+        let faults = chrome.accessibility_faults().await;
+        assert!(faults.is_empty(), "{page}: {faults:#?}");
+        is_calm(&chrome, &dashboard, page).await;
+    }
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_cases_are_paged_filtered_and_discarded() {
+    let world = World::new().await;
+    sqlx::query(
+        "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint)
+         select '/providers/' || n % 3, 'evt_' || n, case when n % 100 = 0 then 'malformed' else 'unknown_account' end,
+                'made by a test', convert_to('{\"id\":' || n || '}', 'UTF8'), 'open', 1, sha256(convert_to(n::text, 'UTF8'))
+         from generate_series(1, 100000) n",
+    )
+    .execute(&mut world.connect().await)
+    .await
+    .unwrap();
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/quarantine")).await;
+    assert!(chrome.text("main").await.contains("100,000 in all; 50 on this page"));
+    for _ in 0..3 {
+        chrome.click_through("a[rel=next]").await;
+    }
+    let first = chrome.text("tbody tr:first-child td:nth-child(2)").await;
+    assert_eq!(first, "99850", "the fourth page");
+    chrome.find("input[data-all]").await.click().await.unwrap();
+    assert_eq!(chrome.script("return document.querySelectorAll('input[name=id]:checked').length").await, 50);
+    chrome.open(&dashboard.url("/quarantine?reason=malformed&source=%2Fproviders%2F1")).await;
+    let fitting = world
+        .number("select count(*) from quarantine where reason = 'malformed' and source = '/providers/1'")
+        .await;
+    assert!(chrome.text("main").await.contains(&format!("{fitting} in all")));
+    // Ten thousand and more go on while the page tells how far they are.
+    chrome.open(&dashboard.url("/quarantine?source=%2Fproviders%2F2")).await;
+    chrome.find("input[value=all]").await.click().await.unwrap();
+    chrome.find("input[name=why]").await.send_keys("a provider's mistake").await.unwrap();
+    chrome.click_through("button[value=discard]").await;
+    assert_eq!(chrome.text("h1").await, "Discard 33,333 cases?");
+    chrome.click_through("main button[type=submit]").await;
+    chrome
+        .until(
+            "all are discarded",
+            "return document.querySelector('main').textContent.includes('33333 discarded')",
+        )
+        .await;
+    assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 33_333);
+    assert_eq!(world.number("select count(*) from operator_action_cases").await, 33_333);
+    is_calm(&chrome, &dashboard, "many cases").await;
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn servers_that_go_and_come_back_are_shown() {
+    let redis = OwnServer::start("redis", "PAYONCE_REDIS_URL").await;
+    let mut world = World::new().await;
+    world.redis_url = redis.url().to_owned();
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/")).await;
+    let shows = |state: &str| {
+        format!(
+            "const e = document.querySelector('[data-state-of=redis]'); return e.dataset.state === '{state}' && e.textContent.includes('{state}')"
+        )
+    };
+    chrome.until("Redis is up", &shows("up")).await;
+    redis.kill().await;
+    chrome.until("Redis is away", &shows("away")).await;
+    redis.start_again().await;
+    chrome.until("Redis is back", &shows("up")).await;
+    let servers = dashboard.get("/api/overview").await.json()["servers"].clone();
+    assert_eq!(servers, serde_json::json!({ "postgresql": true, "redis": true, "rabbitmq": true }));
+    // A live page whose server goes says so, and goes on when it is back is the browser's own work.
+    eventually("the page is live", true, async || {
+        chrome.script("return document.getElementById('link').dataset.state === 'up'").await == true
+    })
+    .await;
+    dashboard.stop().await;
+    chrome
+        .until(
+            "the page says that it stands still",
+            "return document.getElementById('link').dataset.state === 'away'",
+        )
+        .await;
+    chrome.close().await;
+    world.close().await;
+}
