@@ -18,4 +18,5 @@ mod rivals;
 mod signatures;
 mod stopping;
 mod support;
+mod tls;
 mod topology;

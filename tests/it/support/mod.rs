@@ -2,6 +2,7 @@
 //! the database says, with a deadline.
 
 mod callbacks;
+mod certificates;
 mod server;
 mod signer;
 mod world;
@@ -12,6 +13,7 @@ use std::{
 };
 
 pub use callbacks::{Event, SOURCE};
+pub use certificates::Authority;
 pub use server::OwnServer;
 pub use signer::Signer;
 pub use world::{RunningWorker, World};
