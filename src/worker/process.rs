@@ -372,8 +372,8 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         callbacks: &work.callbacks,
         bodies: &work.bodies,
         undecodable: &work.undecodable,
-        resolver: Resolver::WORKER,
         proven: &[],
+        resolver: Resolver::WORKER,
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;

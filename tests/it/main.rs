@@ -24,6 +24,7 @@ mod signatures;
 mod stopping;
 mod support;
 mod terminal;
+mod tls;
 mod topology;
 mod traces;
 mod workers;

@@ -4,6 +4,7 @@
 
 mod book;
 mod draft;
+mod links;
 mod model;
 mod outcomes;
 mod properties;

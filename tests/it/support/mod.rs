@@ -2,6 +2,7 @@
 //! the database says, with a deadline.
 
 mod callbacks;
+mod certificates;
 mod dashboard;
 mod server;
 mod signer;
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use callbacks::{Event, SOURCE};
+pub use certificates::Authority;
 pub use dashboard::{Dashboard, csrf_of};
 pub use server::OwnServer;
 pub use signer::Signer;
