@@ -7,8 +7,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 /// Starts logging for this process. A second call changes nothing.
 pub fn start(level: &str, json: bool) {
-    // lapin and sqlx log every reconnect of their own as errors; payonce reports those itself, once.
-    let filter = EnvFilter::new(format!("payonce={level},warn,lapin=error,sqlx=error"));
+    // lapin and sqlx log every reconnect of their own as errors; payonce reports those itself, once. A channel that the broker
+    // closes may be an answer, not a failure: a user that may not declare is told so by it.
+    let filter = EnvFilter::new(format!("payonce={level},warn,lapin=error,lapin::channel=off,sqlx=error"));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json {
         builder.json().try_init()

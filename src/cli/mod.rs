@@ -31,9 +31,9 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     app::{self, AppError},
-    broker::BrokerError,
+    broker::{BrokerError, topology::TopologyError},
     config::{self, Config, Domain, SETTINGS},
-    store::{self, PgConnection, SchemaError, StoreError},
+    store::{self, GrantError, PgConnection, SchemaError, StoreError},
     telemetry,
     worker::Refusal,
 };
@@ -56,12 +56,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Brings the schema up to date.
-    Migrate {
-        /// One JSON object in place of text.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Brings the schema up to date; gives roles the rights they need; declares the broker's objects.
+    Migrate(migrate::Args),
     /// Runs one member of the worker pool, until SIGTERM or SIGINT.
     Worker {
         /// Serve /healthz, /readyz and /metrics here.
@@ -156,6 +152,24 @@ impl From<BrokerError> for Failure {
     }
 }
 
+impl From<TopologyError> for Failure {
+    fn from(error: TopologyError) -> Self {
+        match error {
+            TopologyError::Differs(..) | TopologyError::Missing(_) => Self::Usage(error.to_string()),
+            TopologyError::Broker(error) => error.into(),
+        }
+    }
+}
+
+impl From<GrantError> for Failure {
+    fn from(error: GrantError) -> Self {
+        match error {
+            GrantError::Role(_) => Self::Usage(error.to_string()),
+            GrantError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Parses the arguments, runs the command, and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -182,7 +196,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command, config: Config) -> Result<(), Failure> {
     match command {
-        Command::Migrate { json } => migrate::run(&config, json).await,
+        Command::Migrate(args) => migrate::run(&config, args).await,
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
         Command::Publish(args) => publish::run(&config, args).await,

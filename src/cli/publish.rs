@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Failure, print_json};
 use crate::{
     app,
-    broker::{self, Confirm, Names, PublishError, Publisher, topology::TopologyError},
+    broker::{self, Confirm, Names, PublishError, Publisher},
     config::Config,
     wire,
 };
@@ -45,10 +45,7 @@ struct RefusedLine {
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names = Names::new(&config.prefix);
     let connection = broker::connect(app::amqp_url(config)?.expose(), "payonce-publish").await?;
-    broker::topology::declare(&connection, &names).await.map_err(|error| match error {
-        TopologyError::Differs(..) => Failure::Usage(error.to_string()),
-        TopologyError::Broker(error) => error.into(),
-    })?;
+    broker::topology::declare(&connection, &names).await?;
     let mut sending = Sending {
         publisher: Publisher::open(&connection, &names).await?,
         unconfirmed: VecDeque::new(),

@@ -79,7 +79,7 @@ pub enum Refusal {
     /// The schema does not fit this program.
     #[error(transparent)]
     Schema(SchemaError),
-    /// An object on the broker differs from what payonce needs.
+    /// An object on the broker differs from what payonce needs, or is missing and may not be made.
     #[error(transparent)]
     Topology(TopologyError),
 }

@@ -48,7 +48,9 @@ pub(super) async fn run(
 ) -> Result<(), SessionEnd> {
     let connection = broker::connect(worker.amqp_url.expose(), &worker.name).await?;
     broker::topology::declare(&connection, &worker.names).await.map_err(|error| match error {
-        differs @ TopologyError::Differs(..) => SessionEnd::Refused(Refusal::Topology(differs)),
+        wrong @ (TopologyError::Differs(..) | TopologyError::Missing(_)) => {
+            SessionEnd::Refused(Refusal::Topology(wrong))
+        }
         TopologyError::Broker(error) => SessionEnd::Broker(error),
     })?;
     let config = &worker.config;

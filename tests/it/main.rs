@@ -7,6 +7,7 @@ mod command_line;
 mod crash_points;
 mod duplicates;
 mod hot_account;
+mod least_privilege;
 mod lifecycle;
 mod look_ups;
 mod malformed_neighbours;

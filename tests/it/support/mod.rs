@@ -2,6 +2,7 @@
 //! the database says, with a deadline.
 
 mod callbacks;
+mod locked;
 mod server;
 mod world;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use callbacks::Event;
+pub use locked::Locked;
 pub use server::OwnServer;
 pub use world::World;
 
