@@ -5,8 +5,8 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `metrics`, `retry` and
-//! `telemetry` are leaves.
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `mask`, `metrics`, `retry`,
+//! `shown` and `telemetry` are leaves.
 
 pub mod app;
 pub mod broker;
@@ -16,9 +16,11 @@ pub mod crash;
 pub mod dedupe;
 pub mod hosts;
 pub mod ledger;
+pub mod mask;
 pub mod metrics;
 pub mod ops;
 pub mod retry;
+pub mod shown;
 pub mod store;
 pub mod telemetry;
 pub mod wire;

@@ -22,7 +22,11 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         with_database(config, async |connection| report::event(connection, &args.source, &args.id).await)
             .await?;
     let Some(story) = story else {
-        return Err(Failure::No(format!("no callback {} of {} was ever settled", args.id, args.source)));
+        return Err(Failure::No(format!(
+            "no callback {} of {} was ever settled",
+            table::safe(&args.id),
+            table::safe(&args.source)
+        )));
     };
     if args.json {
         return print_json(&story);

@@ -33,6 +33,7 @@ use crate::{
     app::{self, AppError},
     broker::{BrokerError, topology::TopologyError},
     config::{self, Config, Domain, SETTINGS},
+    shown::{safe, safe_json},
     store::{self, GrantError, PgConnection, SchemaError, StoreError},
     telemetry,
     worker::Refusal,
@@ -43,7 +44,8 @@ use crate::{
 #[command(name = "payonce", version, about, long_about = None)]
 #[command(
     after_help = "Settings come from flags, else PAYONCE_* variables, else the file of --config, else defaults.\n\
-                        Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL.\n\
+                        Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL, or each\n\
+                        with _FILE, naming a file that holds it.\n\
                         Exit codes: 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached."
 )]
 struct Cli {
@@ -245,7 +247,9 @@ fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
 fn fail(failure: &Failure) -> ExitCode {
     let text = failure.to_string();
     if !text.is_empty() {
-        eprintln!("payonce: {text}");
+        // A refusal may quote what it refuses.
+        let lines: Vec<String> = text.lines().map(safe).collect();
+        eprintln!("payonce: {}", lines.join("\n"));
     }
     ExitCode::from(failure.code())
 }
@@ -264,7 +268,7 @@ async fn with_database<T>(
 /// Prints one JSON value on a line.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
-    say!("{text}");
+    say!("{}", safe_json(&text));
     Ok(())
 }
 

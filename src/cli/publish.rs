@@ -15,6 +15,7 @@ use crate::{
     app,
     broker::{self, Confirm, Names, PublishError, Publisher},
     config::Config,
+    shown::safe,
     wire,
 };
 
@@ -135,7 +136,7 @@ impl Sending {
     }
 
     fn refuse(&mut self, file: &str, line: u64, problem: String) {
-        self.progress.suspend(|| eprintln!("{file} line {line}: {problem}"));
+        self.progress.suspend(|| eprintln!("{} line {line}: {}", safe(file), safe(&problem)));
         self.refused.push(RefusedLine { file: file.to_owned(), line, problem });
     }
 }

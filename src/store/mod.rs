@@ -20,7 +20,7 @@ use std::fmt;
 
 pub use apply::{Applied, Batch, apply};
 pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
-pub use cases::{Resolver, Undecodable};
+pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use database::{Connection, Database, Reader};
 pub use grants::{GrantError, Grantee, WORKER_RIGHTS, grant};

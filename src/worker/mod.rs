@@ -5,6 +5,7 @@
 //! What must not live here: SQL, Redis commands, business rules.
 
 mod batch;
+mod budget;
 mod disposition;
 mod lane;
 mod process;
@@ -95,6 +96,8 @@ enum SessionEnd {
     ConsumerCancelled,
     #[error("PostgreSQL was away for longer than outage_hold_ms; the deliveries were given back")]
     Outage,
+    #[error("unsettled deliveries were more than prefetch_bytes_max; from now on fewer are taken at a time")]
+    TooMuch,
     #[error("a lane stopped unexpectedly: {0}")]
     LaneDied(String),
 }
@@ -111,13 +114,14 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     };
     let mut sweep: Option<JoinHandle<()>> = None;
     let mut pauses = Pauses::new(worker.retry);
+    let mut budgets = session::Budgets::new(&worker.config);
     let mut result = Ok(());
     while !stop.is_cancelled() {
         let ended = match wait_for_database(&worker, &stop).await {
             Ok(()) => {
                 // Not before the schema is known to fit.
                 sweep.get_or_insert_with(|| tokio::spawn(replay::sweep(Arc::clone(&worker), stop.clone())));
-                session::run(&worker, &stop, &mut pauses).await
+                session::run(&worker, &stop, &mut pauses, &mut budgets).await
             }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
         };
@@ -132,6 +136,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 cause @ (SessionEnd::Broker(_)
                 | SessionEnd::ConsumerCancelled
                 | SessionEnd::Outage
+                | SessionEnd::TooMuch
                 | SessionEnd::LaneDied(_)),
             ) => {
                 let pause = pauses.next_pause();

@@ -14,12 +14,11 @@ use payonce::{
     broker,
     store::{self, Database, WORKER_RIGHTS},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
-use crate::support::{Event, Locked, World, eventually};
+use crate::{
+    secrets::get,
+    support::{Event, Locked, World, eventually},
+};
 
 /// What nobody but the owner may do.
 const FORBIDDEN_TO_ALL: &[&str] = &[
@@ -299,17 +298,6 @@ async fn the_pool_is_served(world: &World) {
         eventually(path, true, || async { get(&address, path).await.contains(expected) }).await;
     }
     serving.kill().await.unwrap();
-}
-
-/// An HTTP answer, whole; empty where nobody listens.
-async fn get(address: &str, path: &str) -> String {
-    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let mut text = String::new();
-    if stream.write_all(request.as_bytes()).await.is_ok() {
-        drop(stream.read_to_string(&mut text).await);
-    }
-    text
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod book;
 mod draft;
+mod hostile_input;
 mod model;
 mod outcomes;
 mod properties;

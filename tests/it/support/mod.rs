@@ -3,6 +3,7 @@
 
 mod callbacks;
 mod locked;
+mod raw_amqp;
 mod server;
 mod world;
 
@@ -12,7 +13,8 @@ use std::{
 };
 
 pub use callbacks::Event;
-pub use locked::Locked;
+pub use locked::{Locked, PASSWORDS};
+pub use raw_amqp::{RawProperties, RawPublisher};
 pub use server::OwnServer;
 pub use world::World;
 
