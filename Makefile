@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it chaos faketime sabotage bench lint fmt
+.PHONY: help services services-stop clean-services toolchain build demo test test-pure test-it chaos faketime sabotage deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,7 +22,7 @@ toolchain:
 	@scripts/toolchain
 
 build: toolchain ## Build the programs, optimised
-	cargo build --release --workspace
+	cargo build --release --locked --workspace
 
 demo: services build ## See it work: two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo
@@ -44,6 +44,13 @@ faketime:
 
 sabotage: services toolchain ## Make each well-known mistake on purpose, and see that a test catches it
 	@$(ENV) && scripts/sabotage
+
+deny: toolchain ## Known vulnerabilities, licences, bans and sources of every dependency (reads the advisory database on GitHub)
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@0.20.2
+	cargo deny check
+
+sbom: toolchain ## Bill of materials of the payonce binary, as CycloneDX JSON on standard output
+	@scripts/sbom
 
 bench: toolchain ## Time decode, decide and plan, against the last time
 	cargo bench -p payonce --bench pure

@@ -8,6 +8,8 @@
 //! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `mask`, `metrics`, `retry`,
 //! `shown` and `telemetry` are leaves.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod broker;
 pub mod cli;

@@ -1,6 +1,8 @@
 //! Promises kept on real servers: PostgreSQL, Redis and RabbitMQ as `make services` starts them. Each test has a database, a key
 //! prefix and a queue prefix of its own, so all run in parallel; tests that restart a server start one of their own.
 
+#![forbid(unsafe_code)]
+
 mod audit;
 mod claims;
 mod command_line;

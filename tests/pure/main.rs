@@ -1,8 +1,10 @@
 //! Tests that need no servers: the pure core against a naive model, the wire format, and the house rules over the source tree.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
 
 mod book;
+mod deployment;
 mod draft;
 mod hostile_input;
 mod model;
@@ -15,5 +17,6 @@ mod settings;
 mod state_machine;
 mod stories;
 mod streams;
+mod supply_chain;
 mod tidy;
 mod wire_format;
