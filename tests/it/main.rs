@@ -2,6 +2,7 @@
 //! prefix and a queue prefix of its own, so all run in parallel; tests that restart a server start one of their own.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
 
 mod audit;
 mod claims;

@@ -106,6 +106,39 @@ async fn no_password_and_no_card_number_is_said_or_stored() {
     assert_eq!(admin.account("a").await, Some((4_101, 0, 4)));
 }
 
+#[tokio::test]
+async fn bodies_stay_as_they_came_only_where_masking_is_off() {
+    let world = World::new().await;
+    let body = format!("not JSON: {} \"cvv\":\"{}\"", CARDS[0].0, CODES[0].1).into_bytes();
+    world.publish_raw(&[("a".to_owned(), body.clone())]).await;
+    let worker = world.worker_with(&[("mask_cards", "off")]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let stored: Vec<u8> = sqlx::query_scalar("select body from quarantine")
+        .fetch_one(&mut world.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(stored, body, "byte for byte");
+    let show = ["quarantine", "show", "1"];
+    let whole = said(world.program(&show).args(["--mask-cards", "off"]).output().await.unwrap());
+    assert!(whole.contains(CARDS[0].0) && whole.contains(CODES[0].1), "{whole}");
+    // It is masked where it is shown, however it is stored.
+    for arguments in [&[][..], &["--json"]] {
+        let shown = said(world.program(&show).args(arguments).output().await.unwrap());
+        assert!(shown.contains(CARDS[0].1), "{shown}");
+        holds_no_secret("quarantine show", &shown);
+        let hex: String = CARDS[0].0.bytes().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!shown.contains(&hex), "{shown}");
+    }
+    // The same message is the same case, masked or not: what tells cases apart is the original.
+    world.publish_raw(&[("a".to_owned(), body)]).await;
+    let worker = world.worker().await;
+    world.settled(2).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, [(None, "malformed".to_owned(), "open".to_owned(), 2)]);
+    world.close().await;
+}
+
 async fn commands_say_nothing(locked: &Locked, traced: impl Fn(&World, &[&str]) -> tokio::process::Command) {
     let cases = locked.admin.number("select max(id) from quarantine").await;
     let shows: Vec<String> = (1..=cases).map(|id| id.to_string()).collect();
