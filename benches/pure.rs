@@ -1,6 +1,8 @@
 //! The parts without servers, a batch at a time: decode, decide, and taking lost accounts out of a plan. A slip here shows on any
 //! machine: `cargo bench`, change, `cargo bench` again.
 
+#![forbid(unsafe_code)]
+
 use std::{collections::HashSet, hint::black_box};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

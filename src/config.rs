@@ -25,7 +25,7 @@ pub enum Domain {
     /// Text without control characters, at most 200 bytes.
     Text,
     /// An address with a password in it. It is never printed, and there is no flag for it: arguments are visible to every user
-    /// of a machine.
+    /// of a machine. `NAME_FILE`, or `name_file` in the TOML file, names a file that holds it.
     Secret,
 }
 
@@ -163,6 +163,13 @@ pub const SETTINGS: &[Setting] = &[
         65_535,
         "4000",
         "Unsettled deliveries a worker holds at most; at least 2 x lanes x batch_size_max",
+    ),
+    number(
+        "prefetch_bytes_max",
+        1_048_576,
+        4_294_967_296,
+        "67108864",
+        "Bytes of unsettled deliveries a worker holds at most, of each of its two queues; where messages are large it takes fewer at a time",
     ),
     number(
         "claim_lease_ms",
@@ -303,6 +310,12 @@ pub const SETTINGS: &[Setting] = &[
         help: "Who acts, in the trail, where `payonce ops` has no token and so no login",
     },
     Setting {
+        name: "mask_cards",
+        domain: Domain::Word(&["on", "off"]),
+        default: "on",
+        help: "Whether card numbers, and values of members such as cvv, are masked in the messages that cases keep and show",
+    },
+    Setting {
         name: "log_level",
         domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
@@ -361,6 +374,10 @@ pub struct WorkerConfig {
     pub batch_linger: Duration,
     /// Unsettled deliveries at most.
     pub prefetch_count: u16,
+    /// Bytes of unsettled deliveries at most, of each queue.
+    pub prefetch_bytes_max: usize,
+    /// Whether cases keep card data masked.
+    pub mask_cards: bool,
     /// Lost races after which a batch waits between tries.
     pub conflict_retries_max: u64,
     /// How long deliveries are held while PostgreSQL is away.
@@ -467,6 +484,8 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// Who may use the pages of `payonce ops`.
     pub access: AccessConfig,
+    /// Whether card data is masked where a message is shown.
+    pub mask_cards: bool,
     /// `error` to `trace`.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -487,17 +506,27 @@ pub fn load(
     let file = file.map(read_file).transpose()?.unwrap_or_default();
     let mut values = BTreeMap::new();
     for setting in SETTINGS {
-        let found = flags
+        let from_flag = flags
             .get(setting.name)
-            .map(|value| (format!("flag --{}", setting.name.replace('_', "-")), value.clone()))
-            .or_else(|| {
-                variable(&setting.variable())
-                    .filter(|value| !value.is_empty())
-                    .map(|value| (setting.variable(), value))
-            })
-            .or_else(|| file.get(setting.name).map(|value| ("configuration file".to_owned(), value.clone())))
-            // An empty secret is none, in a file as in a variable.
-            .filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
+            .map(|value| (format!("flag --{}", setting.name.replace('_', "-")), value.clone()));
+        let from_variable = || {
+            let named = |name: &str| variable(name).filter(|value| !value.is_empty());
+            direct_or_file(setting, &setting.variable(), "_FILE", named)
+        };
+        let from_file = || {
+            let found = direct_or_file(setting, setting.name, FILE_SUFFIX, |name| file.get(name).cloned())?;
+            Ok(found.map(|(_, value)| ("configuration file".to_owned(), value)))
+        };
+        let found = match from_flag {
+            Some(found) => Some(found),
+            None => match from_variable()? {
+                Some(found) => Some(found),
+                None => from_file()?,
+            },
+        };
+        // An empty secret is none, in a file as in a variable.
+        let found =
+            found.filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
         if let Some((from, value)) = &found
             && !setting.check(value)
         {
@@ -514,6 +543,41 @@ pub fn load(
         values.insert(setting.name, found.map_or_else(|| setting.default.to_owned(), |(_, value)| value));
     }
     build(&Values(values))
+}
+
+/// After the name of a secret: the file that holds it.
+const FILE_SUFFIX: &str = "_file";
+
+/// A file with a secret is a line, not a book.
+const SECRET_FILE_BYTES_MAX: u64 = 65_536;
+
+/// The value under this name, or for a secret that of the file named under the same name with `suffix`; with where it came from.
+fn direct_or_file(
+    setting: &Setting,
+    name: &str,
+    suffix: &str,
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<Option<(String, String)>, ConfigError> {
+    let direct = value(name).map(|value| (name.to_owned(), value));
+    if !matches!(setting.domain, Domain::Secret) {
+        return Ok(direct);
+    }
+    let file_name = format!("{name}{suffix}");
+    match (direct, value(&file_name)) {
+        (Some(_), Some(_)) => Err(error(&file_name, format!("{name} is set too: set one of the two"))),
+        (direct, None) => Ok(direct),
+        (None, Some(path)) => Ok(Some((file_name.clone(), read_secret(&file_name, &PathBuf::from(path))?))),
+    }
+}
+
+fn read_secret(name: &str, path: &Path) -> Result<String, ConfigError> {
+    let named = format!("{name} ({})", path.display());
+    let metadata = std::fs::metadata(path).map_err(|cause| error(&named, cause.to_string()))?;
+    if metadata.len() > SECRET_FILE_BYTES_MAX {
+        return Err(error(&named, format!("larger than {SECRET_FILE_BYTES_MAX} bytes, expected one line")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|cause| error(&named, cause.to_string()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 struct Values(BTreeMap<&'static str, String>);
@@ -559,6 +623,8 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             batch_size_max: values.number("batch_size_max")?,
             batch_linger: values.duration("batch_linger_ms")?,
             prefetch_count: values.number("prefetch_count")?,
+            prefetch_bytes_max: values.number("prefetch_bytes_max")?,
+            mask_cards: values.text("mask_cards") == "on",
             conflict_retries_max: values.number("conflict_retries_max")?,
             outage_hold: values.duration("outage_hold_ms")?,
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
@@ -591,6 +657,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             readonly_token: values.secret("ops_readonly_token"),
             local_name: values.text("ops_local_name"),
         },
+        mask_cards: values.text("mask_cards") == "on",
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
     };
@@ -674,7 +741,12 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
         text.parse().map_err(|cause: toml::de::Error| error(&format!("--config {shown}"), format!("not TOML: {}", cause.message())))?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
-        if !SETTINGS.iter().any(|setting| setting.name == name) {
+        let is_setting = |setting: &Setting| {
+            setting.name == name
+                || matches!(setting.domain, Domain::Secret)
+                    && name.strip_suffix(FILE_SUFFIX) == Some(setting.name)
+        };
+        if !SETTINGS.iter().any(is_setting) {
             return Err(error(
                 &format!("{name} (configuration file)"),
                 "there is no such setting; payonce.example.toml lists all of them".to_owned(),

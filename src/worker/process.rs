@@ -371,6 +371,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         plan,
         callbacks: &work.callbacks,
         bodies: &work.bodies,
+        mask_cards: worker.config.mask_cards,
         undecodable: &work.undecodable,
         proven: &[],
         resolver: Resolver::WORKER,
