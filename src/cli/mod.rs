@@ -72,9 +72,9 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
     },
-    /// Serves health and metrics of the whole pool, until SIGTERM or SIGINT.
+    /// Serves the dashboard, the operators' API, health and metrics of the whole pool, until SIGTERM or SIGINT.
     Ops {
-        /// Where to listen.
+        /// Where to listen. Other than on loopback a token is needed: PAYONCE_OPS_TOKEN.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9300")]
         listen: SocketAddr,
     },
