@@ -70,7 +70,7 @@ pub fn start(level: &str, json: bool, otlp_endpoint: Option<&str>) -> Result<Tel
 }
 
 impl Telemetry {
-    /// Sends the last spans, for at most [`EXPORT_DEADLINE`]. To be called from outside the runtime, while that is still there.
+    /// Sends the last spans, for at most five seconds. To be called from outside the runtime, while that is still there.
     pub fn stop(self) {
         if let Some(provider) = self.0 {
             // A collector that is away has been logged by then.
