@@ -162,6 +162,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn without_an_endpoint_no_span_is_made_however_much_is_logged() {
+        drop(start("trace", false, None));
+        let batch = tracing::info_span!(target: SPANS, "batch");
+        assert!(batch.is_disabled());
+        assert!(
+            !tracing::info_span!(target: "payonce::worker", "another").is_disabled(),
+            "logs were not started"
+        );
+    }
+
+    #[test]
     fn a_traceparent_is_read_as_the_standard_says_or_not_at_all() {
         let good = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let read = context(good).expect("the standard's own example");
