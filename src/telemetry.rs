@@ -53,17 +53,22 @@ pub fn start(level: &str, json: bool, otlp_endpoint: Option<&str>) -> Result<Tel
         fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
     };
     let provider = otlp_endpoint.map(provider).transpose()?;
-    let traces = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("payonce"))
-            .with_location(false)
-            .with_threads(false)
-            .with_level(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(SPANS, tracing::Level::INFO))
-    });
-    let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).try_init();
+    let subscriber = tracing_subscriber::registry().with(logs.with_filter(filter));
+    // No layer at all without an endpoint: `None` as a layer wants every span.
+    let started = match &provider {
+        None => subscriber.try_init(),
+        Some(provider) => {
+            let traces = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("payonce"))
+                .with_location(false)
+                .with_threads(false)
+                .with_level(false)
+                .with_target(false)
+                .with_tracked_inactivity(false);
+            let only_spans = Targets::new().with_target(SPANS, tracing::Level::INFO);
+            subscriber.with(traces.with_filter(only_spans)).try_init()
+        }
+    };
     // Fails only where a subscriber is set already, as in tests that start several workers.
     drop(started);
     Ok(Telemetry(provider))
