@@ -303,7 +303,7 @@ fn is_invisible(c: char) -> bool {
 pub(super) fn bar(share: f64) -> Markup {
     let width = format!("{:.1}%", share.clamp(0.0, 1.0) * 100.0);
     html! {
-        svg.bar width="96" height="8" aria-hidden="true" focusable="false" {
+        svg.bar width="72" height="8" aria-hidden="true" focusable="false" {
             rect.track width="100%" height="8" rx="4" {}
             rect.fill width=(width) height="8" rx="4" {}
         }

@@ -156,7 +156,7 @@
       const end = () => Math.max(this.data.t[this.data.t.length - 1] ?? 0, Date.now() / 1000);
       this.plot = new uPlot({
         ...this.size(),
-        padding: [12, 8, 0, 0],
+        padding: [12, 24, 0, 0],
         scales: {
           x: { range: () => [end() - this.seconds, end()] },
           y: { range: (_, __, max) => [0, Math.max(max * 1.08, 1)] },

@@ -1,13 +1,13 @@
 //! What is being turned away, by whom is it sent, and is any of it not a copy at all?
 
-use std::sync::Arc;
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use axum::{
     extract::{Query, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::overview::chart;
@@ -21,7 +21,7 @@ use crate::{
     },
     store::{
         StoreError,
-        history::{self, RepeatedKey, SourceRow},
+        history::{self, RepeatedKey},
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
@@ -36,6 +36,28 @@ pub(in crate::ops) struct Asked {
     source: Option<String>,
 }
 
+/// One provider over a stretch of time.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::ops) struct SourceRow {
+    source: String,
+    #[serde(flatten)]
+    totals: Totals,
+    /// Copies turned away, by all layers.
+    duplicates: i64,
+    /// New cases in which one key came with two contents.
+    mismatches: i64,
+}
+
+impl SourceRow {
+    fn count(&mut self, kind: &str, label: &str, n: i64) {
+        self.totals.count(kind, label, n);
+        self.duplicates = self.totals.duplicates();
+        if kind == "quarantined" && label == Reason::PayloadMismatch.as_str() {
+            self.mismatches += n;
+        }
+    }
+}
+
 /// All that the page shows, but the chart.
 pub(in crate::ops) struct Seen {
     /// Open cases in which one key came with two contents, newest first.
@@ -48,22 +70,29 @@ pub(in crate::ops) struct Seen {
 pub(in crate::ops) async fn seen(pool: &Pool, range: Range) -> Result<Seen, StoreError> {
     let (from, to) = (range.from(), OffsetDateTime::now_utc().saturating_add(time::Duration::MINUTE));
     // Counts are by the minute, and older ones by the hour: the one that is cut by `from` is in.
-    let step = std::time::Duration::from_secs(range.step_s.max(60).unsigned_abs());
     let from = from.saturating_sub(time::Duration::seconds(range.step_s.max(60)));
-    pool.reader
-        .run(async |connection| {
-            let filter =
-                Filter { states: vec!["open"], reason: Some(Reason::PayloadMismatch), ..Filter::default() };
-            let mismatches = quarantine::list(connection, &filter, Page::newest(ROWS_MAX)).await?;
-            let sources = history::top_sources(connection, from, to, ROWS_MAX).await?;
-            let mut totals = Totals::default();
-            for bucket in history::series(connection, from, to, step, false).await? {
-                totals.count(&bucket.kind, &bucket.label, bucket.n);
-            }
-            let keys = history::repeated_keys(connection, from, ROWS_MAX).await?;
-            Ok(Seen { mismatches, sources, totals, keys })
-        })
-        .await
+    // Side by side: each reads tens of thousands of rows.
+    let counts = pool.reader.run(async |connection| {
+        let filter =
+            Filter { states: vec!["open"], reason: Some(Reason::PayloadMismatch), ..Filter::default() };
+        let mismatches = quarantine::list(connection, &filter, Page::newest(ROWS_MAX)).await?;
+        Ok((mismatches, history::sums(connection, from, to).await?))
+    });
+    let keys = pool.reader.run(async |connection| history::repeated_keys(connection, from, ROWS_MAX).await);
+    let ((mismatches, sums), keys) = tokio::try_join!(counts, keys)?;
+    let mut totals = Totals::default();
+    let mut sources: BTreeMap<&str, SourceRow> = BTreeMap::new();
+    for row in &sums {
+        totals.count(&row.kind, &row.label, row.n);
+        let source = sources
+            .entry(&row.source)
+            .or_insert_with(|| SourceRow { source: row.source.clone(), ..SourceRow::default() });
+        source.count(&row.kind, &row.label, row.n);
+    }
+    let mut sources: Vec<SourceRow> = sources.into_values().collect();
+    sources.sort_by_key(|row| Reverse((row.totals.duplicates(), row.totals.received)));
+    sources.truncate(usize::try_from(ROWS_MAX).unwrap_or(usize::MAX));
+    Ok(Seen { mismatches, sources, totals, keys })
 }
 
 pub(in crate::ops) async fn page(
@@ -178,9 +207,9 @@ fn sources(rows: &[SourceRow], range: Range) -> Markup {
                                         @if row.source.is_empty() { span.faint { "not readable" } }
                                         @else { a href=(link("/duplicates", &[("range", range.name), ("source", &row.source)])) { (id(&row.source)) } }
                                     }
-                                    td.n { (number(row.settled)) }
+                                    td.n { (number(row.totals.received)) }
                                     td.n { (number(row.duplicates)) }
-                                    td { (share_bar(row.duplicates, row.settled)) }
+                                    td { (share_bar(row.duplicates, row.totals.received)) }
                                     td.n { (number(row.mismatches)) }
                                 }
                             }
@@ -221,7 +250,7 @@ fn keys(rows: &[RepeatedKey], range: Range) -> Markup {
                         }
                     }
                 }
-                p.note { "Among the newest 80,000 or so entries of the trail of copies; counts and times are over all of it." }
+                p.note { "Among the newest 50,000 or so entries of the trail of copies; counts and times are over all of it." }
             }
         }
     }

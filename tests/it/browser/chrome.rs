@@ -160,9 +160,11 @@ impl Chrome {
         self.devtools("Emulation.setEmulatedMedia", features).await;
     }
 
-    /// The whole page as a PNG.
-    pub async fn screenshot(&self) -> Vec<u8> {
-        let size = self.script("return [innerWidth, document.documentElement.scrollHeight]").await;
+    /// The page as a PNG, down to `height_max`.
+    pub async fn screenshot(&self, height_max: u32) -> Vec<u8> {
+        let script =
+            format!("return [innerWidth, Math.min(document.documentElement.scrollHeight, {height_max})]");
+        let size = self.script(&script).await;
         let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
         let shot = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let answer = self.devtools("Page.captureScreenshot", shot).await;

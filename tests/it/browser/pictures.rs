@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::chrome::Chrome;
 use crate::support::{Dashboard, World};
 
+/// A picture is no longer than one wants to scroll.
+const HEIGHT_MAX: u32 = 1_240;
 const PNG: &[u8] = b"\x89PNG";
 
 #[tokio::test]
@@ -54,7 +56,7 @@ async fn pictures_of_every_page_come_out_in_light_and_dark() {
         if ["overview", "overview-dark", "duplicates"].contains(&name) {
             chrome.until(name, "return !!document.querySelector('[data-chart] canvas')").await;
         }
-        let picture = chrome.screenshot().await;
+        let picture = chrome.screenshot(HEIGHT_MAX).await;
         assert!(picture.starts_with(PNG), "{name} is no picture");
         sizes.push(picture.len());
         if let Some(folder) = &folder {
