@@ -46,7 +46,7 @@ impl From<sqlx::Error> for GrantError {
     }
 }
 
-/// Every table, and what a worker may do with it. No DELETE and no TRUNCATE anywhere; on the ledger no UPDATE, and no say in when
+/// Every table, and what a worker may do with it; empty: nothing. No DELETE and no TRUNCATE anywhere; on the ledger no UPDATE, and no say in when
 /// a row was recorded; elsewhere only the columns that change.
 pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("_sqlx_migrations", "select"),
@@ -62,8 +62,21 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
         "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why)",
     ),
     ("tallies", "select, insert, update (n)"),
+    ("tally_totals", ""),
     ("duplicates", "insert (source, event_id, layer, copies)"),
+    ("workers", "select, insert, update"),
+    ("operator_actions", ""),
+    ("operator_action_cases", ""),
 ];
+
+/// What those who work cases may do besides.
+const OPS_RIGHTS: &[(&str, &str)] = &[
+    ("operator_actions", "select, insert, update (ended_at, cases, result)"),
+    ("operator_action_cases", "select, insert"),
+];
+
+/// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
+const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
 
 /// Gives `role` its rights on the tables of this database and takes all others there away, in one transaction: a running worker
 /// never sees less. By the owner of the tables.
@@ -79,15 +92,26 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
     };
     run(format!("revoke all on all tables in schema public from {role}")).await?;
     run(format!("grant usage on schema public to {role}")).await?;
+    // Taking a right on the table away, as above, takes it on its columns too.
+    let (reads_all, writes) = match grantee {
+        Grantee::Worker => (false, true),
+        Grantee::Ops => (true, true),
+        Grantee::Reader => (true, false),
+    };
     for (table, rights) in WORKER_RIGHTS {
-        // Taking a right on the table away takes it on its columns too.
-        match grantee {
-            Grantee::Worker => run(format!("grant {rights} on {table} to {role}")).await?,
-            Grantee::Reader => run(format!("grant select on {table} to {role}")).await?,
-            Grantee::Ops => {
-                run(format!("grant {rights} on {table} to {role}; grant select on {table} to {role}"))
-                    .await?;
-            }
+        if writes && !rights.is_empty() {
+            run(format!("grant {rights} on {table} to {role}")).await?;
+        }
+        if reads_all {
+            run(format!("grant select on {table} to {role}")).await?;
+        }
+    }
+    if writes {
+        run(format!("grant execute on function {FUNCTIONS} to {role}")).await?;
+    }
+    if grantee == Grantee::Ops {
+        for (table, rights) in OPS_RIGHTS {
+            run(format!("grant {rights} on {table} to {role}")).await?;
         }
     }
     transaction.commit().await?;
