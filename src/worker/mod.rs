@@ -15,6 +15,7 @@ pub mod reverify;
 mod session;
 mod stage;
 mod vitals;
+mod work;
 
 use std::{
     sync::{
