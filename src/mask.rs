@@ -63,19 +63,23 @@ pub fn mask_text<'a>(text: &'a str, keep: &[&str]) -> Cow<'a, str> {
     }
 }
 
-/// Positions of the digits to hide, of every card number.
+/// Positions of the digits to hide, of every card number, also where two overlap.
 fn card_numbers(text: &[u8], keep: &[&str]) -> Vec<Range<usize>> {
     let mut hidden = Vec::new();
     let mut at = 0;
-    while let Some(start) = position(text, at, u8::is_ascii_digit) {
+    while let Some(start) = position(text, at, is_digit_or_hidden) {
         let groups = groups(text, start);
         at = groups.last().map_or(text.len(), |group| group.end);
-        let mut first = 0;
-        while first < groups.len() {
-            first += card_at(text, groups.get(first..).unwrap_or_default(), keep, &mut hidden).max(1);
+        for first in 0..groups.len() {
+            hide_card_at(text, groups.get(first..).unwrap_or_default(), keep, &mut hidden);
         }
     }
     hidden
+}
+
+/// What is left of a number that was masked before is no new number together with its neighbours.
+fn is_digit_or_hidden(byte: &u8) -> bool {
+    byte.is_ascii_digit() || *byte == b'*'
 }
 
 /// Runs of digits with a single space or dash between them, from `start` on.
@@ -83,10 +87,10 @@ fn groups(text: &[u8], start: usize) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut from = start;
     loop {
-        let end = position(text, from, |byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+        let end = position(text, from, |byte| !is_digit_or_hidden(byte)).unwrap_or(text.len());
         groups.push(from..end);
         let is_joined = text.get(end).is_some_and(|byte| matches!(byte, b' ' | b'-'))
-            && text.get(end + 1).is_some_and(u8::is_ascii_digit);
+            && text.get(end + 1).is_some_and(is_digit_or_hidden);
         if !is_joined {
             return groups;
         }
@@ -94,27 +98,29 @@ fn groups(text: &[u8], start: usize) -> Vec<Range<usize>> {
     }
 }
 
-/// Where the first groups are a card number, its hidden digits are added; returns how many groups it has.
-fn card_at(text: &[u8], groups: &[Range<usize>], keep: &[&str], hidden: &mut Vec<Range<usize>>) -> usize {
+/// Where the first groups are a card number, the longest that they are, its hidden digits are added.
+fn hide_card_at(text: &[u8], groups: &[Range<usize>], keep: &[&str], hidden: &mut Vec<Range<usize>>) {
     let mut positions: Vec<usize> = Vec::new();
-    let mut found = None;
-    for (at, group) in groups.iter().enumerate() {
-        if positions.len() + group.len() > *DIGITS.end() {
+    let mut length = 0;
+    for group in groups {
+        let is_hidden = text.get(group.clone()).is_some_and(|bytes| bytes.contains(&b'*'));
+        if is_hidden || positions.len() + group.len() > *DIGITS.end() {
             break;
         }
         positions.extend(group.clone());
         if DIGITS.contains(&positions.len()) && has_check_digit(text, &positions) {
-            found = Some((at + 1, positions.clone()));
+            length = positions.len();
         }
     }
-    let Some((count, positions)) = found else { return 0 };
-    let all = positions.first().copied().unwrap_or(0)..positions.last().map_or(0, |last| last + 1);
-    let spelled = text.get(all).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+    positions.truncate(length);
+    let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return };
+    let spelled =
+        text.get(*first..=*last).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
     if !keep.iter().any(|kept| kept.contains(spelled)) {
-        let last = positions.len().saturating_sub(SHOWN_LAST);
-        hidden.extend(positions.get(SHOWN_FIRST..last).unwrap_or_default().iter().map(|at| *at..at + 1));
+        let shown_from = length.saturating_sub(SHOWN_LAST);
+        hidden
+            .extend(positions.get(SHOWN_FIRST..shown_from).unwrap_or_default().iter().map(|at| *at..at + 1));
     }
-    count
 }
 
 /// ISO/IEC 7812-1, annex B: from the right, every second digit counts twice, less nine where that has two digits.
@@ -214,6 +220,8 @@ mod tests {
             ("4222222222222", "422222***2222"),
             ("6304000000000000000", "630400*********0000"),
             ("order 7 4242424242424242 12", "order 7 424242******4242 12"),
+            // Two that share their middle.
+            ("4242 4242 4242 4242 4242", "4242 42** **** **** 4242"),
             (
                 "{\"amount\":1,\"note\":\"4000 0566 5566 5556\"}",
                 "{\"amount\":1,\"note\":\"4000 05** **** 5556\"}",
