@@ -33,6 +33,9 @@ pub struct Undecodable<'a> {
     pub body: &'a [u8],
     /// What it claims about where it comes from; kept where the reason is [`Reason::BadSignature`].
     pub signature: &'a Headers,
+    /// What it claims to be, where only its signature is wrong: so that its identifiers are not taken for card numbers, and it can
+    /// still be verified when its key is known.
+    pub claims: Option<Callback>,
     /// SHA-256 of what makes it this message and no other.
     pub fingerprint: Fingerprint,
     /// How often it came in this batch, at least 1.
@@ -119,7 +122,11 @@ pub(super) async fn insert(
         } else {
             storable(&message.detail)
         },
-        body: kept(message.body, batch.mask_cards, &key_texts(message.key.as_ref())),
+        body: kept(
+            message.body,
+            batch.mask_cards,
+            &message.claims.as_ref().map_or_else(|| key_texts(message.key.as_ref()), identifiers),
+        ),
         attempts: message.attempts,
         callback: None,
         signature: (message.reason == Reason::BadSignature).then_some(message.signature),

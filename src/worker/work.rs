@@ -8,7 +8,7 @@ use crate::{
     ledger::{Callback, Fingerprint, Key, Layer, Reason},
     signature::Headers,
     store::Undecodable,
-    wire::WireError,
+    wire::{self, WireError},
 };
 
 /// A part of a batch on its way through the stages.
@@ -73,6 +73,9 @@ impl<'a> Work<'a> {
                             detail,
                             body,
                             signature,
+                            claims: (*reason == Reason::BadSignature)
+                                .then(|| wire::decode(body).ok())
+                                .flatten(),
                             fingerprint,
                             attempts: 0,
                         });
