@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool sabotage bench lint fmt
+.PHONY: help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool sabotage deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,7 +25,7 @@ browser:
 	@scripts/services install chromium chromium-driver
 
 build: toolchain ## Build the programs, optimised
-	cargo build --release --workspace
+	cargo build --release --locked --workspace
 
 demo: services build ## See it work: the dashboard, two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo
@@ -50,6 +50,13 @@ faketime promtool:
 
 sabotage: services toolchain ## Make each well-known mistake on purpose, and see that a test catches it
 	@$(ENV) && scripts/sabotage
+
+deny: toolchain ## Known vulnerabilities, licences, bans and sources of every dependency (reads the advisory database on GitHub)
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@0.20.2
+	cargo deny check
+
+sbom: toolchain ## Bill of materials of the payonce binary, as CycloneDX JSON on standard output
+	@scripts/sbom
 
 bench: toolchain ## Time decode, decide and plan, against the last time
 	cargo bench -p payonce --bench pure

@@ -1,11 +1,14 @@
-//! The parts without servers, a batch at a time: decode, decide, and taking lost accounts out of a plan. A slip here shows on any
+//! The parts without servers, a batch at a time: decode, verify, decide, and taking lost accounts out of a plan. A slip here shows on any
 //! machine: `cargo bench`, change, `cargo bench` again.
+
+#![forbid(unsafe_code)]
 
 use std::{collections::HashSet, hint::black_box};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use payonce::{
     ledger::{Account, AccountId, Callback, Currency, Known, Snapshot, decide},
+    signature::{Key, Kind, Policy, Rule},
     wire,
 };
 
@@ -84,6 +87,27 @@ fn decoding(c: &mut Criterion) {
     }
 }
 
+/// A batch signed by one provider with one key.
+fn verifying(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verify");
+    group.throughput(Throughput::Elements(BATCH));
+    let bodies = bodies(Shape::Unique);
+    for (name, kind) in [("hmac", Kind::Hmac), ("ed25519", Kind::Ed25519)] {
+        let rule =
+            Rule { policy: Policy::Required, keys: vec![Key::generate(kind).expect("random numbers")] };
+        let signed: Vec<_> = bodies.iter().map(|body| rule.sign("evt", 1, body.as_bytes())).collect();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let right = bodies.iter().zip(&signed).filter(|(body, headers)| {
+                    let headers = headers.as_ref().expect("it is signed");
+                    rule.verify(black_box(headers), "evt", body.as_bytes()).is_ok()
+                });
+                assert_eq!(right.count(), bodies.len());
+            });
+        });
+    }
+}
+
 fn deciding(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
     group.throughput(Throughput::Elements(BATCH));
@@ -108,5 +132,5 @@ fn planning(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decoding, deciding, planning);
+criterion_group!(benches, decoding, verifying, deciding, planning);
 criterion_main!(benches);

@@ -100,6 +100,11 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         ));
     }
     warn_of_risks(&config);
+    if !config.signatures_required {
+        warn!(
+            "signatures = off: whoever can write to the queue can move money in the name of any source that keys_file does not name"
+        );
+    }
     let stop = stop_on_signal()?;
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();

@@ -6,7 +6,9 @@
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
 //! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
-//! `metrics`, `retry`, `signature`, `telemetry` and `tls` are leaves.
+//! `mask`, `metrics`, `retry`, `shown`, `signature`, `telemetry` and `tls` are leaves.
+
+#![forbid(unsafe_code)]
 
 pub mod app;
 pub mod broker;
@@ -18,9 +20,11 @@ pub mod hosts;
 pub mod keys;
 pub mod latency;
 pub mod ledger;
+pub mod mask;
 pub mod metrics;
 pub mod ops;
 pub mod retry;
+pub mod shown;
 pub mod signature;
 pub mod store;
 pub mod telemetry;

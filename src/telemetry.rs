@@ -43,8 +43,10 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// # Errors
 /// Words for what is wrong with the endpoint.
 pub fn start(level: &str, json: bool, otlp_endpoint: Option<&str>) -> Result<Telemetry, String> {
-    // lapin and sqlx log every reconnect of their own as errors; payonce reports those itself, once.
-    let filter = EnvFilter::new(format!("payonce={level},{SPANS}=off,warn,lapin=error,sqlx=error"));
+    // lapin and sqlx log every reconnect of their own as errors; payonce reports those itself, once. A channel that the broker
+    // closes may be an answer, not a failure: a user that may not declare is told so by it.
+    let filter =
+        EnvFilter::new(format!("payonce={level},{SPANS}=off,warn,lapin=error,lapin::channel=off,sqlx=error"));
     let logs = if json {
         fmt::layer().json().with_writer(std::io::stderr).boxed()
     } else {

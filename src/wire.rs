@@ -7,16 +7,19 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::ledger::{
-    AccountId, Amount, Callback, Currency, EventId, Key, Kind, OperationId, PaymentId, Reason, Source,
-    TextError,
+use crate::{
+    ledger::{
+        AccountId, Amount, Callback, Currency, EventId, Key, Kind, OperationId, PaymentId, Reason, Source,
+        TextError,
+    },
+    mask::mask_text,
 };
 
 /// Largest message body in bytes (contract §2).
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// A longer detail is cut.
-const DETAIL_BYTES_MAX: usize = 300;
+pub const DETAIL_BYTES_MAX: usize = 300;
 
 /// A message that is not a callback payonce can decide on. It goes to quarantine with its body; its neighbours go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,8 +195,10 @@ fn malformed(key: Option<Key>, detail: String) -> WireError {
     refused(Reason::Malformed, key, detail)
 }
 
-/// What is quoted from a message can be as long as the message; a detail is for a person to read.
-fn refused(reason: Reason, key: Option<Key>, mut detail: String) -> WireError {
+/// What is quoted from a message can be as long as the message, and may hold what should not be kept; a detail is for a person to
+/// read.
+fn refused(reason: Reason, key: Option<Key>, detail: String) -> WireError {
+    let mut detail = mask_text(&detail, &[]).into_owned();
     if detail.len() > DETAIL_BYTES_MAX {
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         detail.push('…');

@@ -3,6 +3,8 @@
 //! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes, its keys and
 //! signatures modules sign; beyond that only `compare` uses it, for the rivals that are measured beside it, never for the audit.
 
+#![forbid(unsafe_code)]
+
 mod audit;
 mod body;
 mod chaos;

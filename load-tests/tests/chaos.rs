@@ -1,5 +1,7 @@
 //! A short, fixed part of `make chaos`: three seeds of half a minute, on servers of their own.
 
+#![forbid(unsafe_code)]
+
 use std::process::{Command, Stdio};
 
 /// Runs `load-tests chaos`; its audit decides.

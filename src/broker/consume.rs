@@ -96,6 +96,7 @@ pub struct Receipt {
 /// A consumer with a channel of its own, so that its delivery tags have no gaps.
 pub struct Consumer {
     channel: Channel,
+    queue: String,
     runs: ReadyChunks<lapin::Consumer>,
 }
 
@@ -111,13 +112,25 @@ impl Consumer {
     ) -> Result<Self, BrokerError> {
         answer("start a consumer", async {
             let channel = connection.create_channel().await?;
-            channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
-            let stream = channel
-                .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-                .await?;
-            Ok(Self { channel, runs: stream.ready_chunks(RUN_MAX) })
+            let runs = consume(&channel, queue, prefetch_count).await?;
+            Ok(Self { channel, queue: queue.to_owned(), runs })
         })
         .await
+    }
+
+    /// Begins again with another prefetch, after [`Consumer::wind_down`], when [`Consumer::next`] has given the last delivery. On the
+    /// same channel, so that nothing is given back.
+    ///
+    /// # Errors
+    /// Where the channel is gone.
+    pub async fn restart(&mut self, prefetch_count: u16) -> Result<(), BrokerError> {
+        self.runs = answer("restart a consumer", consume(&self.channel, &self.queue, prefetch_count)).await?;
+        Ok(())
+    }
+
+    /// After [`Consumer::wind_down`]: takes what still comes and lets go of it. It goes back to the queue with the channel.
+    pub async fn discard_rest(&mut self) {
+        while self.runs.next().await.is_some() {}
     }
 
     /// All deliveries that are there, at least one; `None` when the broker cancelled the consumer, for example because the queue
@@ -129,20 +142,39 @@ impl Consumer {
         Some(run.into_iter().map(|delivery| Ok(Delivery::from(delivery?))).collect())
     }
 
-    /// Asks the broker for no more deliveries. What is unsettled stays with this channel until it closes.
-    ///
-    /// # Errors
-    /// Where the channel is gone already.
-    pub async fn cancel(&self) -> Result<(), BrokerError> {
-        let cancelled = self.channel.basic_cancel(self.runs.get_ref().tag(), BasicCancelOptions::default());
-        answer("cancel a consumer", async { Ok(cancelled.await?) }).await
+    /// Asks the broker for no more deliveries, and does not wait: those that are on their way come before its answer, and whoever
+    /// waited for that without taking them would gather them in memory. [`Consumer::next`] gives them, then `None`. What is
+    /// unsettled stays with this channel until it closes.
+    pub fn wind_down(&self) {
+        let (channel, tag) = (self.channel.clone(), self.runs.get_ref().tag());
+        // Where the channel is gone, the stream ends too.
+        tokio::spawn(async move { drop(channel.basic_cancel(tag, BasicCancelOptions::default()).await) });
     }
 
-    /// Closes the channel: the broker takes back all that is unsettled.
+    /// Closes the channel: the broker takes back all that is unsettled. What still comes before its answer is let go of.
     ///
     /// # Errors
     /// Where the channel is gone already, which has the same effect.
-    pub async fn close(self) -> Result<(), BrokerError> {
-        answer("close a channel", async { Ok(self.channel.close(200, "closing".into()).await?) }).await
+    pub async fn close(mut self) -> Result<(), BrokerError> {
+        let channel = self.channel.clone();
+        let closing = answer("close a channel", async { Ok(channel.close(200, "closing".into()).await?) });
+        tokio::pin!(closing);
+        tokio::select! {
+            closed = &mut closing => return closed,
+            () = self.discard_rest() => {}
+        }
+        closing.await
     }
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: &str,
+    prefetch_count: u16,
+) -> Result<ReadyChunks<lapin::Consumer>, BrokerError> {
+    channel.basic_qos(prefetch_count, BasicQosOptions::default()).await?;
+    let stream = channel
+        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    Ok(stream.ready_chunks(RUN_MAX))
 }

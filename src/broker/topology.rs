@@ -1,4 +1,5 @@
-//! Declares the exchange and queues of contract §1, and refuses ones that exist but differ.
+//! Declares the exchange and queues of contract §1, refuses ones that exist but differ, and only looks for them where the user
+//! may not declare.
 
 use lapin::{
     Connection, ExchangeKind,
@@ -24,39 +25,59 @@ pub enum TopologyError {
         "{0} exists on the broker but differs: {1}. Delete it when it is empty, or choose another prefix"
     )]
     Differs(String, String),
+    /// An object does not exist, and this user may not make it. It needs a person.
+    #[error(
+        "{0} does not exist on the broker, and the user in amqp_url may not declare it: run `payonce migrate --declare` as one \
+         that may configure, or give this one the right to"
+    )]
+    Missing(String),
     /// The broker went away or refused.
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
 
-/// Declares what is missing. Safe to call at any time and by any number of workers at once.
+/// Declares what is missing. Safe to call at any time and by any number of workers at once. A user without the right to
+/// configure finds what exists in place of declaring it; whether its properties are right, RabbitMQ does not tell such a user.
 ///
 /// # Errors
-/// [`TopologyError::Differs`] with the broker's own words for the difference.
+/// [`TopologyError::Differs`] with the broker's own words for the difference; [`TopologyError::Missing`].
 pub async fn declare(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
-    answer("declare exchange and queues", declare_each(connection, names)).await
+    answer("declare exchange and queues", async {
+        if declare_each(connection, names).await? {
+            return Ok(());
+        }
+        find_each(connection, names).await
+    })
+    .await
 }
 
-async fn declare_each(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
+/// False where the user may not configure.
+async fn declare_each(connection: &Connection, names: &Names) -> Result<bool, TopologyError> {
     let channel = connection.create_channel().await.map_err(BrokerError::Lapin)?;
     let exchange_options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel
+    let declared = channel
         .exchange_declare(
             names.exchange.as_str().into(),
             ExchangeKind::Topic,
             exchange_options,
             FieldTable::default(),
         )
-        .await
-        .map_err(|error| differs("exchange", &names.exchange, error))?;
+        .await;
+    match declared {
+        Ok(()) => {}
+        // The broker has closed the channel with it.
+        Err(error) if is(&error, ACCESS_REFUSED) => return Ok(false),
+        Err(error) => return Err(differs("exchange", &names.exchange, error)),
+    }
     for (name, arguments) in
         [(&names.dead_queue, dead_queue_arguments()), (&names.queue, queue_arguments(names))]
     {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel
-            .queue_declare(name.as_str().into(), options, arguments)
-            .await
-            .map_err(|error| differs("queue", name, error))?;
+        match channel.queue_declare(name.as_str().into(), options, arguments).await {
+            Ok(_) => {}
+            Err(error) if is(&error, ACCESS_REFUSED) => return Ok(false),
+            Err(error) => return Err(differs("queue", name, error)),
+        }
     }
     channel
         .queue_bind(
@@ -69,6 +90,26 @@ async fn declare_each(connection: &Connection, names: &Names) -> Result<(), Topo
         .await
         .map_err(BrokerError::Lapin)?;
     channel.close(200, "declared".into()).await.map_err(BrokerError::Lapin)?;
+    Ok(true)
+}
+
+/// Asks for each object by name, which needs no permission. A binding cannot be asked for: where it is missing, publishers get
+/// their mandatory messages back.
+async fn find_each(connection: &Connection, names: &Names) -> Result<(), TopologyError> {
+    let channel = connection.create_channel().await.map_err(BrokerError::Lapin)?;
+    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    channel
+        .exchange_declare(names.exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default())
+        .await
+        .map_err(|error| missing("exchange", &names.exchange, error))?;
+    for name in [&names.dead_queue, &names.queue] {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel
+            .queue_declare(name.as_str().into(), options, FieldTable::default())
+            .await
+            .map_err(|error| missing("queue", name, error))?;
+    }
+    channel.close(200, "found".into()).await.map_err(BrokerError::Lapin)?;
     Ok(())
 }
 
@@ -92,13 +133,28 @@ fn dead_queue_arguments() -> FieldTable {
     arguments
 }
 
+/// AMQP 0-9-1 reply codes.
+const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
+fn is(error: &lapin::Error, code: u16) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
+}
+
 /// RabbitMQ answers a declaration that differs with 406 PRECONDITION_FAILED and says which argument, found and expected.
 fn differs(what: &str, name: &str, error: lapin::Error) -> TopologyError {
-    const PRECONDITION_FAILED: u16 = 406;
     if let lapin::ErrorKind::ProtocolError(amqp) = error.kind()
         && amqp.get_id() == PRECONDITION_FAILED
     {
         return TopologyError::Differs(format!("{what} {name:?}"), amqp.get_message().to_string());
+    }
+    TopologyError::Broker(BrokerError::Lapin(error))
+}
+
+fn missing(what: &str, name: &str, error: lapin::Error) -> TopologyError {
+    if is(&error, NOT_FOUND) {
+        return TopologyError::Missing(format!("{what} {name:?}"));
     }
     TopologyError::Broker(BrokerError::Lapin(error))
 }

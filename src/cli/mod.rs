@@ -37,9 +37,10 @@ use paint::Ink;
 
 use crate::{
     app::{self, AppError},
-    broker::BrokerError,
+    broker::{BrokerError, topology::TopologyError},
     config::{self, Config, Domain, SETTINGS},
-    store::{self, PgConnection, SchemaError, StoreError},
+    shown::{safe, safe_json},
+    store::{self, GrantError, PgConnection, SchemaError, StoreError},
     telemetry,
     worker::Refusal,
 };
@@ -49,7 +50,8 @@ use crate::{
 #[command(name = "payonce", version, about, long_about = None)]
 #[command(
     after_help = "Settings come from flags, else PAYONCE_* variables, else the file of --config, else defaults.\n\
-                        Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL.\n\
+                        Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL, or each\n\
+                        with _FILE, naming a file that holds it.\n\
                         Exit codes: 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached."
 )]
 struct Cli {
@@ -62,21 +64,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Brings the schema up to date.
-    Migrate {
-        /// One JSON object in place of text.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Brings the schema up to date; gives roles the rights they need; declares the broker's objects.
+    Migrate(migrate::Args),
     /// Runs one member of the worker pool, until SIGTERM or SIGINT.
     Worker {
         /// Serve /healthz, /readyz and /metrics here.
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
     },
-    /// Serves health and metrics of the whole pool, until SIGTERM or SIGINT.
+    /// Serves the dashboard, the operators' API, health and metrics of the whole pool, until SIGTERM or SIGINT.
     Ops {
-        /// Where to listen.
+        /// Where to listen. Other than on loopback a token is needed: PAYONCE_OPS_TOKEN.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9300")]
         listen: SocketAddr,
     },
@@ -174,6 +172,24 @@ impl From<BrokerError> for Failure {
     }
 }
 
+impl From<TopologyError> for Failure {
+    fn from(error: TopologyError) -> Self {
+        match error {
+            TopologyError::Differs(..) | TopologyError::Missing(_) => Self::Usage(error.to_string()),
+            TopologyError::Broker(error) => error.into(),
+        }
+    }
+}
+
+impl From<GrantError> for Failure {
+    fn from(error: GrantError) -> Self {
+        match error {
+            GrantError::Role(_) => Self::Usage(error.to_string()),
+            GrantError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Parses the arguments, runs the command, and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -220,7 +236,7 @@ fn end(result: Result<(), Failure>) -> ExitCode {
 
 async fn run(command: Command, config: Config) -> Result<(), Failure> {
     match command {
-        Command::Migrate { json } => migrate::run(&config, json).await,
+        Command::Migrate(args) => migrate::run(&config, args).await,
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
         Command::Publish(args) => publish::run(&config, args).await,
@@ -272,7 +288,9 @@ fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
 fn fail(failure: &Failure) -> ExitCode {
     let text = failure.to_string();
     if !text.is_empty() {
-        eprintln!("{} {text}", paint::err(Ink::Bad, "payonce:"));
+        // A refusal may quote what it refuses.
+        let lines: Vec<String> = text.lines().map(safe).collect();
+        eprintln!("{} {}", paint::err(Ink::Bad, "payonce:"), lines.join("\n"));
     }
     ExitCode::from(failure.code())
 }
@@ -291,7 +309,7 @@ async fn with_database<T>(
 /// Prints one JSON value on a line.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
-    say!("{text}");
+    say!("{}", safe_json(&text));
     Ok(())
 }
 

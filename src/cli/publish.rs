@@ -15,10 +15,11 @@ use serde_json::json;
 use super::{Failure, print_json, progress};
 use crate::{
     app,
-    broker::{self, Confirm, Names, PublishError, Publisher, topology::TopologyError},
+    broker::{self, Confirm, Names, PublishError, Publisher},
     config::Config,
     keys::Keyring,
     ledger::Key,
+    shown::safe,
     signature::Headers,
     wire,
 };
@@ -54,10 +55,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names = Names::new(&config.prefix);
     let connection =
         broker::connect_with(app::amqp_url(config)?.expose(), "payonce-publish", &config.tls).await?;
-    broker::topology::declare(&connection, &names).await.map_err(|error| match error {
-        TopologyError::Differs(..) => Failure::Usage(error.to_string()),
-        TopologyError::Broker(error) => error.into(),
-    })?;
+    broker::topology::declare(&connection, &names).await?;
     let mut sending = Sending {
         publisher: Publisher::open(&connection, &names).await?,
         unconfirmed: VecDeque::new(),
@@ -173,7 +171,7 @@ impl Sending {
     }
 
     fn refuse(&mut self, file: &str, line: u64, problem: String) {
-        self.progress.suspend(|| eprintln!("{file} line {line}: {problem}"));
+        self.progress.suspend(|| eprintln!("{} line {line}: {}", safe(file), safe(&problem)));
         self.refused.push(RefusedLine { file: file.to_owned(), line, problem });
     }
 }

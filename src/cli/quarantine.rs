@@ -11,6 +11,7 @@ use crate::{
     app,
     config::Config,
     ledger::Reason,
+    mask::mask,
     signature,
     store::{
         self,
@@ -186,11 +187,17 @@ async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Resul
 
 async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
     let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
-    let Some(detail) = found else {
+    let Some(mut detail) = found else {
         return Err(Failure::No(format!(
             "there is no case {id}; `payonce quarantine list --state all` shows those there are"
         )));
     };
+    if config.mask_cards {
+        // Again: the case may be older than the setting.
+        let identifiers = detail.identifiers();
+        let masked = mask(&detail.body, &identifiers).into_owned();
+        detail.body = masked;
+    }
     let body = String::from_utf8_lossy(&detail.body);
     if json {
         let mut value = serde_json::to_value(&detail).map_err(|error| Failure::No(error.to_string()))?;

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+pub(super) use crate::shown::safe;
+
 /// A table with these headings.
 pub(super) fn new(headings: &[&str]) -> Table {
     let mut table = Table::new();
@@ -33,9 +35,4 @@ pub(super) fn time(time: OffsetDateTime) -> String {
 /// What is absent shows as a dash. Texts come from whoever writes to the queue: control characters are shown, not sent.
 pub(super) fn optional(value: Option<impl Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| safe(&value.to_string()))
-}
-
-/// A text that cannot steer a terminal.
-pub(super) fn safe(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

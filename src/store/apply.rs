@@ -35,6 +35,8 @@ pub struct Batch<'a> {
     pub callbacks: &'a [Callback],
     /// Their bodies, in the same order.
     pub bodies: &'a [&'a [u8]],
+    /// Whether what cases keep of them has its card data masked.
+    pub mask_cards: bool,
     /// Messages that never became callbacks.
     pub undecodable: &'a [Undecodable<'a>],
     /// Who ends the stored cases that the plan ends.

@@ -1,6 +1,6 @@
 //! Rows of `quarantine`: new ones, more copies of known ones, and waiting ones that end.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use sqlx::{PgConnection, Row};
 
@@ -11,8 +11,12 @@ use super::{
 };
 use crate::{
     ledger::{AccountId, Callback, CaseEnd, Fingerprint, Key, Outcome, Plan, Reason},
+    mask::mask,
     signature::Headers,
 };
+
+/// What a case keeps of a message at most: four times the largest that can be a callback. Of a larger one it keeps the beginning.
+pub const CASE_BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// A message that could not be decoded, or that nobody vouches for, with the copies of it in the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +58,28 @@ struct CaseRow<'a> {
     fingerprint: Fingerprint,
     reason: Reason,
     detail: String,
-    body: &'a [u8],
+    body: Cow<'a, [u8]>,
     attempts: i32,
     callback: Option<&'a Callback>,
     signature: Option<&'a Headers>,
+}
+
+/// The message as its case keeps it. The case's fingerprint is made of all of the original.
+fn kept<'a>(body: &'a [u8], mask_cards: bool, identifiers: &[&str]) -> Cow<'a, [u8]> {
+    let beginning = body.get(..CASE_BODY_BYTES_MAX).unwrap_or(body);
+    if mask_cards { mask(beginning, identifiers) } else { Cow::Borrowed(beginning) }
+}
+
+fn key_texts(key: Option<&Key>) -> Vec<&str> {
+    key.map(|key| vec![key.source.as_str(), key.event_id.as_str()]).unwrap_or_default()
+}
+
+/// What payonce has read of a callback, and stores beside it anyway.
+fn identifiers(callback: &Callback) -> Vec<&str> {
+    let always = [callback.key.source.as_str(), callback.key.event_id.as_str(), callback.account_id.as_str()];
+    let payment_id = callback.payment_id.as_ref().map(|id| id.as_str());
+    let operation_id = callback.operation_id.as_ref().map(|id| id.as_str());
+    always.into_iter().chain(payment_id).chain(operation_id).collect()
 }
 
 /// What makes two cases the same one: `quarantine_content`.
@@ -79,7 +101,11 @@ pub(super) async fn insert(
         fingerprint: case.callback.fingerprint,
         reason: case.reason,
         detail: storable(&case.detail),
-        body: batch.bodies.get(case.index).copied().unwrap_or_default(),
+        body: kept(
+            batch.bodies.get(case.index).copied().unwrap_or_default(),
+            batch.mask_cards,
+            &identifiers(&case.callback),
+        ),
         attempts: case.attempts,
         callback: Some(&case.callback),
         signature: None,
@@ -88,8 +114,12 @@ pub(super) async fn insert(
         key: message.key.as_ref(),
         fingerprint: message.fingerprint,
         reason: message.reason,
-        detail: storable(&message.detail),
-        body: message.body,
+        detail: if message.body.len() > CASE_BODY_BYTES_MAX {
+            format!("{}; the case keeps the first {CASE_BODY_BYTES_MAX}", storable(&message.detail))
+        } else {
+            storable(&message.detail)
+        },
+        body: kept(message.body, batch.mask_cards, &key_texts(message.key.as_ref())),
         attempts: message.attempts,
         callback: None,
         signature: (message.reason == Reason::BadSignature).then_some(message.signature),
@@ -120,7 +150,7 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.key.map(|key| key.event_id.as_str())))
     .bind(each(&cases, |case| case.reason.as_str()))
     .bind(each(&cases, |case| case.detail.as_str()))
-    .bind(each(&cases, |case| case.body))
+    .bind(each(&cases, |case| case.body.as_ref()))
     .bind(each(&cases, |case| case.attempts))
     .bind(each(&cases, |case| &case.fingerprint.0[..]))
     .bind(each(&cases, |case| case.callback.map(|callback| callback.kind.as_str())))

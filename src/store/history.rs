@@ -53,46 +53,12 @@ pub async fn roll_up(connection: &mut PgConnection, config: &HistoryConfig) -> R
 /// Rows of lanes to rows of minutes, and into the totals. A source keeps its name once a callback of it was applied, as long as there
 /// is room; the others are counted together as `other`, because whoever may write to the queue can invent names without end.
 async fn add_up_lanes(transaction: &mut PgConnection, sources_max: usize) -> Result<u64, StoreError> {
-    // A row that a lane updates between the look and the delete is another version by then, and is left for the next time.
-    let moved: i64 = sqlx::query_scalar(
-        "with old as (
-             delete from tallies
-             where ctid = any(array(
-                 select ctid from tallies
-                 where grain = 'lane' and minute < date_trunc('minute', now()) - make_interval(secs => $1)
-                 order by minute limit $2))
-             returning minute, kind, source, label, n
-         ),
-         named as (select distinct source from tally_totals where source not in ('', 'other')),
-         admitted as (
-             select source from old
-             where kind in ('applied', 'released') and source <> '' and source not in (select source from named)
-             group by source order by sum(n) desc, source
-             limit greatest(0, $3 - (select count(*) from named))
-         ),
-         sums as (
-             select minute, kind, label, sum(n)::bigint as n,
-                    case when source = '' or source in (table named) or source in (table admitted) then source
-                         else 'other' end as source
-             from old group by 1, 2, 3, 5
-         ),
-         totals as (
-             insert into tally_totals as t (kind, source, label, n)
-             select kind, source, label, sum(n) from sums group by 1, 2, 3
-             on conflict (kind, source, label) do update set n = t.n + excluded.n
-         ),
-         minutes as (
-             insert into tallies as t (minute, writer, grain, kind, source, label, n)
-             select minute, 'minute', 'minute', kind, source, label, n from sums
-             on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n
-         )
-         select count(*) from old",
-    )
-    .bind(LANE_KEPT.as_secs_f64())
-    .bind(ROLL_UP_MAX)
-    .bind(i64::try_from(sources_max).unwrap_or(i64::MAX))
-    .fetch_one(transaction)
-    .await?;
+    let moved: i64 = sqlx::query_scalar("select add_up_lanes(make_interval(secs => $1), $2, $3)")
+        .bind(LANE_KEPT.as_secs_f64())
+        .bind(ROLL_UP_MAX)
+        .bind(i64::try_from(sources_max).unwrap_or(i64::MAX))
+        .fetch_one(transaction)
+        .await?;
     Ok(moved.unsigned_abs())
 }
 
@@ -103,30 +69,13 @@ async fn add_up(
     to: &str,
     kept: Duration,
 ) -> Result<u64, StoreError> {
-    let moved: i64 = sqlx::query_scalar(
-        "with old as (
-             delete from tallies
-             where ctid = any(array(
-                 select ctid from tallies
-                 where grain = $1 and minute < now() - make_interval(secs => $3)
-                 order by minute limit $4))
-             returning minute, kind, source, label, n
-         ),
-         sums as (
-             insert into tallies as t (minute, writer, grain, kind, source, label, n)
-             select case $2 when 'total' then timestamptz 'epoch' else date_trunc($2, minute, 'UTC') end,
-                    $2, $2, kind, source, label, sum(n)
-             from old group by 1, 4, 5, 6
-             on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n
-         )
-         select count(*) from old",
-    )
-    .bind(from)
-    .bind(to)
-    .bind(kept.as_secs_f64())
-    .bind(ROLL_UP_MAX)
-    .fetch_one(transaction)
-    .await?;
+    let moved: i64 = sqlx::query_scalar("select add_up_counts($1, $2, make_interval(secs => $3), $4)")
+        .bind(from)
+        .bind(to)
+        .bind(kept.as_secs_f64())
+        .bind(ROLL_UP_MAX)
+        .fetch_one(transaction)
+        .await?;
     Ok(moved.unsigned_abs())
 }
 

@@ -11,6 +11,7 @@ mod cases;
 mod counts;
 mod database;
 pub mod find;
+mod grants;
 pub mod history;
 mod load;
 pub mod quarantine;
@@ -23,9 +24,10 @@ use std::fmt;
 
 pub use apply::{Applied, Batch, apply};
 pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
-pub use cases::{Resolver, Undecodable};
+pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use database::{Connection, Database, Reader};
+pub use grants::{GrantError, Grantee, WORKER_RIGHTS, grant};
 pub use load::{add_ledger, load, load_besides_ledger};
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;
@@ -74,6 +76,10 @@ impl From<sqlx::Error> for StoreError {
             "23" if code == "23505" => Self::Conflict(text),
             // Integrity violation, data exception, program limit exceeded.
             "23" | "22" | "54" => Self::Refused(text),
+            // Insufficient privilege. Waited for, as an outage is: the grant helps without a restart.
+            "42" if code == "42501" => Self::Unavailable(format!(
+                "{text}: `payonce migrate --grant-worker ROLE` (or --grant-ops) gives a role its rights"
+            )),
             _ => Self::Unavailable(text),
         }
     }

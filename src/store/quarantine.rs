@@ -111,9 +111,19 @@ pub struct CaseDetail {
     pub webhook_timestamp: Option<String>,
     /// `webhook-signature`.
     pub webhook_signature: Option<String>,
-    /// The message, byte for byte.
+    /// The message, byte for byte, but for masked card data; of one larger than [`super::CASE_BODY_BYTES_MAX`] the beginning.
     #[serde(skip)]
     pub body: Vec<u8>,
+}
+
+impl CaseDetail {
+    /// What was read of the callback.
+    #[must_use]
+    pub fn identifiers(&self) -> Vec<&str> {
+        let all =
+            [&self.case.source, &self.case.event_id, &self.account_id, &self.payment_id, &self.operation_id];
+        all.into_iter().filter_map(Option::as_deref).collect()
+    }
 }
 
 const COLUMNS: &str = "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, \

@@ -1,9 +1,6 @@
 //! Brings the schema up to date, and refuses one that does not fit this program.
 
-use sqlx::{
-    PgConnection,
-    migrate::{Migrate, Migrator},
-};
+use sqlx::{PgConnection, migrate::Migrator};
 
 use super::StoreError;
 
@@ -75,9 +72,9 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError>
     if !exists {
         return Ok(Vec::new());
     }
-    let migrations = connection
-        .list_applied_migrations(&MIGRATOR.table_name)
+    let versions: Vec<i64> = sqlx::query_scalar("select version from _sqlx_migrations order by version")
+        .fetch_all(&mut *connection)
         .await
-        .map_err(|error| SchemaError::Migration(error.to_string()))?;
-    Ok(migrations.into_iter().map(|migration| migration.version).collect())
+        .map_err(StoreError::from)?;
+    Ok(versions)
 }

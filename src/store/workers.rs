@@ -118,10 +118,9 @@ pub async fn report(connection: &mut PgConnection, report: &Report<'_>) -> Resul
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let (error, error_age) = report.last_error.clone().unzip();
-    // Names are one row each and each worker writes its own, so two of these meet only where both remove the same old row.
+    // Each worker writes its own row.
     sqlx::query(
-        "with gone as (delete from workers where last_seen_at < now() - interval '1 day' and name <> $1)
-         insert into workers (name, version, started_at, report_ms, is_stopped, is_ready, redis_available, lanes, batch_size_max,
+        "insert into workers (name, version, started_at, report_ms, is_stopped, is_ready, redis_available, lanes, batch_size_max,
                               prefetch_count, received, applied, duplicates, quarantined, conflicts, interval_ms, settled,
                               latency_buckets, oldest_unsettled_ms, last_error, last_error_at)
          values ($1, $2, now() - make_interval(secs => $3), $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
@@ -157,8 +156,9 @@ pub async fn report(connection: &mut PgConnection, report: &Report<'_>) -> Resul
     .bind(report.oldest_unsettled.map(millis))
     .bind(error.as_deref().map(storable))
     .bind(error_age.map(|age| age.as_secs_f64()))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query("select forget_silent_workers()").execute(&mut *connection).await?;
     Ok(())
 }
 

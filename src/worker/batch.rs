@@ -1,17 +1,23 @@
-//! Gathers deliveries into batches: closed when full, or when nothing has filled them within the linger.
+//! Gathers deliveries into batches: closed when full, by number or by bytes, or when nothing has filled them within the linger.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Held;
 use crate::broker::Delivery;
+
+/// Bytes of bodies after which a batch is closed: a transaction may hold copies of all of them.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A delivery and when it was taken.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) delivery: Delivery,
     pub(super) at: Instant,
+    /// Counts its bytes as long as it lives.
+    pub(super) _held: Held,
 }
 
 /// The next batch; `None` once `stop` is set or no more deliveries can come. An idle lane waits here without limit; a batch that
@@ -27,25 +33,32 @@ pub(super) async fn next(
         () = stop.cancelled() => return None,
         first = deliveries.recv() => first?,
     };
+    let mut bytes = first.delivery.body.len();
     let mut batch = Vec::with_capacity(size_max.min(deliveries.len() + 1));
     batch.push(first);
+    let mut add = |batch: &mut Vec<Taken>, taken: Taken| {
+        bytes += taken.delivery.body.len();
+        batch.push(taken);
+        batch.len() >= size_max || bytes >= BATCH_BYTES_MAX
+    };
+    let mut is_full = batch.len() >= size_max;
     // What is there already needs no waiting: under load this fills the batch at once.
-    while batch.len() < size_max {
+    while !is_full {
         match deliveries.try_recv() {
-            Ok(taken) => batch.push(taken),
+            Ok(taken) => is_full = add(&mut batch, taken),
             Err(_) => break,
         }
     }
-    if batch.len() < size_max && !linger.is_zero() {
+    if !is_full && !linger.is_zero() {
         let closing = tokio::time::sleep(linger);
         tokio::pin!(closing);
-        while batch.len() < size_max {
+        while !is_full {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
                 () = &mut closing => break,
                 taken = deliveries.recv() => match taken {
-                    Some(taken) => batch.push(taken),
+                    Some(taken) => is_full = add(&mut batch, taken),
                     None => break,
                 },
             }

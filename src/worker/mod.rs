@@ -5,6 +5,7 @@
 //! What must not live here: SQL, Redis commands, business rules.
 
 mod batch;
+mod budget;
 pub mod deeds;
 mod disposition;
 mod lane;
@@ -14,6 +15,7 @@ pub mod reverify;
 mod session;
 mod stage;
 mod vitals;
+mod work;
 
 use std::{
     sync::{
@@ -92,7 +94,7 @@ pub enum Refusal {
     /// The schema does not fit this program.
     #[error(transparent)]
     Schema(SchemaError),
-    /// An object on the broker differs from what payonce needs.
+    /// An object on the broker differs from what payonce needs, or is missing and may not be made.
     #[error(transparent)]
     Topology(TopologyError),
 }
@@ -108,6 +110,8 @@ enum SessionEnd {
     ConsumerCancelled,
     #[error("PostgreSQL was away for longer than outage_hold_ms; the deliveries were given back")]
     Outage,
+    #[error("unsettled deliveries were more than prefetch_bytes_max; from now on fewer are taken at a time")]
+    TooMuch,
     #[error("a lane stopped unexpectedly: {0}")]
     LaneDied(String),
 }
@@ -130,6 +134,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     // Reports go on while the last batches are finished.
     let drained = CancellationToken::new();
     let mut pauses = Pauses::new(worker.retry);
+    let mut budgets = session::Budgets::new(&worker.config);
     let mut result = Ok(());
     while !stop.is_cancelled() {
         let ended = match wait_for_database(&worker, &stop).await {
@@ -141,7 +146,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                         tokio::spawn(vitals::keep_reporting(Arc::clone(&worker), drained.clone())),
                     ]
                 });
-                session::run(&worker, &stop, &mut pauses).await
+                session::run(&worker, &stop, &mut pauses, &mut budgets).await
             }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
         };
@@ -156,6 +161,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 cause @ (SessionEnd::Broker(_)
                 | SessionEnd::ConsumerCancelled
                 | SessionEnd::Outage
+                | SessionEnd::TooMuch
                 | SessionEnd::LaneDied(_)),
             ) => {
                 let pause = pauses.next_pause();

@@ -51,6 +51,7 @@ pub async fn replay(
             plan,
             callbacks: &[],
             bodies: &[],
+            mask_cards: true,
             undecodable: &[],
             remembered: &[],
             resolver,

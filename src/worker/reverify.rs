@@ -83,6 +83,8 @@ async fn decide_again(
         callbacks: &callbacks,
         bodies: &bodies,
         undecodable: &[],
+        // As the case keeps them.
+        mask_cards: true,
         remembered: &[],
         resolver,
         proven: &ids,

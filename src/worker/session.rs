@@ -16,11 +16,13 @@ use tracing::{info, warn};
 use super::{
     Refusal, SessionEnd, Worker,
     batch::Taken,
+    budget::{Budget, Overflow},
     lane::{Lane, LaneEnd, Origin, Settling},
     stage::Timed,
 };
 use crate::{
-    broker::{self, BrokerError, Consumer, Settler, topology::TopologyError},
+    broker::{self, BrokerError, Consumer, Delivery, Settler, topology::TopologyError},
+    config::WorkerConfig,
     crash::{self, Point},
     retry::Pauses,
 };
@@ -29,6 +31,21 @@ use crate::{
 /// are dropped when the channel closes (seen on RabbitMQ 3.10: a few of the last ones came again). That loses nothing, but a
 /// drained worker should leave nothing to turn away. The broker has no answer to wait for, so it gets this long.
 const SETTLE_GRACE: Duration = Duration::from_millis(300);
+
+/// How much of each queue a worker holds, over all of its sessions.
+pub(super) struct Budgets {
+    queue: Budget,
+    given_up: Budget,
+}
+
+impl Budgets {
+    pub(super) fn new(config: &WorkerConfig) -> Self {
+        Self {
+            queue: Budget::new(config.prefetch_count, config.prefetch_bytes_max),
+            given_up: Budget::new(GIVEN_UP_PREFETCH, config.prefetch_bytes_max),
+        }
+    }
+}
 
 /// Dead letters that a worker holds at most: few, because they are worked by one lane and can be large.
 const GIVEN_UP_PREFETCH: u16 = 100;
@@ -45,18 +62,23 @@ pub(super) async fn run(
     worker: &Arc<Worker>,
     stop: &CancellationToken,
     pauses: &mut Pauses,
+    budgets: &mut Budgets,
 ) -> Result<(), SessionEnd> {
     let connection = broker::connect_with(worker.amqp_url.expose(), &worker.name, &worker.tls).await?;
     broker::topology::declare(&connection, &worker.names).await.map_err(|error| match error {
-        differs @ TopologyError::Differs(..) => SessionEnd::Refused(Refusal::Topology(differs)),
+        wrong @ (TopologyError::Differs(..) | TopologyError::Missing(_)) => {
+            SessionEnd::Refused(Refusal::Topology(wrong))
+        }
         TopologyError::Broker(error) => SessionEnd::Broker(error),
     })?;
     let config = &worker.config;
-    let consumer = Consumer::open(&connection, &worker.names.queue, config.prefetch_count).await?;
-    let given_up = Consumer::open(&connection, &worker.names.dead_queue, GIVEN_UP_PREFETCH).await?;
+    let prefetch_count = budgets.queue.prefetch();
+    let given_up = Consumer::open(&connection, &worker.names.dead_queue, budgets.given_up.prefetch()).await?;
+    // Last: what it brings gathers in memory until it is taken.
+    let consumer = Consumer::open(&connection, &worker.names.queue, prefetch_count).await?;
     pauses.reset();
     worker.readiness.set(true);
-    info!(queue = worker.names.queue, prefetch_count = worker.config.prefetch_count, "taking messages");
+    info!(queue = worker.names.queue, prefetch_count, "taking messages");
 
     // Lanes stop with the session, however it ends, after the batch they have started.
     let lanes_stop = stop.child_token();
@@ -64,25 +86,39 @@ pub(super) async fn run(
     // One lane is enough: the broker gives a message up once in a long while.
     let mut dead_letters = Intake::start(worker, given_up, Origin::GivenUp, 1, &lanes_stop);
     let ended = tokio::select! {
-        ended = intake.take(stop) => ended,
-        ended = dead_letters.take(stop) => ended,
+        ended = intake.take(stop, &mut budgets.queue) => ended,
+        ended = dead_letters.take(stop, &mut budgets.given_up) => ended,
     };
     worker.readiness.set(false);
     lanes_stop.cancel();
-    if ended.is_ok() {
+    let is_in_order = matches!(ended, Ok(()) | Err(SessionEnd::TooMuch));
+    if is_in_order {
         // No new deliveries; those that no batch has started on go back when the channel closes.
-        intake.consumer.cancel().await?;
-        dead_letters.consumer.cancel().await?;
+        intake.consumer.wind_down();
+        dead_letters.consumer.wind_down();
     }
-    let lanes_finish = async { tokio::join!(intake.lanes.finish(), dead_letters.lanes.finish()) };
-    let finished = tokio::time::timeout(config.shutdown_deadline, lanes_finish).await;
-    if finished.is_err() {
+    let lanes_finish = async {
+        tokio::join!(intake.lanes.finish(), dead_letters.lanes.finish());
+        if is_in_order {
+            tokio::time::sleep(SETTLE_GRACE).await;
+        }
+    };
+    let discard =
+        async { tokio::join!(intake.consumer.discard_rest(), dead_letters.consumer.discard_rest()) };
+    let finished = tokio::time::timeout(config.shutdown_deadline, async {
+        tokio::pin!(lanes_finish, discard);
+        tokio::select! {
+            _ = &mut lanes_finish => return,
+            _ = &mut discard => {}
+        }
+        lanes_finish.await;
+    });
+    if finished.await.is_err() {
         warn!("a batch did not finish within shutdown_deadline_ms; its deliveries will come again");
     }
-    if ended.is_ok() {
-        tokio::time::sleep(SETTLE_GRACE).await;
-        intake.consumer.close().await?;
-        dead_letters.consumer.close().await?;
+    if is_in_order {
+        let (one, other) = tokio::join!(intake.consumer.close(), dead_letters.consumer.close());
+        one.and(other)?;
         broker::disconnect(connection).await?;
     }
     ended
@@ -106,22 +142,32 @@ impl Intake {
         Self { worker: Arc::clone(worker), consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
     }
 
-    /// Hands deliveries to lanes until `stop` or until something breaks.
-    async fn take(&mut self, stop: &CancellationToken) -> Result<(), SessionEnd> {
+    /// Hands deliveries to lanes until `stop`, until they are too many bytes, or until something breaks.
+    async fn take(&mut self, stop: &CancellationToken, budget: &mut Budget) -> Result<(), SessionEnd> {
+        // The prefetch to go on with, once the consumer has wound down.
+        let mut resizing = None;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 end = self.lanes.ended() => return Err(end),
                 run = self.consumer.next() => {
-                    let run = run.ok_or(SessionEnd::ConsumerCancelled)??;
-                    let (count, at) = (run.len(), Instant::now());
+                    let Some(run) = run else {
+                        let prefetch_count = resizing.take().ok_or(SessionEnd::ConsumerCancelled)?;
+                        self.consumer.restart(prefetch_count).await?;
+                        info!(prefetch_count, "messages are small again; taking more at a time");
+                        continue;
+                    };
+                    let run = run?;
+                    let count = run.len();
                     self.worker.vitals.received(count);
                     crash::reach(Point::AfterConsume)
                         .await
                         .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
-                    for delivery in run {
-                        self.lanes.hand_over(Taken { delivery, at });
+                    self.hand_over(run, budget)?;
+                    if resizing.is_none() && let Some(prefetch_count) = budget.grown() {
+                        self.consumer.wind_down();
+                        resizing = Some(prefetch_count);
                     }
                     if count >= BURST {
                         tokio::time::sleep(BURST_PAUSE).await;
@@ -129,6 +175,15 @@ impl Intake {
                 }
             }
         }
+    }
+
+    fn hand_over(&self, run: Vec<Delivery>, budget: &mut Budget) -> Result<(), SessionEnd> {
+        let at = Instant::now();
+        for delivery in run {
+            let held = budget.take(delivery.body.len()).map_err(|Overflow| SessionEnd::TooMuch)?;
+            self.lanes.hand_over(Taken { delivery, at, _held: held });
+        }
+        Ok(())
     }
 }
 

@@ -25,11 +25,14 @@ async fn lively() -> World {
     let mut settled = 0;
     for events in steps {
         world.publish(events).await;
-        settled += i64::try_from(events.len()).unwrap();
+        settled += events.len() as i64;
         world.settled(settled).await;
     }
     world
-        .publish_raw(&[("a".to_owned(), br#"{"id":"bad","card_number":"4242 4242 4242 4242""#.to_vec())])
+        .publish_raw(&[(
+            "a".to_owned(),
+            br#"{"id":"bad","cvv":"98765","note":"4242 4242 4242 4242""#.to_vec(),
+        )])
         .await;
     world.settled(settled + 1).await;
     worker.stop().await;
@@ -82,7 +85,7 @@ async fn by_page(dashboard: &Dashboard) -> [i64; 5] {
     ["received", "applied", "duplicates", "quarantined", "open"].map(|name| {
         let (_, rest) =
             page.split_once(&format!("data-text=\"{name}\">")).expect("the number is on the page");
-        rest.split('<').next().unwrap().replace(',', "").parse().expect("a number")
+        rest.split('<').next().unwrap_or_default().replace(',', "").parse().expect("a number")
     })
 }
 
@@ -222,8 +225,8 @@ async fn a_body_is_shown_as_it_came_but_for_what_is_sensitive() {
     let id = world.number("select id from quarantine where reason = 'malformed'").await;
     for path in [format!("/quarantine/{id}"), format!("/api/quarantine/{id}")] {
         let shown = dashboard.get(&path).await.body;
-        assert!(shown.contains("card_number") && shown.contains("•••"), "{shown}");
-        assert!(!shown.contains("4242 4242"), "{shown}");
+        assert!(shown.contains("cvv") && shown.contains("•••") && shown.contains("note"), "{shown}");
+        assert!(!shown.contains("98765") && !shown.contains("4242 4242"), "{shown}");
     }
     dashboard.stop().await;
     world.close().await;

@@ -1,6 +1,9 @@
 //! Promises kept on real servers: PostgreSQL, Redis and RabbitMQ as `make services` starts them. Each test has a database, a key
 //! prefix and a queue prefix of its own, so all run in parallel; tests that restart a server start one of their own.
 
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
+
 mod access;
 mod audit;
 mod browser;
@@ -10,7 +13,9 @@ mod crash_points;
 mod dashboard;
 mod duplicates;
 mod history;
+mod hostile_messages;
 mod hot_account;
+mod least_privilege;
 mod lifecycle;
 mod look_ups;
 mod malformed_neighbours;
@@ -20,6 +25,7 @@ mod outages;
 mod quarantine;
 mod redis_failures;
 mod rivals;
+mod secrets;
 mod signatures;
 mod stopping;
 mod support;

@@ -32,6 +32,7 @@ async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Appli
         plan: decided.plan.clone(),
         callbacks: &decided.callbacks,
         bodies: &bodies,
+        mask_cards: true,
         undecodable: &[],
         resolver: Resolver::WORKER,
         remembered: &[],

@@ -32,7 +32,7 @@ async fn refused(world: &World) -> Vec<(Option<String>, String)> {
         sqlx::query_as("select event_id, detail, reason, state from quarantine order by id")
             .fetch_all(&mut world.connect().await)
             .await
-            .unwrap();
+            .expect("cases can be read");
     let is_open =
         |(_, _, reason, state): &(_, _, String, String)| reason == "bad_signature" && state == "open";
     assert!(rows.iter().all(is_open), "{rows:?}");
@@ -44,9 +44,9 @@ async fn program(world: &World, signer: &Signer, arguments: &[&str], input: &str
     command.env("PAYONCE_KEYS_FILE", signer.file()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("the payonce binary runs");
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(input.as_bytes()).await.unwrap();
+    stdin.write_all(input.as_bytes()).await.expect("it reads");
     drop(stdin);
-    let output = child.wait_with_output().await.unwrap();
+    let output = child.wait_with_output().await.expect("it ends");
     (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
 }
 

@@ -1,9 +1,12 @@
 //! Tests that need no servers: the pure core against a naive model, the wire format, and the house rules over the source tree.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
 
 mod book;
+mod deployment;
 mod draft;
+mod hostile_input;
 mod links;
 mod model;
 mod outcomes;
@@ -16,5 +19,6 @@ mod signatures;
 mod state_machine;
 mod stories;
 mod streams;
+mod supply_chain;
 mod tidy;
 mod wire_format;

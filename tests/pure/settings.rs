@@ -106,6 +106,39 @@ fn a_password_is_in_no_message_and_no_debug_output() {
     assert!(!error.contains("hunter2"), "{error}");
 }
 
+#[test]
+fn an_address_may_come_from_a_file_that_a_variable_or_the_toml_file_names() {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"redis://u:hunter2@host:1\r\n").unwrap();
+    let path = secret.path().to_str().unwrap().to_owned();
+    let exposed = |config: Config| config.redis_url.unwrap().expose().to_owned();
+    let from_variables = |variables: &[(&str, &str)]| {
+        let variables: BTreeMap<String, String> = flags(variables);
+        load(None, &BTreeMap::new(), |name| variables.get(name).cloned()).map_err(|error| error.to_string())
+    };
+    let config = from_variables(&[("PAYONCE_REDIS_URL_FILE", &path)]).unwrap();
+    assert_eq!(exposed(config), "redis://u:hunter2@host:1", "without the line's end");
+    let config = from_file(&format!("redis_url_file = {path:?}")).unwrap();
+    assert_eq!(exposed(config), "redis://u:hunter2@host:1");
+    // A variable overrides the file, whichever of the two each is.
+    let mut toml = tempfile::NamedTempFile::new().unwrap();
+    write!(toml, "redis_url_file = {path:?}").unwrap();
+    let variable = |name: &str| (name == "PAYONCE_REDIS_URL").then(|| "redis://other".to_owned());
+    assert_eq!(exposed(load(Some(toml.path()), &BTreeMap::new(), variable).unwrap()), "redis://other");
+
+    let both = from_variables(&[("PAYONCE_REDIS_URL_FILE", &path), ("PAYONCE_REDIS_URL", "redis://h")]);
+    refused(both, &["PAYONCE_REDIS_URL_FILE", "PAYONCE_REDIS_URL is set too"]);
+    let missing = from_variables(&[("PAYONCE_REDIS_URL_FILE", "/nowhere/redis_url")]);
+    refused(missing, &["PAYONCE_REDIS_URL_FILE", "/nowhere/redis_url", "No such file"]);
+    refused(from_file("lanes_file = \"x\""), &["lanes_file", "no such setting"]);
+    std::fs::write(secret.path(), "").unwrap();
+    let empty = from_variables(&[("PAYONCE_REDIS_URL_FILE", &path)]);
+    refused(empty, &["redis_url", "PAYONCE_REDIS_URL_FILE", "the value is not"]);
+    std::fs::write(secret.path(), "x".repeat(70_000)).unwrap();
+    let large = from_variables(&[("PAYONCE_REDIS_URL_FILE", &path)]);
+    refused(large, &["PAYONCE_REDIS_URL_FILE", "larger than 65536 bytes"]);
+}
+
 /// The name, the value and the comment of each entry of the example file.
 fn example() -> Vec<(String, String, String)> {
     let mut entries = Vec::new();

@@ -10,7 +10,7 @@ use std::{
 use crate::rust_words::words;
 
 /// Which of our modules each may import. A new module needs a line here, and so a thought.
-const IMPORTS: [(&str, &[&str]); 21] = [
+const IMPORTS: [(&str, &[&str]); 23] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -22,9 +22,11 @@ const IMPORTS: [(&str, &[&str]); 21] = [
             "dedupe",
             "keys",
             "ledger",
+            "mask",
             "metrics",
             "ops",
             "retry",
+            "shown",
             "signature",
             "store",
             "telemetry",
@@ -78,8 +80,10 @@ const IMPORTS: [(&str, &[&str]); 21] = [
             "dedupe",
             "latency",
             "ledger",
+            "mask",
             "metrics",
             "retry",
+            "shown",
             "signature",
             "store",
             "tls",
@@ -88,8 +92,11 @@ const IMPORTS: [(&str, &[&str]); 21] = [
     ),
     ("broker", &["config", "crash", "hosts", "ledger", "metrics", "retry", "signature", "tls"]),
     ("dedupe", &["config", "hosts", "ledger", "metrics", "retry", "tls"]),
-    ("store", &["config", "crash", "hosts", "latency", "ledger", "metrics", "retry", "signature", "tls"]),
-    ("wire", &["ledger"]),
+    (
+        "store",
+        &["config", "crash", "hosts", "latency", "ledger", "mask", "metrics", "retry", "signature", "tls"],
+    ),
+    ("wire", &["ledger", "mask"]),
     ("ledger", &[]),
     // Leaves: everybody but the core may use them, they use nobody else.
     ("config", &[]),
@@ -97,8 +104,10 @@ const IMPORTS: [(&str, &[&str]); 21] = [
     ("hosts", &[]),
     ("keys", &["config", "signature"]),
     ("latency", &[]),
+    ("mask", &[]),
     ("metrics", &[]),
     ("retry", &["config"]),
+    ("shown", &[]),
     ("signature", &[]),
     ("telemetry", &[]),
     ("tls", &["config", "hosts"]),
@@ -131,8 +140,7 @@ const CORE_STD_FORBIDDEN: [&str; 7] = ["env", "fs", "io", "net", "process", "thr
 
 const FILE_LINES_MAX: usize = 450;
 /// Longer ones, and why.
-const LONG_FILES: [(&str, &str); 1] =
-    [("src/config.rs", "one table of every setting, read from top to bottom")];
+const LONG_FILES: [(&str, &str); 0] = [];
 
 /// The module that a file under `src/` belongs to, and how deep it lies: `src/store/load.rs` is in `store`, 2 deep.
 fn module(path: &str) -> (String, usize) {

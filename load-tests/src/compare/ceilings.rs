@@ -116,6 +116,7 @@ async fn lane(
                 plan: decide(&snapshot, &callbacks),
                 callbacks: &callbacks,
                 bodies: &bodies,
+                mask_cards: true,
                 undecodable: &[],
                 resolver: Resolver::WORKER,
                 remembered: &[],

@@ -243,11 +243,9 @@ impl Report {
         let [first, second] = self.worker_memory_mib;
         line("memory of a worker, MiB: first half, second half", format!("{first}, {second}"));
         println!("{table}");
-        match &self.audit {
-            serde_json::Value::Array(violations) => {
-                violations.iter().for_each(|violation| println!("FAILED  {violation}"));
-            }
-            ok => println!("audit: {ok}"),
+        match self.audit.as_array() {
+            Some(violations) => violations.iter().for_each(|violation| println!("FAILED  {violation}")),
+            None => println!("audit: {}", self.audit),
         }
         Ok(())
     }

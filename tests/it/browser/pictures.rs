@@ -43,12 +43,8 @@ async fn pictures_of_every_page_come_out_in_light_and_dark() {
         match path {
             "first case" => follow(&chrome, &url("/quarantine"), "tbody td a").await,
             "an account" => {
-                follow(
-                    &chrome,
-                    &chrome.client.current_url().await.unwrap().to_string(),
-                    "a[href^='/account']",
-                )
-                .await
+                follow(&chrome, chrome.client.current_url().await.unwrap().as_str(), "a[href^='/account']")
+                    .await
             }
             path => chrome.open(&url(path)).await,
         }

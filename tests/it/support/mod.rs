@@ -4,6 +4,8 @@
 mod callbacks;
 mod certificates;
 mod dashboard;
+mod locked;
+mod raw_amqp;
 mod server;
 mod signer;
 mod world;
@@ -16,6 +18,8 @@ use std::{
 pub use callbacks::{Event, SOURCE};
 pub use certificates::Authority;
 pub use dashboard::{Dashboard, csrf_of};
+pub use locked::{Locked, PASSWORDS};
+pub use raw_amqp::{RawProperties, RawPublisher};
 pub use server::OwnServer;
 pub use signer::Signer;
 pub use world::{RunningWorker, World};

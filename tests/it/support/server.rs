@@ -54,6 +54,16 @@ impl OwnServer {
         self.run("start").await;
     }
 
+    /// A script of the project that calls `$RABBITMQCTL`, aimed at this broker.
+    pub fn script(&self, path: &str) -> Command {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+        let mut command = Command::new(format!("{root}{path}"));
+        command
+            .env("RABBITMQCTL", format!("{root}scripts/services rabbitmqctl"))
+            .env("PAYONCE_LOCAL_DIR", self.folder.path());
+        command
+    }
+
     async fn run(&self, verb: &str) {
         let output = self.command(verb).output().await.expect("scripts/services runs");
         assert!(

@@ -1,0 +1,391 @@
+//! The configuration: read, checked, and in the types that the rest works with. A value comes from a flag, else a `PAYONCE_*` variable, else
+//! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
+
+mod files;
+mod settings;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use files::{FILE_SUFFIX, direct_or_file, read_file};
+pub use files::{from_toml, to_toml};
+pub use settings::{Domain, SETTINGS, Setting};
+
+/// Shortest token of `payonce ops`.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text, for the one call that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    /// Its name and where its value came from.
+    pub setting: String,
+    /// What was found and what is allowed.
+    pub problem: String,
+}
+
+/// How a pool of workers is sized, and how long it tries. See [`SETTINGS`] for limits.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Batches in work at once.
+    pub lanes: usize,
+    /// Callbacks per transaction at most.
+    pub batch_size_max: usize,
+    /// How long a batch that is not full waits for more.
+    pub batch_linger: Duration,
+    /// Unsettled deliveries at most.
+    pub prefetch_count: u16,
+    /// Bytes of unsettled deliveries at most, of each queue.
+    pub prefetch_bytes_max: usize,
+    /// Whether cases keep card data masked.
+    pub mask_cards: bool,
+    /// Lost races after which a batch waits between tries.
+    pub conflict_retries_max: u64,
+    /// How long deliveries are held while PostgreSQL is away.
+    pub outage_hold: Duration,
+    /// How long a started batch may take after SIGTERM.
+    pub shutdown_deadline: Duration,
+    /// How long a callback waits for its payment.
+    pub waiting_max: Duration,
+    /// Pause between two looks at what waits.
+    pub waiting_sweep: Duration,
+    /// Pause between two reports of how it is.
+    pub report_pause: Duration,
+    /// How long counts are kept, and how fine.
+    pub history: HistoryConfig,
+}
+
+/// How long counts are kept, and how fine.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryConfig {
+    /// By the minute.
+    pub minutes_kept: Duration,
+    /// By the hour.
+    pub hours_kept: Duration,
+    /// By the day; then as one total.
+    pub days_kept: Duration,
+    /// Sources that history names.
+    pub sources_max: usize,
+}
+
+/// Pauses between tries.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryConfig {
+    /// The first.
+    pub delay_min: Duration,
+    /// The longest.
+    pub delay_max: Duration,
+}
+
+/// The files of TLS links. See [`crate::tls`].
+#[derive(Debug, Clone, Default)]
+pub struct TlsConfig {
+    /// Who may vouch for servers.
+    pub ca_file: Option<PathBuf>,
+    /// What we show them.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The advice that Redis gives.
+#[derive(Debug, Clone)]
+pub struct DedupeConfig {
+    /// How long a claim lasts.
+    pub claim_lease: Duration,
+    /// How long a done marker lasts.
+    pub marker_ttl: Duration,
+    /// When Redis counts as away.
+    pub timeout: Duration,
+}
+
+/// Who may use the pages of `payonce ops`.
+#[derive(Debug, Clone)]
+pub struct AccessConfig {
+    /// Opens everything; `None`: not set.
+    pub operator_token: Option<Secret>,
+    /// Opens what only shows.
+    pub readonly_token: Option<Secret>,
+    /// Who acts where there is no token.
+    pub local_name: String,
+}
+
+/// Every setting, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where PostgreSQL is; `None`: not set.
+    pub database_url: Option<Secret>,
+    /// Where Redis is.
+    pub redis_url: Option<Secret>,
+    /// Where RabbitMQ is.
+    pub amqp_url: Option<Secret>,
+    /// Certificates and keys.
+    pub tls: TlsConfig,
+    /// Before each name on the broker and in Redis.
+    pub prefix: String,
+    /// Whether callbacks of a source without a rule of its own must be signed.
+    pub signatures_required: bool,
+    /// The rules and keys of sources; `None`: no source has any.
+    pub keys_file: Option<PathBuf>,
+    /// The pool.
+    pub worker: WorkerConfig,
+    /// Pauses.
+    pub retry: RetryConfig,
+    /// Redis.
+    pub dedupe: DedupeConfig,
+    /// When a statement is given up.
+    pub database_deadline: Duration,
+    /// Connections of `payonce ops`.
+    pub database_pool_max: u32,
+    /// Between two audits by `payonce ops`; zero: none.
+    pub audit_pause: Duration,
+    /// Sources that metrics name.
+    pub source_labels_max: usize,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Who may use the pages of `payonce ops`.
+    pub access: AccessConfig,
+    /// Whether card data is masked where a message is shown.
+    pub mask_cards: bool,
+    /// `error` to `trace`.
+    pub log_level: String,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+}
+
+/// Reads and checks all settings.
+///
+/// `flags` holds what the command line set, by setting name; `variable` looks up the environment.
+///
+/// # Errors
+/// [`ConfigError`] names the setting, where its value came from, the value (unless it is a secret) and what is allowed.
+pub fn load(
+    file: Option<&Path>,
+    flags: &BTreeMap<String, String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    let file = file.map(read_file).transpose()?.unwrap_or_default();
+    let mut values = BTreeMap::new();
+    for setting in SETTINGS {
+        let from_flag = flags
+            .get(setting.name)
+            .map(|value| (format!("flag --{}", setting.name.replace('_', "-")), value.clone()));
+        let from_variable = || {
+            let named = |name: &str| variable(name).filter(|value| !value.is_empty());
+            direct_or_file(setting, &setting.variable(), "_FILE", named)
+        };
+        let from_file = || {
+            let found = direct_or_file(setting, setting.name, FILE_SUFFIX, |name| file.get(name).cloned())?;
+            Ok(found.map(|(_, value)| ("configuration file".to_owned(), value)))
+        };
+        let found = match from_flag {
+            Some(found) => Some(found),
+            None => match from_variable()? {
+                Some(found) => Some(found),
+                None => from_file()?,
+            },
+        };
+        // An empty secret is none, in a file as in a variable.
+        let found =
+            found.filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
+        if let Some((from, value)) = &found
+            && !setting.check(value)
+        {
+            let shown = if matches!(setting.domain, Domain::Secret) {
+                "the value".to_owned()
+            } else {
+                format!("{value:?}")
+            };
+            return Err(error(
+                &format!("{} ({from})", setting.name),
+                format!("{shown} is not {}", setting.allowed()),
+            ));
+        }
+        values.insert(setting.name, found.map_or_else(|| setting.default.to_owned(), |(_, value)| value));
+    }
+    build(&Values(values))
+}
+
+struct Values(BTreeMap<&'static str, String>);
+
+impl Values {
+    fn text(&self, name: &str) -> String {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    fn secret(&self, name: &str) -> Option<Secret> {
+        Some(self.text(name)).filter(|value| !value.is_empty()).map(Secret)
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    fn number<T: TryFrom<u64>>(&self, name: &str) -> Result<T, ConfigError> {
+        let number = self.text(name).parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| error(name, "not a number this machine can hold".to_owned()))
+    }
+
+    fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
+        Ok(Duration::from_millis(self.number(name)?))
+    }
+}
+
+fn build(values: &Values) -> Result<Config, ConfigError> {
+    let config = Config {
+        database_url: values.secret("database_url"),
+        redis_url: values.secret("redis_url"),
+        amqp_url: values.secret("amqp_url"),
+        tls: TlsConfig {
+            ca_file: values.path("tls_ca_file"),
+            certificate_file: values.path("tls_certificate_file"),
+            key_file: values.path("tls_key_file"),
+        },
+        prefix: values.text("prefix"),
+        signatures_required: values.text("signatures") == "required",
+        keys_file: values.path("keys_file"),
+        worker: WorkerConfig {
+            lanes: values.number("lanes")?,
+            batch_size_max: values.number("batch_size_max")?,
+            batch_linger: values.duration("batch_linger_ms")?,
+            prefetch_count: values.number("prefetch_count")?,
+            prefetch_bytes_max: values.number("prefetch_bytes_max")?,
+            mask_cards: values.text("mask_cards") == "on",
+            conflict_retries_max: values.number("conflict_retries_max")?,
+            outage_hold: values.duration("outage_hold_ms")?,
+            shutdown_deadline: values.duration("shutdown_deadline_ms")?,
+            waiting_max: values.duration("waiting_max_ms")?,
+            waiting_sweep: values.duration("waiting_sweep_ms")?,
+            report_pause: values.duration("worker_report_ms")?,
+            history: HistoryConfig {
+                minutes_kept: values.duration("history_minutes_ms")?,
+                hours_kept: values.duration("history_hours_ms")?,
+                days_kept: values.duration("history_days_ms")?,
+                sources_max: values.number("source_labels_max")?,
+            },
+        },
+        retry: RetryConfig {
+            delay_min: values.duration("retry_delay_min_ms")?,
+            delay_max: values.duration("retry_delay_max_ms")?,
+        },
+        dedupe: DedupeConfig {
+            claim_lease: values.duration("claim_lease_ms")?,
+            marker_ttl: values.duration("marker_ttl_ms")?,
+            timeout: values.duration("redis_timeout_ms")?,
+        },
+        database_deadline: values.duration("database_deadline_ms")?,
+        database_pool_max: values.number("database_pool_max")?,
+        audit_pause: values.duration("audit_pause_ms")?,
+        source_labels_max: values.number("source_labels_max")?,
+        otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
+        access: AccessConfig {
+            operator_token: values.secret("ops_token"),
+            readonly_token: values.secret("ops_readonly_token"),
+            local_name: values.text("ops_local_name"),
+        },
+        mask_cards: values.text("mask_cards") == "on",
+        log_level: values.text("log_level"),
+        log_json: values.text("log_format") == "json",
+    };
+    check_together(&config)?;
+    Ok(config)
+}
+
+/// Limits between settings.
+fn check_together(config: &Config) -> Result<(), ConfigError> {
+    let worker = &config.worker;
+    // With less, the broker waits for acks before any lane has a full batch, and nothing is ready when a batch ends.
+    let prefetch_min = 2 * worker.lanes * worker.batch_size_max;
+    if usize::from(worker.prefetch_count) < prefetch_min {
+        return Err(error(
+            "prefetch_count",
+            format!(
+                "{} is less than 2 x lanes x batch_size_max = 2 x {} x {} = {prefetch_min}: raise it, or lower lanes or batch_size_max",
+                worker.prefetch_count, worker.lanes, worker.batch_size_max
+            ),
+        ));
+    }
+    check_tokens(&config.access)?;
+    if config.retry.delay_max < config.retry.delay_min {
+        return Err(error(
+            "retry_delay_max_ms",
+            format!(
+                "{} is less than retry_delay_min_ms = {}",
+                config.retry.delay_max.as_millis(),
+                config.retry.delay_min.as_millis()
+            ),
+        ));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint
+        && endpoint.strip_prefix("http://").is_none_or(str::is_empty)
+    {
+        let problem = format!(
+            "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
+        );
+        return Err(error("otlp_endpoint", problem));
+    }
+    let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
+    for (finer, kept, coarser, longer) in [
+        ("history_minutes_ms", minutes_kept, "history_hours_ms", hours_kept),
+        ("history_hours_ms", hours_kept, "history_days_ms", days_kept),
+    ] {
+        if longer < kept {
+            let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
+            return Err(error(coarser, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
+fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
+    for (name, token) in
+        [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
+    {
+        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
+            return Err(error(
+                name,
+                format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
+            ));
+        }
+    }
+    if access.operator_token.is_some() && access.operator_token == access.readonly_token {
+        return Err(error("ops_readonly_token", "the same as ops_token; use two tokens".to_owned()));
+    }
+    if access.local_name.trim().is_empty() {
+        return Err(error("ops_local_name", "empty; name who acts".to_owned()));
+    }
+    Ok(())
+}
+
+fn error(setting: &str, problem: String) -> ConfigError {
+    ConfigError { setting: setting.to_owned(), problem }
+}

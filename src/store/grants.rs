@@ -1,0 +1,146 @@
+//! Which role may do what: the least that each needs. Given by `payonce migrate`, so that a migration that adds a table and the
+//! rights on it come together; a test compares this list with the tables.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::StoreError;
+
+/// What a role is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grantee {
+    /// Applies callbacks.
+    Worker,
+    /// Reads everything, and works cases. A replay writes what a worker would have written, in the same transaction, so this role
+    /// may write what a worker may.
+    Ops,
+    /// Reads everything.
+    Reader,
+}
+
+impl Grantee {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "a worker",
+            Self::Ops => "ops",
+            Self::Reader => "a reader",
+        }
+    }
+}
+
+/// Why a role was given nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// It does not exist, or no grant could bind it.
+    #[error("{0}")]
+    Role(String),
+    /// The database could not be asked, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for GrantError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Every table, and what a worker may do with it; empty: nothing. No DELETE and no TRUNCATE anywhere; on the ledger no UPDATE, and no say in when
+/// a row was recorded; elsewhere only the columns that change.
+pub const WORKER_RIGHTS: &[(&str, &str)] = &[
+    ("_sqlx_migrations", "select"),
+    ("accounts", "select, insert, update (balance, held, version, cases)"),
+    (
+        "ledger",
+        "select, insert (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, \
+         balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)",
+    ),
+    ("payments", "select, insert, update (state, authorized, captured, refunded, version)"),
+    (
+        "quarantine",
+        "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why)",
+    ),
+    ("tallies", "select, insert, update (n)"),
+    ("tally_totals", ""),
+    ("duplicates", "insert (source, event_id, layer, copies)"),
+    ("workers", "select, insert, update"),
+    ("operator_actions", ""),
+    ("operator_action_cases", ""),
+];
+
+/// What those who work cases may do besides.
+const OPS_RIGHTS: &[(&str, &str)] = &[
+    ("operator_actions", "select, insert, update (ended_at, cases, result)"),
+    ("operator_action_cases", "select, insert"),
+];
+
+/// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
+const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
+
+/// Gives `role` its rights on the tables of this database and takes all others there away, in one transaction: a running worker
+/// never sees less. By the owner of the tables.
+///
+/// # Errors
+/// [`GrantError::Role`] where the role does not exist, or is a superuser or the owner, whom grants do not bind.
+pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) -> Result<(), GrantError> {
+    check_role(connection, role).await?;
+    let role = quoted(role);
+    let mut transaction = connection.begin().await?;
+    let mut run = async |statement: String| {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map(|_| ())
+    };
+    run(format!("revoke all on all tables in schema public from {role}")).await?;
+    run(format!("grant usage on schema public to {role}")).await?;
+    // Taking a right on the table away, as above, takes it on its columns too.
+    let (reads_all, writes) = match grantee {
+        Grantee::Worker => (false, true),
+        Grantee::Ops => (true, true),
+        Grantee::Reader => (true, false),
+    };
+    for (table, rights) in WORKER_RIGHTS {
+        if writes && !rights.is_empty() {
+            run(format!("grant {rights} on {table} to {role}")).await?;
+        }
+        if reads_all {
+            run(format!("grant select on {table} to {role}")).await?;
+        }
+    }
+    if writes {
+        run(format!("grant execute on function {FUNCTIONS} to {role}")).await?;
+    }
+    if grantee == Grantee::Ops {
+        for (table, rights) in OPS_RIGHTS {
+            run(format!("grant {rights} on {table} to {role}")).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn check_role(connection: &mut PgConnection, role: &str) -> Result<(), GrantError> {
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "select r.rolsuper, pg_has_role(r.oid, c.relowner, 'member')
+         from pg_roles r, pg_class c where r.rolname = $1 and c.oid = 'ledger'::regclass",
+    )
+    .bind(role)
+    .fetch_optional(connection)
+    .await?;
+    match found {
+        None => Err(GrantError::Role(format!(
+            "there is no role {role:?}: make it first, as deploy/postgres/roles.sql does"
+        ))),
+        Some((true, _)) => {
+            Err(GrantError::Role(format!("role {role:?} is a superuser: no grant can bind it; use another")))
+        }
+        Some((false, true)) => Err(GrantError::Role(format!(
+            "role {role:?} owns the tables, or is a member of their owner: no grant can bind it; use another"
+        ))),
+        Some((false, false)) => Ok(()),
+    }
+}
+
+/// As an SQL identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,121 @@
+//! A part of a batch on its way through the stages: what was decoded, what was not, and where each stands in the batch.
+
+use std::collections::HashMap;
+
+use super::{batch::Taken, lane::Origin};
+use crate::{
+    keys::Keyring,
+    ledger::{Callback, Fingerprint, Key, Layer, Reason},
+    signature::Headers,
+    store::Undecodable,
+    wire::WireError,
+};
+
+/// A part of a batch on its way through the stages.
+pub(super) struct Work<'a> {
+    /// Where in the batch each callback is, ascending.
+    pub(super) positions: Vec<usize>,
+    pub(super) callbacks: Vec<Callback>,
+    pub(super) bodies: Vec<&'a [u8]>,
+    /// Whether Redis believes that nobody has seen the callback.
+    pub(super) is_new: Vec<bool>,
+    pub(super) undecodable: Vec<Undecodable<'a>>,
+    /// Copies that a done marker turned away, not counted yet.
+    pub(super) remembered: Vec<(Key, Layer)>,
+    /// Whether all but `callbacks` is committed.
+    pub(super) is_partly_committed: bool,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        positions: impl Iterator<Item = usize>,
+        batch: &'a [Taken],
+        decoded: &[Result<Callback, WireError>],
+        origin: Origin,
+        keyring: &Keyring,
+    ) -> Self {
+        let mut work = Self {
+            positions: Vec::new(),
+            is_partly_committed: false,
+            callbacks: Vec::new(),
+            bodies: Vec::new(),
+            is_new: Vec::new(),
+            undecodable: Vec::new(),
+            remembered: Vec::new(),
+        };
+        let mut first_copies: HashMap<(Option<Key>, Fingerprint), usize> = HashMap::new();
+        for at in positions {
+            let (Some(taken), Some(decoded)) = (batch.get(at), decoded.get(at)) else { continue };
+            let body = taken.delivery.body.as_slice();
+            match decoded {
+                Ok(callback) => {
+                    work.positions.push(at);
+                    work.callbacks.push(callback.clone());
+                    work.bodies.push(body);
+                    work.is_new.push(false);
+                }
+                Err(WireError { reason, detail, key }) => {
+                    let signature = &taken.delivery.signature;
+                    let fingerprint = identity(*reason, signature, body);
+                    let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
+                        let (key, detail) = (key.clone(), detail.clone());
+                        work.undecodable.push(Undecodable {
+                            is_vouched_for: key
+                                .as_ref()
+                                .is_some_and(|key| keyring.vouches_for(key.source.as_str())),
+                            key,
+                            reason: match origin {
+                                Origin::Queue => *reason,
+                                // It stays what it is: once its key is known, it can be verified and decided.
+                                Origin::GivenUp if *reason == Reason::BadSignature => *reason,
+                                Origin::GivenUp => Reason::DeliveryLimit,
+                            },
+                            detail,
+                            body,
+                            signature,
+                            fingerprint,
+                            attempts: 0,
+                        });
+                        work.undecodable.len() - 1
+                    });
+                    if let Some(message) = work.undecodable.get_mut(at) {
+                        message.attempts += 1;
+                    }
+                }
+            }
+        }
+        work
+    }
+
+    /// Keeps only the callbacks that `keep` says, with their bodies.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(usize, &Callback) -> bool) {
+        let kept: Vec<bool> =
+            self.callbacks.iter().enumerate().map(|(at, callback)| keep(at, callback)).collect();
+        retain_flagged(&mut self.positions, &kept);
+        retain_flagged(&mut self.callbacks, &kept);
+        retain_flagged(&mut self.bodies, &kept);
+        retain_flagged(&mut self.is_new, &kept);
+    }
+}
+
+fn retain_flagged<T>(list: &mut Vec<T>, kept: &[bool]) {
+    let mut flags = kept.iter();
+    list.retain(|_| flags.next().copied().unwrap_or(true));
+}
+
+/// What makes two messages that are no callbacks the same one. Of messages with one body and different signatures one may be the
+/// provider's, and show it when its key is known: so the signature belongs to the identity. Headers hold no control characters, which
+/// makes the marks before each unmistakable.
+fn identity(reason: Reason, signature: &Headers, body: &[u8]) -> Fingerprint {
+    if reason != Reason::BadSignature || signature.is_empty() {
+        return Fingerprint::of_bytes(body);
+    }
+    let mut bytes = Vec::with_capacity(body.len());
+    for header in [&signature.id, &signature.timestamp, &signature.signature] {
+        bytes.push(u8::from(header.is_some()));
+        bytes.extend_from_slice(header.as_deref().unwrap_or_default().as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(body);
+    Fingerprint::of_bytes(&bytes)
+}

@@ -1,0 +1,226 @@
+//! What is shipped to run payonce with says what the program understands: its arguments, settings, paths and ports. No engine reads
+//! the files here; the program itself does.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use payonce::config::{Domain, SETTINGS};
+use yaml_rust2::{Yaml, YamlLoader};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn payonce() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_payonce"))
+}
+
+/// That the program takes these arguments: clap reads all of them before it answers `--help`.
+#[track_caller]
+fn understood(arguments: &[&str]) {
+    let output = payonce().args(arguments).arg("--help").output().expect("the program runs");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// That a variable sets a setting, or names the file of a secret.
+#[track_caller]
+fn is_setting(variable: &str) {
+    let is_known = SETTINGS.iter().any(|setting| {
+        let is_secret = matches!(setting.domain, Domain::Secret);
+        variable == setting.variable() || is_secret && variable == format!("{}_FILE", setting.variable())
+    });
+    assert!(is_known, "{variable} is no setting");
+}
+
+fn kubernetes() -> Vec<Yaml> {
+    YamlLoader::load_from_str(&read("deploy/kubernetes/payonce.yaml")).expect("YAML")
+}
+
+fn of_kind<'a>(documents: &'a [Yaml], kind: &str) -> Vec<&'a Yaml> {
+    documents.iter().filter(|document| document["kind"].as_str() == Some(kind)).collect()
+}
+
+fn texts(list: &Yaml) -> Vec<&str> {
+    list.as_vec().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
+}
+
+#[test]
+fn every_pod_runs_the_program_as_it_is_with_nothing_more_than_it_needs() {
+    let documents = kubernetes();
+    let pods = [of_kind(&documents, "Deployment"), of_kind(&documents, "Job")].concat();
+    assert_eq!(pods.len(), 3);
+    for pod in pods {
+        let template = &pod["spec"]["template"];
+        let spec = &template["spec"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"].as_bool(), Some(true));
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"].as_str(), Some("RuntimeDefault"));
+        assert_eq!(spec["automountServiceAccountToken"].as_bool(), Some(false));
+        for container in spec["containers"].as_vec().unwrap() {
+            understood(&texts(&container["args"]));
+            let security = &container["securityContext"];
+            assert_eq!(security["readOnlyRootFilesystem"].as_bool(), Some(true));
+            assert_eq!(security["allowPrivilegeEscalation"].as_bool(), Some(false));
+            assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"]);
+            assert!(container["resources"]["limits"]["memory"].as_str().is_some());
+            let mount = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+            for variable in container["env"].as_vec().unwrap() {
+                is_setting(variable["name"].as_str().unwrap());
+                assert!(
+                    variable["value"].as_str().unwrap().starts_with(mount),
+                    "a secret is a file of a Secret"
+                );
+            }
+        }
+        let selected = &pod["spec"]["selector"]["matchLabels"];
+        assert!(selected.is_badvalue() || *selected == template["metadata"]["labels"]);
+    }
+}
+
+#[test]
+fn probes_policies_and_budgets_fit_the_worker_they_are_about() {
+    let documents = kubernetes();
+    let worker = of_kind(&documents, "Deployment")
+        .into_iter()
+        .find(|deployment| deployment["metadata"]["name"].as_str() == Some("payonce-worker"))
+        .expect("a worker");
+    let container = &worker["spec"]["template"]["spec"]["containers"][0];
+    let port = container["ports"][0]["containerPort"].as_i64().unwrap();
+    assert!(texts(&container["args"]).contains(&format!("--listen=0.0.0.0:{port}").as_str()));
+    let mut paths = Vec::new();
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let get = &container[probe]["httpGet"];
+        assert_eq!(get["port"], container["ports"][0]["name"], "{probe}");
+        paths.push(get["path"].as_str().unwrap());
+    }
+    let labels = &worker["spec"]["template"]["metadata"]["labels"];
+    for budget in of_kind(&documents, "PodDisruptionBudget") {
+        assert_eq!(budget["spec"]["selector"]["matchLabels"], *labels);
+    }
+    let policy = of_kind(&documents, "NetworkPolicy")[0];
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"].as_i64(), Some(port));
+    let grace_s = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
+    assert!(grace_s * 1_000 > default("shutdown_deadline_ms"));
+
+    // A worker whose servers are all away lives, and is not ready: nobody restarts it for that.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut running = payonce()
+        .args(["worker", "--listen", &address])
+        .env("PAYONCE_DATABASE_URL", "postgres://payonce@127.0.0.1:1/payonce")
+        .env("PAYONCE_REDIS_URL", "redis://127.0.0.1:1")
+        .env("PAYONCE_AMQP_URL", "amqp://127.0.0.1:1")
+        .env("PAYONCE_SIGNATURES", "off")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    let started = Instant::now();
+    let mut statuses: Vec<String> = Vec::new();
+    while started.elapsed() < DEADLINE && statuses.iter().all(String::is_empty) {
+        statuses = paths.iter().map(|path| status(&address, path)).collect();
+        std::thread::yield_now();
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(paths, ["/healthz", "/readyz"]);
+    assert_eq!(statuses, ["200", "503"]);
+}
+
+fn default(setting: &str) -> i64 {
+    let setting = SETTINGS.iter().find(|other| other.name == setting).expect("a setting");
+    setting.default.parse().expect("a number")
+}
+
+/// The status of an HTTP answer; empty where nobody listens yet.
+fn status(address: &str, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    if stream.write_all(request.as_bytes()).is_ok() {
+        drop(stream.read_to_string(&mut text));
+    }
+    text.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn units_start_the_program_as_it_is_and_give_it_time_to_stop() {
+    for path in ["deploy/systemd/payonce-worker@.service", "deploy/systemd/payonce-ops.service"] {
+        let unit = read(path);
+        let values = |name: &str| -> Vec<String> {
+            let with = format!("{name}=");
+            unit.lines()
+                .filter_map(|line| line.strip_prefix(&with))
+                .map(|text| text.replace("%i", "9301"))
+                .collect()
+        };
+        let start = values("ExecStart").join(" ");
+        let words: Vec<&str> = start.split(' ').collect();
+        assert_eq!(words[0], "/usr/bin/payonce", "{path}");
+        understood(&words[1..]);
+        let credentials: BTreeSet<String> =
+            values("LoadCredential").iter().map(|text| text.split(':').next().unwrap().to_owned()).collect();
+        assert_eq!(credentials.len(), 3, "{path}");
+        for variable in values("Environment") {
+            let (name, value) = variable.split_once('=').unwrap();
+            is_setting(name);
+            if let Some(credential) = value.strip_prefix("%d/") {
+                assert!(credentials.contains(credential), "{path}: {variable}");
+            }
+        }
+        for promise in
+            ["DynamicUser=yes", "ProtectSystem=strict", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
+        {
+            assert!(unit.lines().any(|line| line == promise), "{path}: {promise}");
+        }
+    }
+    let stop = read("deploy/systemd/payonce-worker@.service");
+    let seconds =
+        stop.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.strip_suffix('s')).unwrap();
+    assert!(seconds.parse::<i64>().unwrap() * 1_000 > default("shutdown_deadline_ms"));
+}
+
+#[test]
+fn the_image_is_built_from_what_is_here_and_runs_without_rights() {
+    let image = read("deploy/Dockerfile");
+    let lines = |word: &str| -> Vec<Vec<&str>> {
+        let found = image.lines().filter_map(|line| line.strip_prefix(word));
+        found.map(|rest| rest.split_whitespace().collect()).collect()
+    };
+    // The build's command, word for word, but for the work itself.
+    assert_eq!(lines("RUN ").concat().join(" "), "cargo build --release --locked -p payonce --bin payonce");
+    assert_eq!(lines("ENTRYPOINT ").concat(), ["[\"/usr/bin/payonce\"]"]);
+    let copied = lines("COPY ").concat();
+    assert!(
+        copied.windows(2).any(|pair| pair == ["/src/target/release/payonce", "/usr/bin/payonce"]),
+        "{copied:?}"
+    );
+    assert_eq!(lines("USER ").concat(), ["65532:65532"]);
+    understood(&["worker"]);
+
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let toolchain = manifest["workspace"]["package"]["rust-version"].as_str().unwrap().to_owned();
+    assert!(image.contains(&format!("FROM rust:{toolchain}-")), "the compiler is rust-version, {toolchain}");
+    // All that the workspace names is sent to the builder; nothing that holds addresses is.
+    let sent: BTreeSet<String> = read("deploy/Dockerfile.dockerignore")
+        .lines()
+        .filter_map(|line| line.strip_prefix('!').map(str::to_owned))
+        .collect();
+    for path in &sent {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path} is not here");
+    }
+    let members = manifest["workspace"]["members"].as_array().unwrap().iter().filter_map(toml::Value::as_str);
+    let needed = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "migrations", "vendor", "benches", "tests"];
+    for path in members.filter(|member| *member != ".").chain(needed) {
+        assert!(sent.contains(path), "{path} is not sent to the builder");
+    }
+    assert!(!sent.iter().any(|path| path.starts_with('.')), "{sent:?}");
+}

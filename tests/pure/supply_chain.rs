@@ -1,0 +1,181 @@
+//! What goes into the program, and what documents say about its security: no unsafe code of ours, checked arithmetic in what is
+//! shipped, dependencies from one registry held to their checksums, and no threat whose test does not exist.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn toml(path: &str) -> toml::Table {
+    read(path).parse().unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Rust files under a folder.
+fn rust_files(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![root().join(folder)];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_crate_forbids_unsafe_code() {
+    let mut roots: Vec<String> = ["src/lib.rs", "src/main.rs", "load-tests/src/main.rs", "build.rs"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(rust_files("benches"))
+        .collect();
+    for folder in ["tests", "load-tests/tests"] {
+        roots.extend(rust_files(folder).into_iter().filter(|path| {
+            let inside = path.strip_prefix(folder).unwrap().trim_start_matches('/');
+            inside.ends_with("/main.rs") || !inside.contains('/')
+        }));
+    }
+    assert!(roots.len() >= 8, "{roots:?}");
+    for path in roots {
+        assert!(read(&path).contains("\n#![forbid(unsafe_code)]\n"), "{path} does not forbid unsafe code");
+    }
+}
+
+#[test]
+fn what_is_shipped_checks_its_arithmetic() {
+    let manifest = toml("Cargo.toml");
+    assert_eq!(manifest["profile"]["release"]["overflow-checks"].as_bool(), Some(true));
+    for (name, profile) in manifest["profile"].as_table().unwrap() {
+        assert_ne!(profile.get("overflow-checks").and_then(toml::Value::as_bool), Some(false), "{name}");
+    }
+}
+
+#[test]
+fn every_dependency_is_from_the_registry_and_held_to_a_checksum() {
+    let lock = toml("Cargo.lock");
+    let own = ["payonce", "load-tests"];
+    let manifest = toml("Cargo.toml");
+    let patches =
+        manifest.get("patch").and_then(|patch| patch.get("crates-io")).and_then(toml::Value::as_table);
+    let patched: Vec<&str> = patches.into_iter().flat_map(|table| table.keys()).map(String::as_str).collect();
+    let mut checked = 0;
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        if own.contains(&name) || patched.contains(&name) {
+            continue;
+        }
+        let source = package.get("source").and_then(toml::Value::as_str).unwrap_or_default();
+        assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{name}");
+        assert_eq!(package["checksum"].as_str().map(str::len), Some(64), "{name}");
+        checked += 1;
+    }
+    assert!(checked > 100, "{checked}");
+    // What is patched is beside the program, with its licence and the reason.
+    for name in patched {
+        for file in ["LICENSE", "README.md"] {
+            assert!(root().join(format!("vendor/{name}/{file}")).is_file(), "vendor/{name}/{file}");
+        }
+    }
+}
+
+#[test]
+fn each_exception_for_a_dependency_has_its_reason() {
+    let deny = toml("deny.toml");
+    let ignored = deny["advisories"]["ignore"].as_array().unwrap();
+    let banned = deny["bans"]["deny"].as_array().unwrap();
+    for exception in ignored.iter().chain(banned) {
+        assert!(exception["reason"].as_str().is_some_and(|reason| reason.len() > 5), "{exception}");
+    }
+    assert_eq!(deny["sources"]["unknown-registry"].as_str(), Some("deny"));
+    assert_eq!(deny["sources"]["unknown-git"].as_str(), Some("deny"));
+    // A crate that an exception is about and that is gone takes its exception with it.
+    let lock = read("Cargo.lock");
+    for name in ["backoff", "instant"] {
+        assert!(
+            lock.contains(&format!("name = \"{name}\"")),
+            "{name} is gone: take its exception out of deny.toml"
+        );
+    }
+}
+
+#[test]
+fn the_bill_of_materials_names_every_crate_with_version_licence_and_checksum() {
+    let output = Command::new(root().join("scripts/sbom")).output().expect("scripts/sbom runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bom: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&bom["bomFormat"], &bom["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+    let components = bom["components"].as_array().unwrap();
+    let lock = toml("Cargo.lock");
+    for component in components {
+        let (name, version) = (component["name"].as_str().unwrap(), component["version"].as_str().unwrap());
+        let locked = lock["package"].as_array().unwrap().iter().find(|package| {
+            package["name"].as_str() == Some(name) && package["version"].as_str() == Some(version)
+        });
+        let locked = locked.unwrap_or_else(|| panic!("{name} {version} is not in Cargo.lock"));
+        let checksum = locked.get("checksum").and_then(toml::Value::as_str);
+        assert_eq!(component["hashes"][0]["content"].as_str(), checksum, "{name}");
+        assert!(component["licenses"][0]["expression"].as_str().is_some_and(|text| text.len() > 2), "{name}");
+    }
+    // Direct ones are there, those of tests are not.
+    let names: BTreeSet<&str> =
+        components.iter().map(|component| component["name"].as_str().unwrap()).collect();
+    for (name, _) in toml("Cargo.toml")["dependencies"].as_table().unwrap() {
+        assert!(names.contains(name.as_str()), "{name}");
+    }
+    assert!(!names.contains("proptest") && !names.contains("load-tests"), "{names:?}");
+}
+
+/// Names of tests in a text: what stands between back-quotes and holds `::`, but no path of a file or a type.
+fn tests_named(text: &str) -> BTreeSet<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_test = |name: &&str| {
+        name.contains("::")
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':')
+    };
+    quoted.filter(is_test).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_test_that_a_document_names_exists() {
+    let sources: Vec<(String, String)> = ["src", "tests", "load-tests"]
+        .into_iter()
+        .flat_map(rust_files)
+        .map(|path| (path.clone(), read(&path)))
+        .collect();
+    let named = tests_named(&read("docs/security.md"));
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let (module, function) = name.rsplit_once("::").unwrap();
+        // Tests beside the code are in a module `tests` of its file.
+        let module = module.rsplit("::").find(|part| *part != "tests").unwrap();
+        let is_there = sources.iter().any(|(path, source)| {
+            path.split(['/', '.']).any(|part| part == module) && source.contains(&format!("fn {function}("))
+        });
+        assert!(is_there, "docs/security.md names the test {name}, which does not exist");
+    }
+}
+
+#[test]
+fn a_threat_without_a_test_is_found() {
+    let text = "| x | `hostile_input::no_such_test` and `src/mask.rs`, `Secret::new`, `payonce keys` |";
+    assert_eq!(tests_named(text), BTreeSet::from(["hostile_input::no_such_test".to_owned()]));
+    // Each row of the table of threats names a test, or says where its tests are named.
+    let security = read("docs/security.md");
+    let (_, table) =
+        security.split_once("| who | what | how it is met | which test shows it |").expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 15, "{}", rows.len());
+    for row in rows {
+        assert!(
+            !tests_named(row).is_empty() || row.contains("docs/signatures.md") || row.contains("docs/tls.md"),
+            "{row}"
+        );
+    }
+}
