@@ -101,14 +101,13 @@ async fn completions_know_every_command_and_flag() {
         assert!(!script.contains("database-url"), "an address with a password has no flag");
     }
     let script = text(&alone(&["completions", "bash"]).await);
-    let mut bash = std::process::Command::new("bash");
-    let checked = bash.args(["-n", "-c", &script]).output().expect("bash runs");
-    assert!(checked.status.success(), "{checked:?}");
-    // And it really completes.
+    // It really completes.
     let ask = format!(
         "{script}\nCOMP_WORDS=(payonce quarantine re); COMP_CWORD=2; _payonce payonce re quarantine; echo \"${{COMPREPLY[@]}}\""
     );
-    let answered = std::process::Command::new("bash").args(["-c", &ask]).output().expect("bash runs");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), ask).unwrap();
+    let answered = std::process::Command::new("bash").arg(file.path()).output().expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&answered.stdout).trim(), "replay", "{answered:?}");
     assert_eq!(alone(&["completions", "tcsh"]).await.status.code(), Some(2));
 }

@@ -123,11 +123,11 @@ async fn each_batch_is_one_tree_of_spans_linked_to_its_publishers() {
             stages.insert(child.start_time_unix_nano, &child.name);
         }
         let stages: Vec<&str> = stages.into_values().collect();
-        assert_eq!(stages, ["decode", "dedupe", "load", "decide", "apply", "mark", "settle"]);
+        assert_eq!(stages, ["decode", "verify", "dedupe", "load", "decide", "apply", "mark", "settle"]);
     }
     assert_eq!(messages, 4);
     assert_eq!(linked, traces.iter().map(|trace| (*trace).to_owned()).collect());
-    assert_eq!(spans.len(), 8 * roots.len(), "nothing but batches and their stages");
+    assert_eq!(spans.len(), 9 * roots.len(), "nothing but batches and their stages");
     world.close().await;
 }
 
