@@ -10,8 +10,10 @@ use crate::{
     broker::Names,
     config::{Config, Secret},
     dedupe::Dedupe,
+    keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics, ops,
     store::{Database, Reader},
+    tls,
     worker::{self, Readiness, Refusal, Worker},
 };
 
@@ -35,7 +37,7 @@ pub enum AppError {
 /// Where `database_url` is missing or is not a PostgreSQL URL.
 pub fn database(config: &Config, application_name: &str) -> Result<Database, AppError> {
     let url = required(config.database_url.as_ref(), "database_url")?;
-    Database::new(url.expose(), application_name, config.database_deadline)
+    Database::with_tls(url.expose(), application_name, config.database_deadline, &config.tls)
         .map_err(|problem| AppError::Usage(format!("database_url (PAYONCE_DATABASE_URL): {problem}")))
 }
 
@@ -45,7 +47,7 @@ pub fn database(config: &Config, application_name: &str) -> Result<Database, App
 /// Where `redis_url` is missing or is not a Redis URL.
 pub fn dedupe(config: &Config) -> Result<Dedupe, AppError> {
     let url = required(config.redis_url.as_ref(), "redis_url")?;
-    Dedupe::new(url.expose(), &config.prefix, config.dedupe.clone())
+    Dedupe::with_tls(url.expose(), &config.prefix, config.dedupe.clone(), &config.tls)
         .map_err(|problem| AppError::Usage(format!("redis_url (PAYONCE_REDIS_URL): {problem}")))
 }
 
@@ -57,18 +59,47 @@ pub fn amqp_url(config: &Config) -> Result<&Secret, AppError> {
     required(config.amqp_url.as_ref(), "amqp_url")
 }
 
+/// Who may sign for which source.
+///
+/// # Errors
+/// Where `keys_file` cannot be used.
+pub fn keys(config: &Config) -> Result<Keys, AppError> {
+    Keys::open(config.keys_file.as_deref(), config.signatures_required)
+        .map_err(|problem| AppError::Usage(problem.to_string()))
+}
+
+/// Who may sign, for cases that were refused for their signature. Whatever the queue is trusted with, none of them is applied without a
+/// rule for its source.
+///
+/// # Errors
+/// Where `keys_file` cannot be used.
+pub fn case_keys(config: &Config) -> Result<Keys, AppError> {
+    Keys::open(config.keys_file.as_deref(), true).map_err(|problem| AppError::Usage(problem.to_string()))
+}
+
+/// Loudly: whoever reads this may not know what the addresses leave open.
+fn warn_of_risks(config: &Config) {
+    let url = |secret: &Option<Secret>| secret.as_ref().map_or("", Secret::expose).to_owned();
+    for risk in tls::risks(&url(&config.database_url), &url(&config.redis_url), &url(&config.amqp_url)) {
+        warn!("UNPROTECTED LINK: {risk}");
+    }
+}
+
 /// Runs one member of the worker pool until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// [`AppError`]; a server that is away is not one, it is waited for.
 pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<(), AppError> {
-    if config.signatures_required {
+    let keys = keys(&config)?;
+    if config.signatures_required && config.keys_file.is_none() {
         return Err(AppError::Usage(
-            "signatures (PAYONCE_SIGNATURES): \"required\", but this version cannot verify signatures yet; set it to \"off\" \
-             only where every program that can write to the queue may move money"
+            "signatures (PAYONCE_SIGNATURES): \"required\", but keys_file (PAYONCE_KEYS_FILE) is not set, so that no callback could be \
+             accepted. `payonce keys generate SOURCE` makes one; set signatures to \"off\" only where every program that can write \
+             to the queue may move money"
                 .to_owned(),
         ));
     }
+    warn_of_risks(&config);
     let stop = stop_on_signal()?;
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();
@@ -88,6 +119,8 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         database: Arc::new(database(&config, &name)?),
         dedupe: Arc::new(dedupe(&config)?),
         amqp_url: amqp_url(&config)?.clone(),
+        tls: config.tls,
+        keys,
         names: Names::new(&config.prefix),
         by_source: metrics::BySource::new(config.source_labels_max),
         config: config.worker,
@@ -111,6 +144,8 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
 /// [`AppError`]; a server that is away is not one, `/readyz` says so.
 pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
     let access = ops::Access::new(config.access.clone(), listen).map_err(AppError::Usage)?;
+    let keys = case_keys(&config)?;
+    warn_of_risks(&config);
     let stop = stop_on_signal()?;
     let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
     let process_name = process_name("payonce-ops");
@@ -120,10 +155,14 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         let (dedupe, stop) = (Arc::clone(&dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(worker::REDIS_PROBE_PAUSE, &stop).await })
     };
+    let watch_keys = {
+        let (keys, stop) = (keys.clone(), stop.clone());
+        tokio::spawn(async move { keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop).await })
+    };
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        carry_out: carry_out(),
+        carry_out: carry_out(keys),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -139,15 +178,16 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     info!(address = %address, "serving the dashboard, its API, /healthz, /readyz and /metrics");
     let served = ops::serve_pool(listener, setup, stop.clone()).await;
     stop.cancel();
-    drop(watch_redis.await);
+    drop(tokio::join!(watch_redis, watch_keys));
     served.map_err(|error| AppError::Failed(error.to_string()))
 }
 
 /// Orders of the pages, carried out by the code behind the command line.
-fn carry_out() -> ops::CarryOut {
-    Arc::new(|mut connection, order, action| {
+fn carry_out(keys: Keys) -> ops::CarryOut {
+    Arc::new(move |mut connection, order, action| {
+        let keyring = keys.current();
         Box::pin(async move {
-            let done = worker::deeds::carry_out(&mut connection, &order, action, |_| {}).await;
+            let done = worker::deeds::carry_out(&mut connection, &order, action, &keyring, |_| {}).await;
             connection.close().await;
             done.map(drop)
         })

@@ -1,7 +1,14 @@
 //! Every setting: its name, unit, default and limits, in one table. A value comes from a flag, else a `PAYONCE_*` variable, else
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
 
 /// What a setting may hold.
 #[derive(Debug, Clone, Copy)]
@@ -85,19 +92,37 @@ pub const SETTINGS: &[Setting] = &[
         name: "database_url",
         domain: Domain::Secret,
         default: "",
-        help: "PostgreSQL 15 or later: postgres://user:password@host:port/database; of several hosts (host:port,host:port) the writable one is found",
+        help: "PostgreSQL 15 or later: postgres://user:password@host:port/database, with TLS ?sslmode=verify-full; of several hosts (host:port,host:port) the writable one is found",
     },
     Setting {
         name: "redis_url",
         domain: Domain::Secret,
         default: "",
-        help: "Redis 7 or later: redis://host:port; of several hosts (host:port,host:port) the first that takes writes is used",
+        help: "Redis 7 or later: redis://host:port, with TLS rediss://host:port; of several hosts (host:port,host:port) the first that takes writes is used",
     },
     Setting {
         name: "amqp_url",
         domain: Domain::Secret,
         default: "",
-        help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f); several hosts (host:port,host:port) are tried in turn",
+        help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f), with TLS amqps://; several hosts (host:port,host:port) are tried in turn",
+    },
+    Setting {
+        name: "tls_ca_file",
+        domain: Domain::Text,
+        default: "",
+        help: "PEM file with the authorities that may vouch for rediss:// and amqps:// servers; none: those the system trusts. For PostgreSQL, where its address has no sslrootcert",
+    },
+    Setting {
+        name: "tls_certificate_file",
+        domain: Domain::Text,
+        default: "",
+        help: "PEM file with the certificate (and its chain) that the servers are shown; with tls_key_file. For PostgreSQL, where its address has no sslcert",
+    },
+    Setting {
+        name: "tls_key_file",
+        domain: Domain::Text,
+        default: "",
+        help: "PEM file with the key of tls_certificate_file; not readable for everybody",
     },
     Setting {
         name: "prefix",
@@ -109,7 +134,13 @@ pub const SETTINGS: &[Setting] = &[
         name: "signatures",
         domain: Domain::Word(&["required", "off"]),
         default: "required",
-        help: "Whether callbacks must be signed; `off` trusts whoever can write to the queue",
+        help: "Whether callbacks of a source that keys_file does not name must be signed; `off` trusts whoever can write to the queue",
+    },
+    Setting {
+        name: "keys_file",
+        domain: Domain::Text,
+        default: "",
+        help: "TOML file that says for each source whether its callbacks must be signed, and with which keys (`payonce keys`); read again when it changes",
     },
     number(
         "lanes",
@@ -368,6 +399,17 @@ pub struct RetryConfig {
     pub delay_max: Duration,
 }
 
+/// The files of TLS links. See [`crate::tls`].
+#[derive(Debug, Clone, Default)]
+pub struct TlsConfig {
+    /// Who may vouch for servers.
+    pub ca_file: Option<PathBuf>,
+    /// What we show them.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
 /// The advice that Redis gives.
 #[derive(Debug, Clone)]
 pub struct DedupeConfig {
@@ -399,10 +441,14 @@ pub struct Config {
     pub redis_url: Option<Secret>,
     /// Where RabbitMQ is.
     pub amqp_url: Option<Secret>,
+    /// Certificates and keys.
+    pub tls: TlsConfig,
     /// Before each name on the broker and in Redis.
     pub prefix: String,
-    /// Whether callbacks must be signed.
+    /// Whether callbacks of a source without a rule of its own must be signed.
     pub signatures_required: bool,
+    /// The rules and keys of sources; `None`: no source has any.
+    pub keys_file: Option<PathBuf>,
     /// The pool.
     pub worker: WorkerConfig,
     /// Pauses.
@@ -481,6 +527,10 @@ impl Values {
         Some(self.text(name)).filter(|value| !value.is_empty()).map(Secret)
     }
 
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
     fn number<T: TryFrom<u64>>(&self, name: &str) -> Result<T, ConfigError> {
         let number = self.text(name).parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
         number.ok_or_else(|| error(name, "not a number this machine can hold".to_owned()))
@@ -496,8 +546,14 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         database_url: values.secret("database_url"),
         redis_url: values.secret("redis_url"),
         amqp_url: values.secret("amqp_url"),
+        tls: TlsConfig {
+            ca_file: values.path("tls_ca_file"),
+            certificate_file: values.path("tls_certificate_file"),
+            key_file: values.path("tls_key_file"),
+        },
         prefix: values.text("prefix"),
         signatures_required: values.text("signatures") == "required",
+        keys_file: values.path("keys_file"),
         worker: WorkerConfig {
             lanes: values.number("lanes")?,
             batch_size_max: values.number("batch_size_max")?,
@@ -641,6 +697,25 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
         values.insert(name, value);
     }
     Ok(values)
+}
+
+/// Reads TOML that holds secrets.
+///
+/// # Errors
+/// The number of the line that cannot be read, from 1. Not the parser's words: they quote what they found.
+pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, usize> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+    })
+}
+
+/// Writes TOML.
+///
+/// # Errors
+/// Words for what cannot be written.
+pub fn to_toml(value: &impl Serialize) -> Result<String, String> {
+    toml::to_string_pretty(value).map_err(|error| error.to_string())
 }
 
 fn error(setting: &str, problem: String) -> ConfigError {

@@ -10,22 +10,33 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ExistenceCheck, Pipeline, RedisError, SetExpiry, SetOptions,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ErrorKind, ExistenceCheck, Pipeline, RedisError,
+    SetExpiry, SetOptions, TlsCertificates, aio::MultiplexedConnection,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::DedupeConfig,
+    config::{DedupeConfig, TlsConfig},
     hosts::each_host,
     ledger::{EventId, Fingerprint, Key, Source},
-    metrics,
+    metrics, tls,
 };
 
 const DONE: &[u8] = b"done:";
 const CLAIM: &str = "claim";
+
+/// What Redis says about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Nobody had claimed it, and now this worker has: probably a callback that was never seen.
+    New,
+    /// Nothing: somebody has claimed it, which proves nothing, or Redis did not answer.
+    Nothing,
+    /// A callback with this content is committed in the epoch that was asked about.
+    Done(Fingerprint),
+}
 
 /// The link to Redis: either a connection that works, or none.
 pub struct Dedupe {
@@ -44,7 +55,30 @@ impl Dedupe {
     /// # Errors
     /// Words for what is wrong with the URL, which they do not repeat.
     pub fn new(url: &str, prefix: &str, config: DedupeConfig) -> Result<Self, String> {
-        let clients: Result<Vec<_>, _> = each_host(url).map(Client::open).collect();
+        Self::with_tls(url, prefix, config, &TlsConfig::default())
+    }
+
+    /// The same, with these files where the address begins with `rediss://`.
+    ///
+    /// # Errors
+    /// Words for what is wrong with the URL or a file.
+    pub fn with_tls(
+        url: &str,
+        prefix: &str,
+        config: DedupeConfig,
+        files: &TlsConfig,
+    ) -> Result<Self, String> {
+        let pem = tls::load(files)?;
+        let open = |url: String| {
+            if !url.starts_with("rediss:") {
+                return Client::open(url);
+            }
+            let client_tls = pem.identity.clone();
+            let client_tls =
+                client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+            Client::build_with_tls(url, TlsCertificates { client_tls, root_cert: pem.ca.clone() })
+        };
+        let clients: Result<Vec<_>, _> = each_host(url).map(open).collect();
         Ok(Self {
             clients: clients.map_err(|error| describe(&error))?,
             prefix: prefix.to_owned(),
@@ -78,10 +112,9 @@ impl Dedupe {
         }
     }
 
-    /// Claims each key for this worker, in one round trip, and returns the content of those that are done already. With Redis
-    /// away: none.
-    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Option<Fingerprint>> {
-        let unknown = || vec![None; keys.len()];
+    /// Claims each key for this worker, in one round trip, and returns what Redis knew of each.
+    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Advice> {
+        let unknown = || vec![Advice::Nothing; keys.len()];
         let Some(mut connection) = self.connected() else { return unknown() };
         let lease_ms = millis(self.config.claim_lease);
         // NX: an earlier claim or marker stays. GET: the answer is what was there. One trip for both.
@@ -95,7 +128,7 @@ impl Dedupe {
         }
         match pipeline.query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await {
             Ok(found) if found.len() == keys.len() => {
-                found.iter().map(|value| done(value.as_deref()?)).collect()
+                found.iter().map(|value| advice(value.as_deref())).collect()
             }
             Ok(_) => unknown(),
             Err(error) => {
@@ -248,6 +281,13 @@ fn key_of(name: &str) -> Option<Key> {
     Some(Key { source: Source::new(source).ok()?, event_id: EventId::new(event_id.strip_prefix(':')?).ok()? })
 }
 
+fn advice(value: Option<&[u8]>) -> Advice {
+    match value {
+        None => Advice::New,
+        Some(value) => done(value).map_or(Advice::Nothing, Advice::Done),
+    }
+}
+
 fn done(value: &[u8]) -> Option<Fingerprint> {
     let hash = value.strip_prefix(DONE)?;
     Some(Fingerprint(hash.try_into().ok()?))
@@ -257,9 +297,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An error's kind, without the server's text: that can quote keys and values.
+/// An error's kind, without the server's text: that can quote keys and values. What the network or TLS says quotes neither, and a
+/// refused certificate is worth its words.
 fn describe(error: &RedisError) -> String {
     match error.code() {
+        None if error.is_io_error() => error.to_string(),
         Some(code) => format!("{} ({code})", error.category()),
         None => error.category().to_owned(),
     }

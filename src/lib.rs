@@ -5,8 +5,8 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `latency`, `metrics`, `retry` and
-//! `telemetry` are leaves.
+//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
+//! `metrics`, `retry`, `signature`, `telemetry` and `tls` are leaves.
 
 pub mod app;
 pub mod broker;
@@ -15,12 +15,15 @@ pub mod config;
 pub mod crash;
 pub mod dedupe;
 pub mod hosts;
+pub mod keys;
 pub mod latency;
 pub mod ledger;
 pub mod metrics;
 pub mod ops;
 pub mod retry;
+pub mod signature;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 pub mod worker;

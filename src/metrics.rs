@@ -18,6 +18,7 @@ const BATCH_DURATION: &str = "payonce_batch_duration_seconds";
 const LATENCY: &str = "payonce_callback_latency_seconds";
 const CONFLICTS: &str = "payonce_version_conflicts_total";
 const REDIS_AVAILABLE: &str = "payonce_redis_available";
+const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
 const BUILD: &str = "payonce_build_info";
 // Of `payonce ops` only.
@@ -38,6 +39,9 @@ const BATCH_SIZE_BUCKETS: [f64; 12] =
 const SECONDS_BUCKETS: [f64; 15] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
+/// The quarantine reason that is counted by source too.
+const BAD_SIGNATURE: &str = "bad_signature";
+
 /// The label of sources beyond the limit.
 const OTHER: &str = "other";
 
@@ -54,6 +58,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(APPLIED, "Callbacks written to the ledger.");
     describe_counter!(DUPLICATES, "Copies turned away, by the layer that knew them.");
     describe_counter!(QUARANTINED, "Callbacks put into quarantine, by reason.");
+    describe_counter!(
+        BAD_SIGNATURES,
+        "Callbacks quarantined as bad_signature, by the source they claim; an unknown one is empty."
+    );
     describe_counter!(CONFLICTS, "Accounts whose decision was void because a rival changed them first.");
     describe_counter!(
         DEAD_LETTERED,
@@ -103,6 +111,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 pub enum Stage {
     /// Bytes to callbacks.
     Decode,
+    /// Whether they come from their provider.
+    Verify,
     /// Asking Redis.
     Dedupe,
     /// Reading the snapshot.
@@ -123,6 +133,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decode => "decode",
+            Self::Verify => "verify",
             Self::Dedupe => "dedupe",
             Self::Load => "load",
             Self::Decide => "decide",
@@ -232,9 +243,12 @@ impl BySource {
         counter!(DUPLICATES, "source" => self.label(source), "layer" => layer).increment(n);
     }
 
-    /// So many callbacks were quarantined.
-    pub fn quarantined(&self, reason: &'static str, n: u64) {
+    /// So many callbacks that claim this source were quarantined.
+    pub fn quarantined(&self, source: &str, reason: &'static str, n: u64) {
         counter!(QUARANTINED, "reason" => reason).increment(n);
+        if reason == BAD_SIGNATURE {
+            counter!(BAD_SIGNATURES, "source" => self.label(source)).increment(n);
+        }
     }
 
     /// Sets the counters to the totals that all workers have committed: (kind, source, label, how many).
@@ -243,13 +257,16 @@ impl BySource {
         let mut sums: BTreeMap<Series, u64> = BTreeMap::new();
         for (kind, source, label, n) in totals {
             let n = u64::try_from(n).unwrap_or(0);
-            let label = label.to_owned();
+            let (reason, label) = (label, label.to_owned());
             let line = match kind {
                 "applied" | "released" => (APPLIED, vec![("source", self.label(source)), ("type", label)]),
                 "duplicate" => (DUPLICATES, vec![("source", self.label(source)), ("layer", label)]),
                 _ => (QUARANTINED, vec![("reason", label)]),
             };
             *sums.entry(line).or_default() += n;
+            if kind == "quarantined" && reason == BAD_SIGNATURE {
+                *sums.entry((BAD_SIGNATURES, vec![("source", self.label(source))])).or_default() += n;
+            }
             if kind != "released" {
                 *sums.entry((RECEIVED, Vec::new())).or_default() += n;
             }

@@ -53,24 +53,29 @@ pub fn start(level: &str, json: bool, otlp_endpoint: Option<&str>) -> Result<Tel
         fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
     };
     let provider = otlp_endpoint.map(provider).transpose()?;
-    let traces = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("payonce"))
-            .with_location(false)
-            .with_threads(false)
-            .with_level(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(SPANS, tracing::Level::INFO))
-    });
-    let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).try_init();
+    let subscriber = tracing_subscriber::registry().with(logs.with_filter(filter));
+    // No layer at all without an endpoint: `None` as a layer wants every span.
+    let started = match &provider {
+        None => subscriber.try_init(),
+        Some(provider) => {
+            let traces = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("payonce"))
+                .with_location(false)
+                .with_threads(false)
+                .with_level(false)
+                .with_target(false)
+                .with_tracked_inactivity(false);
+            let only_spans = Targets::new().with_target(SPANS, tracing::Level::INFO);
+            subscriber.with(traces.with_filter(only_spans)).try_init()
+        }
+    };
     // Fails only where a subscriber is set already, as in tests that start several workers.
     drop(started);
     Ok(Telemetry(provider))
 }
 
 impl Telemetry {
-    /// Sends the last spans, for at most [`EXPORT_DEADLINE`]. To be called from outside the runtime, while that is still there.
+    /// Sends the last spans, for at most five seconds. To be called from outside the runtime, while that is still there.
     pub fn stop(self) {
         if let Some(provider) = self.0 {
             // A collector that is away has been logged by then.
@@ -160,6 +165,17 @@ fn context(header: &[u8]) -> Option<SpanContext> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_an_endpoint_no_span_is_made_however_much_is_logged() {
+        drop(start("trace", false, None));
+        let batch = tracing::info_span!(target: SPANS, "batch");
+        assert!(batch.is_disabled());
+        assert!(
+            !tracing::info_span!(target: "payonce::worker", "another").is_disabled(),
+            "logs were not started"
+        );
+    }
 
     #[test]
     fn a_traceparent_is_read_as_the_standard_says_or_not_at_all() {

@@ -21,7 +21,7 @@ const DETAIL_BYTES_MAX: usize = 300;
 /// A message that is not a callback payonce can decide on. It goes to quarantine with its body; its neighbours go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireError {
-    /// [`Reason::Malformed`] or [`Reason::UnsupportedType`].
+    /// [`Reason::Malformed`] or [`Reason::UnsupportedType`]; [`Reason::BadSignature`] where a sound callback turned out to be nobody's.
     pub reason: Reason,
     /// Which member, what was found, what is expected.
     pub detail: String,

@@ -8,7 +8,8 @@ use crate::{
 /// How many ways `malformed` knows.
 pub const MALFORMED_WAYS: usize = 16;
 
-const SOURCES: [&str; 3] = ["/providers/stripe", "/providers/adyen", "/providers/wechatpay"];
+/// The providers of every plan.
+pub const SOURCES: [&str; 3] = ["/providers/stripe", "/providers/adyen", "/providers/wechatpay"];
 const CURRENCIES: [&str; 5] = ["EUR", "USD", "CNY", "JPY", "KWD"];
 
 /// (source, id): two providers use the same id now and then.
@@ -26,7 +27,8 @@ pub fn key(plan: &Plan, one: &Distinct) -> (String, String) {
             | Poison::CurrencyMismatch
             | Poison::InsufficientFunds
             | Poison::OverCapture
-            | Poison::OverRefund,
+            | Poison::OverRefund
+            | Poison::BadSignature(_),
         )
         | None => match one.story {
             // A payment's events come from its provider.
@@ -92,7 +94,8 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
             | Poison::InsufficientFunds
             | Poison::PayloadMismatch(_)
             | Poison::OverCapture
-            | Poison::OverRefund,
+            | Poison::OverRefund
+            | Poison::BadSignature(_),
         )
         | None => account(one.account),
     };
@@ -107,7 +110,8 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
             | Poison::PayloadMismatch(_)
             | Poison::InvalidTransition(_)
             | Poison::OverCapture
-            | Poison::OverRefund,
+            | Poison::OverRefund
+            | Poison::BadSignature(_),
         )
         | None => body.into_bytes(),
     };

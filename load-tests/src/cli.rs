@@ -1,10 +1,10 @@
 //! Arguments in, exit code out: 0 audit ok, 1 audit failed or stuck, 2 wrong usage, 3 a server could not be reached.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{chaos, compare, growth, pages, place::Place, replay};
+use crate::{chaos, compare, growth, hostile, pages, place::Place, replay, signing::Signing};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -25,6 +25,8 @@ enum Command {
     Growth(GrowthArgs),
     /// Breaks workers, servers of its own and the links between them under load, by a seeded schedule; then heals, drains, audits.
     Chaos(ChaosArgs),
+    /// Floods workers with messages of somebody who can write to the queue and wants to mint money; audits, and watches their memory.
+    Hostile(HostileArgs),
     /// Measures how long each page of the dashboard takes over a big ledger and many cases; fails where one takes too long.
     Pages(PagesArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
@@ -67,6 +69,9 @@ pub struct ReplayArgs {
     /// One JSON object in place of tables.
     #[arg(long)]
     pub json: bool,
+    /// Whether publishers sign and workers insist on it. With --in-place, the keys are those of PAYONCE_KEYS_FILE, where that is set.
+    #[arg(long, env = "PAYONCE_SIGNATURES", default_value = "required", value_parser = ["required", "off"], value_name = "WORD")]
+    pub signatures: String,
     /// Use PAYONCE_DATABASE_URL and PAYONCE_PREFIX as they are, in place of a fresh database and prefix. The database must be empty.
     #[arg(long)]
     pub in_place: bool,
@@ -109,6 +114,12 @@ pub struct CompareArgs {
     /// Every runner runs so often, in turn; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
     pub rounds: u32,
+    /// Whether payonce's callbacks are signed and verified. With `required`, one more run measures payonce without that.
+    #[arg(long, env = "PAYONCE_SIGNATURES", default_value = "required", value_parser = ["required", "off"], value_name = "WORD")]
+    pub signatures: String,
+    /// Only payonce and these.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "RUN,RUN…")]
+    pub against: Vec<compare::Runner>,
     /// Everything random follows from this number.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -131,6 +142,18 @@ pub enum Profile {
     Duplicates,
     /// 70 % of whole payments, 5 000 accounts.
     Lifecycle,
+}
+
+impl ReplayArgs {
+    /// The providers' keys, where they sign.
+    pub fn signing(&self) -> anyhow::Result<Option<Arc<Signing>>> {
+        match std::env::var_os("PAYONCE_KEYS_FILE").filter(|path| !path.is_empty()) {
+            Some(path) if self.in_place && self.signatures == "required" => {
+                Ok(Some(Arc::new(Signing::load(path.into(), None)?)))
+            }
+            Some(_) | None => Signing::of_flag(&self.signatures),
+        }
+    }
 }
 
 impl CompareArgs {
@@ -156,6 +179,7 @@ impl CompareArgs {
             prefill: self.rate == 0,
             seed: self.seed,
             json: self.json,
+            signatures: self.signatures.clone(),
             in_place: false,
             keep: false,
             payonce: self.payonce.clone(),
@@ -241,10 +265,36 @@ pub struct ChaosArgs {
     /// Worker processes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=64), value_name = "N")]
     pub workers: u32,
+    /// Whether publishers sign and workers insist on it.
+    #[arg(long, env = "PAYONCE_SIGNATURES", default_value = "required", value_parser = ["required", "off"], value_name = "WORD")]
+    pub signatures: String,
     /// Callbacks offered per second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000), value_name = "N")]
     pub rate: u32,
     /// One JSON object in place of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
+/// What `hostile` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostileArgs {
+    /// Hostile messages.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub messages: u32,
+    /// Callbacks of real providers in between, copies included.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// One JSON object in place of a table.
     #[arg(long)]
     pub json: bool,
     /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
@@ -288,6 +338,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Compare(args) => compare::run(&args).await,
         Command::Growth(args) => growth::run(&args).await,
         Command::Chaos(args) => chaos::run(&args).await,
+        Command::Hostile(args) => hostile::run(&args).await,
         Command::Pages(args) => pages::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }

@@ -121,6 +121,7 @@ fn shape(args: &GrowthArgs, value: u32) -> ReplayArgs {
         prefill: true,
         seed: args.seed,
         json: args.json,
+        signatures: "off".to_owned(),
         in_place: false,
         keep: false,
         payonce: args.payonce.clone(),

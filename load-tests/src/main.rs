@@ -1,7 +1,7 @@
 //! Load tests for payonce: seeded plans of callbacks, real servers, real worker processes, and an audit with arithmetic of its own.
 //!
-//! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes; beyond
-//! that only `compare` uses it, for the rivals that are measured beside it, never for the audit.
+//! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes, its keys and
+//! signatures modules sign; beyond that only `compare` uses it, for the rivals that are measured beside it, never for the audit.
 
 mod audit;
 mod body;
@@ -9,6 +9,7 @@ mod chaos;
 mod cli;
 mod compare;
 mod growth;
+mod hostile;
 mod latency;
 mod order;
 mod pages;
@@ -18,6 +19,7 @@ mod poison;
 mod publish;
 mod replay;
 mod report;
+mod signing;
 mod story;
 mod workers;
 

@@ -1,12 +1,22 @@
 //! Where a run takes place: a fresh database and prefix on the servers that the environment names, removed afterwards.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
-use payonce::broker::{self, Names};
+use payonce::{
+    broker::{self, Names},
+    signature::Headers,
+};
 use sqlx::{Connection, PgConnection};
 
-use crate::cli::Failure;
+use crate::{
+    cli::Failure,
+    plan::{Plan, Sending},
+    signing::Signing,
+};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -25,6 +35,8 @@ pub struct Place {
     fresh: Option<(String, String)>,
     /// Whether the ledger had rows before the run.
     has_history: bool,
+    /// The providers' keys; `None`: nobody signs, and workers trust the queue.
+    signing: Option<Arc<Signing>>,
 }
 
 /// The `source` of rows that were in the ledger before the run; no plan uses it.
@@ -38,7 +50,25 @@ impl Place {
     /// A place on servers that belong to the run.
     pub fn at(database_url: String, redis_url: String, amqp_url: String) -> Self {
         let prefix = "chaos.".to_owned();
-        Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false }
+        Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false, signing: None }
+    }
+
+    /// The same place, with providers that sign and workers that insist on it; `None`: without.
+    pub fn signed_by(self, signing: Option<Arc<Signing>>) -> Self {
+        Self { signing, ..self }
+    }
+
+    /// The keys, where providers sign.
+    pub fn signing(&self) -> Option<&Signing> {
+        self.signing.as_deref()
+    }
+
+    /// The headers of a message.
+    pub fn headers(&self, plan: &Plan, sending: Sending, body: &[u8]) -> anyhow::Result<Headers> {
+        match (&self.signing, plan.distinct.get(sending.distinct as usize)) {
+            (Some(signing), Some(one)) => signing.headers(plan, one, body),
+            (None, _) | (_, None) => Ok(Headers::default()),
+        }
     }
 
     /// The environment's servers, with a fresh database and prefix unless `in_place`.
@@ -50,7 +80,15 @@ impl Place {
         );
         if in_place {
             let prefix = std::env::var("PAYONCE_PREFIX").unwrap_or_default();
-            let place = Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false };
+            let place = Self {
+                database_url,
+                redis_url,
+                amqp_url,
+                prefix,
+                fresh: None,
+                has_history: false,
+                signing: None,
+            };
             place.connect().await?;
             return Ok(place);
         }
@@ -84,6 +122,7 @@ impl Place {
             prefix: format!("replay-{}-{seed}-{started}.", std::process::id()),
             fresh: Some((admin.to_owned(), name.clone())),
             has_history: false,
+            signing: None,
         };
         let copied = template.map_or_else(String::new, |name| format!(" template {name} strategy file_copy"));
         execute(admin, &format!("create database {name}{copied}")).await?;

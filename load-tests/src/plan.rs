@@ -31,6 +31,8 @@ pub struct Options {
     pub lifecycle: f64,
     pub workers: usize,
     pub prefill: bool,
+    /// Whether providers sign.
+    pub signatures: bool,
     pub seed: u64,
 }
 
@@ -285,6 +287,7 @@ mod tests {
             lifecycle: 0.0,
             workers: 2,
             prefill: false,
+            signatures: true,
             seed,
         }
     }

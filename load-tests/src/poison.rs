@@ -24,6 +24,24 @@ pub enum Poison {
     OverCapture,
     /// A refund of more than its story debits.
     OverRefund,
+    /// A sound deposit that its provider did not sign.
+    BadSignature(Forgery),
+}
+
+/// In which way a signature is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgery {
+    Unsigned,
+    /// Made with a key that no worker knows.
+    Stranger,
+    /// The provider's, of another body.
+    OtherBody,
+    /// The provider's, of another event.
+    OtherId,
+}
+
+impl Forgery {
+    const ALL: [Self; 4] = [Self::Unsigned, Self::Stranger, Self::OtherBody, Self::OtherId];
 }
 
 impl Poison {
@@ -38,6 +56,7 @@ impl Poison {
             Self::InvalidTransition(_) => "invalid_transition",
             Self::OverCapture => "over_capture",
             Self::OverRefund => "over_refund",
+            Self::BadSignature(_) => "bad_signature",
         }
     }
 
@@ -51,7 +70,8 @@ impl Poison {
             | Self::CurrencyMismatch
             | Self::InsufficientFunds
             | Self::OverCapture
-            | Self::OverRefund => false,
+            | Self::OverRefund
+            | Self::BadSignature(_) => false,
         }
     }
 }
@@ -70,7 +90,10 @@ pub fn add(options: &Options, count: usize, distinct: &mut Vec<Distinct>, random
     debited.shuffle(random);
     for n in 0..count {
         let number = u32::try_from(distinct.len()).unwrap_or(u32::MAX);
-        let poison = match n % 7 {
+        // Where nobody signs, nothing is wrong with a signature.
+        let kinds = if options.signatures { 7 + Forgery::ALL.len() } else { 7 };
+        let poison = match n % kinds {
+            kind @ 7.. => Poison::BadSignature(Forgery::ALL[kind - 7]),
             1 => Poison::UnsupportedType,
             2 => Poison::UnknownAccount,
             3 => Poison::CurrencyMismatch,
@@ -94,7 +117,8 @@ pub fn add(options: &Options, count: usize, distinct: &mut Vec<Distinct>, random
             | Poison::UnsupportedType
             | Poison::CurrencyMismatch
             | Poison::OverCapture
-            | Poison::OverRefund => {
+            | Poison::OverRefund
+            | Poison::BadSignature(_) => {
                 (Kind::Deposit, pick_account(options, random), random.random_range(1..=1_000))
             }
         };

@@ -30,6 +30,7 @@ const UNCONFIRMED_MAX: usize = 500;
 pub struct Sender {
     plan: Arc<Plan>,
     publishers: Vec<Arc<Publisher>>,
+    place: Arc<Place>,
     /// Offered per second; 0: all at once.
     rate: u32,
     /// By distinct message: when its first copy was to be published, in microseconds since 1970. Under a rate that is the
@@ -57,7 +58,8 @@ impl Sender {
         {
             bar.set_style(style);
         }
-        Ok(Self { plan, publishers, rate, published_at_us, sent: 0, bar })
+        let place = Arc::new(place.clone());
+        Ok(Self { plan, publishers, place, rate, published_at_us, sent: 0, bar })
     }
 
     /// Publishes these and waits for every confirm.
@@ -82,9 +84,9 @@ impl Sender {
         let mut tasks = JoinSet::new();
         for (sendings, publisher) in by_channel.into_iter().zip(&self.publishers) {
             let (plan, publisher, bar) = (Arc::clone(&self.plan), Arc::clone(publisher), self.bar.clone());
-            let published_at_us = Arc::clone(&self.published_at_us);
+            let (place, published_at_us) = (Arc::clone(&self.place), Arc::clone(&self.published_at_us));
             tasks.spawn(async move {
-                send_channel(&plan, &publisher, sendings, schedule, &published_at_us, &bar).await
+                send_channel(&plan, &place, &publisher, sendings, schedule, &published_at_us, &bar).await
             });
         }
         while let Some(ended) = tasks.join_next().await {
@@ -125,6 +127,7 @@ impl Schedule {
 
 async fn send_channel(
     plan: &Plan,
+    place: &Place,
     publisher: &Publisher,
     sendings: Vec<(usize, Sending)>,
     schedule: Schedule,
@@ -134,6 +137,7 @@ async fn send_channel(
     let mut unconfirmed: VecDeque<Confirm> = VecDeque::with_capacity(UNCONFIRMED_MAX);
     for (number, sending) in sendings {
         let (key, body) = body::message(plan, sending, number);
+        let headers = place.headers(plan, sending, &body)?;
         let at_us = match schedule.due(number) {
             Some(due) => {
                 tokio::time::sleep_until(schedule.start + due).await;
@@ -144,7 +148,7 @@ async fn send_channel(
         if let (None, Some(slot)) = (sending.way, published_at_us.get(sending.distinct as usize)) {
             slot.store(at_us, Ordering::Relaxed);
         }
-        unconfirmed.push_back(publisher.publish(&key, &body).await?);
+        unconfirmed.push_back(publisher.publish_signed(&key, &body, &headers).await?);
         if unconfirmed.len() >= UNCONFIRMED_MAX
             && let Some(confirm) = unconfirmed.pop_front()
         {

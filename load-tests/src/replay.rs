@@ -27,7 +27,7 @@ const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 pub async fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
-    let place = Place::prepare(args.in_place, args.seed).await?;
+    let place = Place::prepare(args.in_place, args.seed).await?.signed_by(args.signing()?);
     let result = tokio::select! {
         result = replay(args, &plan, &program, &place) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
@@ -54,6 +54,7 @@ pub fn options(args: &ReplayArgs) -> Options {
         lifecycle: args.lifecycle,
         workers: args.workers as usize,
         prefill: args.prefill,
+        signatures: args.signatures == "required",
         seed: args.seed,
     }
 }
@@ -112,7 +113,7 @@ pub async fn replay(
 }
 
 /// Callbacks settled so far: payonce counts each in the transaction that settles it.
-async fn settled(database: &mut PgConnection) -> anyhow::Result<usize> {
+pub async fn settled(database: &mut PgConnection) -> anyhow::Result<usize> {
     let sum: i64 =
         sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies where kind <> 'released'")
             .fetch_one(database)
@@ -122,7 +123,7 @@ async fn settled(database: &mut PgConnection) -> anyhow::Result<usize> {
 }
 
 /// Asks the database until so many callbacks are settled.
-async fn wait_settled(
+pub async fn wait_settled(
     database: &mut PgConnection,
     workers: &mut Workers,
     expected: usize,

@@ -47,10 +47,14 @@ pub fn command(program: &Path, place: &Place) -> Command {
         .env("PAYONCE_REDIS_URL", &place.redis_url)
         .env("PAYONCE_AMQP_URL", &place.amqp_url)
         .env("PAYONCE_PREFIX", &place.prefix)
-        .env("PAYONCE_SIGNATURES", "off")
+        .env("PAYONCE_SIGNATURES", if place.signing().is_some() { "required" } else { "off" })
+        .env_remove("PAYONCE_KEYS_FILE")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true);
+    if let Some(signing) = place.signing() {
+        command.env("PAYONCE_KEYS_FILE", signing.path());
+    }
     command
 }
 
@@ -80,6 +84,11 @@ impl Workers {
             children.push((child, log));
         }
         Ok(Self { children })
+    }
+
+    /// Their process ids.
+    pub fn ids(&self) -> Vec<u32> {
+        self.children.iter().filter_map(|(child, _)| child.id()).collect()
     }
 
     /// Fails where one has ended by itself, with the end of its log.

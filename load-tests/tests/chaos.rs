@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 /// Runs `load-tests chaos`; its audit decides.
 fn chaos(seed: u32) {
     let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
-        .args(["chaos", "--seed", &seed.to_string(), "--seconds", "30"])
+        .args(["chaos", "--seed", &seed.to_string(), "--seconds", "30", "--signatures", "required"])
         .stdin(Stdio::null())
         .output()
         .expect("load-tests runs");

@@ -1,13 +1,17 @@
 //! Takes deliveries off a queue, a bounded number at a time.
 
+use std::borrow::Cow;
+
 use futures_util::{StreamExt, stream::ReadyChunks};
 use lapin::{
     Acker, Channel, Connection,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    protocol::BasicProperties,
     types::{AMQPValue, FieldTable},
 };
 
 use super::{BrokerError, answer};
+use crate::signature::{self, Headers};
 
 /// Most deliveries that are handed on at once.
 const RUN_MAX: usize = 1_000;
@@ -21,6 +25,8 @@ pub struct Delivery {
     pub routing_key: String,
     /// Which trace it was published in: a W3C `traceparent` header, as far as this version of it reads.
     pub traceparent: Option<[u8; 55]>,
+    /// What it claims about where it comes from; nothing of it is verified.
+    pub signature: Headers,
     /// What settles it.
     pub receipt: Receipt,
 }
@@ -29,6 +35,7 @@ impl From<lapin::message::Delivery> for Delivery {
     fn from(delivery: lapin::message::Delivery) -> Self {
         Self {
             traceparent: traceparent(&delivery),
+            signature: signature_of(&delivery.properties),
             body: delivery.data,
             routing_key: delivery.routing_key.to_string(),
             receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
@@ -40,6 +47,42 @@ fn traceparent(delivery: &lapin::message::Delivery) -> Option<[u8; 55]> {
     let header = delivery.properties.headers().as_ref()?.inner().get("traceparent")?;
     let AMQPValue::LongString(text) = header else { return None };
     text.as_bytes().get(..55)?.try_into().ok()
+}
+
+fn signature_of(properties: &BasicProperties) -> Headers {
+    let Some(headers) = properties.headers().as_ref().map(FieldTable::inner) else {
+        return Headers::default();
+    };
+    let header = |name: &str| headers.get(name).map(text);
+    Headers::received(
+        header(signature::ID_HEADER).as_deref(),
+        header(signature::TIMESTAMP_HEADER).as_deref(),
+        header(signature::SIGNATURE_HEADER).as_deref(),
+    )
+}
+
+/// A header's text. Client libraries write a number that is given as one as a number: for a timestamp that is no mistake.
+fn text(value: &AMQPValue) -> Cow<'_, [u8]> {
+    match value {
+        AMQPValue::LongString(text) => Cow::Borrowed(text.as_bytes()),
+        AMQPValue::ShortString(text) => Cow::Borrowed(text.as_str().as_bytes()),
+        AMQPValue::LongInt(number) => Cow::Owned(number.to_string().into_bytes()),
+        AMQPValue::LongUInt(number) => Cow::Owned(number.to_string().into_bytes()),
+        AMQPValue::LongLongInt(number) => Cow::Owned(number.to_string().into_bytes()),
+        AMQPValue::Timestamp(number) => Cow::Owned(number.to_string().into_bytes()),
+        AMQPValue::Boolean(_)
+        | AMQPValue::ShortShortInt(_)
+        | AMQPValue::ShortShortUInt(_)
+        | AMQPValue::ShortInt(_)
+        | AMQPValue::ShortUInt(_)
+        | AMQPValue::Float(_)
+        | AMQPValue::Double(_)
+        | AMQPValue::DecimalValue(_)
+        | AMQPValue::FieldArray(_)
+        | AMQPValue::FieldTable(_)
+        | AMQPValue::ByteArray(_)
+        | AMQPValue::Void => Cow::Borrowed(b""),
+    }
 }
 
 /// The right to settle one delivery, once, on the channel that it came by.

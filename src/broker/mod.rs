@@ -12,14 +12,19 @@ pub mod topology;
 
 use std::time::Duration;
 
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{
+    Connection, ConnectionProperties,
+    runtime::default_runtime,
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
 
 pub use consume::{Consumer, Delivery, Receipt};
 pub use depth::{Depths, Gauge};
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 
-use crate::{crash::Injected, hosts::each_host};
+use crate::{config::TlsConfig, crash::Injected, hosts::each_host, tls};
 
 /// Heartbeat asked for where the URL names none. The peer is declared dead after twice this; RabbitMQ's documentation advises
 /// 5 to 20 s.
@@ -57,6 +62,9 @@ pub enum BrokerError {
     /// The address cannot be read as an AMQP URL. Trying again does not help.
     #[error("amqp_url is not an AMQP URL: expected amqp://user:password@host:port/vhost")]
     Url,
+    /// A certificate or key cannot be used. Trying again does not help.
+    #[error("{0}")]
+    Tls(String),
     /// A request took too long.
     #[error("RabbitMQ did not answer within {} s when asked to {asked_to}", ANSWER_DEADLINE.as_secs())]
     NoAnswer {
@@ -83,18 +91,47 @@ impl From<Injected> for BrokerError {
 /// # Errors
 /// [`BrokerError::Url`] for an address that cannot be one; otherwise the refusal of the broker or the network, the last host's.
 pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, BrokerError> {
+    connect_with(url, connection_name, &TlsConfig::default()).await
+}
+
+/// The same, with these files where the address begins with `amqps://`. They are read each time: certificates are renewed.
+///
+/// # Errors
+/// As [`connect`]; [`BrokerError::Tls`] for files that cannot be used.
+pub async fn connect_with(
+    url: &str,
+    connection_name: &str,
+    files: &TlsConfig,
+) -> Result<Connection, BrokerError> {
     let uris: Result<Vec<AMQPUri>, _> = each_host(url).map(|url| url.parse()).collect();
     let mut problem = BrokerError::Url;
     for mut uri in uris.map_err(|_| BrokerError::Url)? {
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
-        let opening = async { Ok(Connection::connect_uri(uri, properties).await?) };
+        let opening = async {
+            if uri.scheme == AMQPScheme::AMQP {
+                return Ok(Connection::connect_uri(uri, properties).await?);
+            }
+            let tls = tls_of(files)?;
+            Ok(Connection::connect_uri_with_config(uri, properties, tls, default_runtime()?).await?)
+        };
         match answer("open a connection", opening).await {
             Ok(connection) => return Ok(connection),
             Err(cause) => problem = cause,
         }
     }
     Err(problem)
+}
+
+/// Only the authorities that are named here are trusted: lapin is built without any of its own.
+fn tls_of(files: &TlsConfig) -> Result<OwnedTLSConfig, BrokerError> {
+    let pem = tls::load(files).map_err(BrokerError::Tls)?;
+    let ca = match pem.ca {
+        Some(ca) => String::from_utf8(ca).map_err(|_| BrokerError::Tls("tls_ca_file: not PEM".to_owned()))?,
+        None => tls::system_roots(),
+    };
+    let identity = pem.identity.map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key });
+    Ok(OwnedTLSConfig { identity, cert_chain: Some(ca) })
 }
 
 /// Says goodbye. A connection that is just dropped is closed too, but the broker logs it as lost.

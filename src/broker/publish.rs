@@ -3,9 +3,11 @@
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable},
 };
 
 use super::{BrokerError, Names, answer};
+use crate::signature::{self, Headers};
 
 const PERSISTENT: u8 = 2;
 const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -52,15 +54,45 @@ impl Publisher {
     /// # Errors
     /// Where the channel is gone.
     pub async fn publish(&self, routing_key: &str, body: &[u8]) -> Result<Confirm, BrokerError> {
+        self.publish_signed(routing_key, body, &Headers::default()).await
+    }
+
+    /// The same, with the headers of a signature.
+    ///
+    /// # Errors
+    /// Where the channel is gone.
+    pub async fn publish_signed(
+        &self,
+        routing_key: &str,
+        body: &[u8],
+        signature: &Headers,
+    ) -> Result<Confirm, BrokerError> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties =
+        let mut properties =
             BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type(CONTENT_TYPE.into());
+        if !signature.is_empty() {
+            properties = properties.with_headers(table(signature));
+        }
         let confirm = self
             .channel
             .basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body, properties)
             .await?;
         Ok(Confirm(confirm))
     }
+}
+
+fn table(headers: &Headers) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in [
+        (signature::ID_HEADER, &headers.id),
+        (signature::TIMESTAMP_HEADER, &headers.timestamp),
+        (signature::SIGNATURE_HEADER, &headers.signature),
+    ] {
+        if let Some(value) = value {
+            table.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+        }
+    }
+    table
 }
 
 /// The broker's answer to one message, still on its way.

@@ -12,6 +12,7 @@ macro_rules! say {
 mod account;
 mod audit;
 mod event;
+mod keys;
 mod manual;
 mod migrate;
 mod paint;
@@ -81,6 +82,9 @@ enum Command {
     },
     /// Publishes callbacks from NDJSON files, with confirms; reports each refused line by number.
     Publish(publish::Args),
+    /// Makes, lists and rotates the keys that sources sign with.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// The whole story of one callback: where it ended, when, by which duplicates it was followed.
     Event(event::Args),
     /// Balance, held, version, and the last entries of an account.
@@ -160,7 +164,7 @@ impl From<SchemaError> for Failure {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
-            BrokerError::Url => Self::Usage(error.to_string()),
+            BrokerError::Url | BrokerError::Tls(_) => Self::Usage(error.to_string()),
             BrokerError::NoAnswer { .. } | BrokerError::Lapin(_) | BrokerError::NotAcked => {
                 Self::Unreachable(format!(
                     "{error}. Does the server run, and is PAYONCE_AMQP_URL (or amqp_url) its address?"
@@ -220,6 +224,7 @@ async fn run(command: Command, config: Config) -> Result<(), Failure> {
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
         Command::Publish(args) => publish::run(&config, args).await,
+        Command::Keys(command) => keys::run(&config, command),
         Command::Event(args) => event::run(&config, args).await,
         Command::Account(args) => account::run(&config, args).await,
         Command::Payment(args) => payment::run(&config, args).await,

@@ -1,4 +1,4 @@
-//! Colour, where somebody can see it: on a terminal, unless `NO_COLOR` is set (https://no-color.org) or the terminal is a dumb one. What
+//! Colour, where somebody can see it: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the terminal is a dumb one. What
 //! is coloured says the same without colour.
 
 use std::io::IsTerminal;

@@ -5,6 +5,8 @@ use std::{
     fs::{File, Metadata},
     io::{BufRead, BufReader},
     path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use indicatif::ProgressBar;
@@ -15,6 +17,9 @@ use crate::{
     app,
     broker::{self, Confirm, Names, PublishError, Publisher, topology::TopologyError},
     config::Config,
+    keys::Keyring,
+    ledger::Key,
+    signature::Headers,
     wire,
 };
 
@@ -29,6 +34,9 @@ pub(super) struct Args {
     /// Send lines that are not callbacks too. Workers quarantine them.
     #[arg(long)]
     unchecked: bool,
+    /// Send without a signature, even where workers will refuse that.
+    #[arg(long)]
+    unsigned: bool,
     /// One JSON object in place of text.
     #[arg(long)]
     json: bool,
@@ -44,7 +52,8 @@ struct RefusedLine {
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names = Names::new(&config.prefix);
-    let connection = broker::connect(app::amqp_url(config)?.expose(), "payonce-publish").await?;
+    let connection =
+        broker::connect_with(app::amqp_url(config)?.expose(), "payonce-publish", &config.tls).await?;
     broker::topology::declare(&connection, &names).await.map_err(|error| match error {
         TopologyError::Differs(..) => Failure::Usage(error.to_string()),
         TopologyError::Broker(error) => error.into(),
@@ -56,6 +65,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         refused: Vec::new(),
         progress: progress_bar(&args.files),
         unchecked: args.unchecked,
+        keyring: if args.unsigned { Arc::new(Keyring::empty(false)) } else { app::keys(config)?.current() },
     };
     for path in &args.files {
         sending.send_file(path).await?;
@@ -73,6 +83,8 @@ struct Sending {
     refused: Vec<RefusedLine>,
     progress: ProgressBar,
     unchecked: bool,
+    /// Who signs for which source.
+    keyring: Arc<Keyring>,
 }
 
 /// A line on its way.
@@ -102,19 +114,31 @@ impl Sending {
             if body.is_empty() {
                 continue;
             }
-            let routing_key = match wire::decode(body) {
-                Ok(callback) => callback.account_id.as_str().to_owned(),
-                Err(_) if self.unchecked => String::new(),
+            let (routing_key, signature) = match wire::decode(body) {
+                Ok(callback) => match self.sign(&callback.key, body) {
+                    Ok(signature) => (callback.account_id.as_str().to_owned(), signature),
+                    Err(problem) => {
+                        self.refuse(&file, line, problem);
+                        continue;
+                    }
+                },
+                Err(_) if self.unchecked => Default::default(),
                 Err(error) => {
                     self.refuse(&file, line, error.to_string());
                     continue;
                 }
             };
-            let confirm = self.publisher.publish(&routing_key, body).await?;
+            let confirm = self.publisher.publish_signed(&routing_key, body, &signature).await?;
             self.unconfirmed.push_back(Sent { confirm, file: file.clone(), line, bytes: bytes.len() });
             self.wait_until(UNCONFIRMED_MAX).await?;
         }
         Ok(())
+    }
+
+    fn sign(&self, key: &Key, body: &[u8]) -> Result<Headers, String> {
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let signed = self.keyring.sign(key.source.as_str(), key.event_id.as_str(), now_s, body)?;
+        Ok(signed.unwrap_or_default())
     }
 
     /// Waits until at most `left` messages are unconfirmed.

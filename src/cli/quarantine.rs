@@ -11,6 +11,7 @@ use crate::{
     app,
     config::Config,
     ledger::Reason,
+    signature,
     store::{
         self,
         actions::{self, Door, Order, Verb},
@@ -232,6 +233,15 @@ fn print(detail: &CaseDetail, body: &str) {
             table::optional(case.resolved_why.as_ref())
         );
     }
+    if case.reason == Reason::BadSignature.as_str() {
+        for (name, value) in [
+            (signature::ID_HEADER, &detail.webhook_id),
+            (signature::TIMESTAMP_HEADER, &detail.webhook_timestamp),
+            (signature::SIGNATURE_HEADER, &detail.webhook_signature),
+        ] {
+            say!("  {name}: {}", table::optional(value.as_ref()));
+        }
+    }
     say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
@@ -258,7 +268,8 @@ async fn work(
     let progress =
         progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
-    let done = deeds::carry_out(&mut connection, &order, action, |cases| progress.inc(cases)).await;
+    let keyring = app::case_keys(config)?.current();
+    let done = deeds::carry_out(&mut connection, &order, action, &keyring, |cases| progress.inc(cases)).await;
     progress.finish_and_clear();
     connection.close().await;
     Ok(done?)

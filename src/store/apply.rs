@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     crash::{self, Point},
-    ledger::{AccountChange, AccountId, Callback, Key, Layer, PaymentChange, Plan},
+    ledger::{AccountChange, AccountId, Callback, CaseId, Key, Layer, PaymentChange, Plan},
 };
 
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
@@ -39,6 +39,9 @@ pub struct Batch<'a> {
     pub undecodable: &'a [Undecodable<'a>],
     /// Who ends the stored cases that the plan ends.
     pub resolver: Resolver<'a>,
+    /// The stored cases that `callbacks` come from, one each, where they were found to be signed right after all; empty for a batch
+    /// from the queue. Such a case ends with what becomes of its callback.
+    pub proven: &'a [CaseId],
     /// Copies that a done marker turned away, by the layer they count under: further copies in one batch are the batch's.
     pub remembered: &'a [(Key, Layer)],
 }
@@ -71,6 +74,9 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     write_payments(&mut transaction, &batch.plan.payments).await?;
     let known_cases = cases::insert(&mut transaction, &batch).await?;
     cases::update(&mut transaction, &batch.plan, batch.resolver).await?;
+    if !batch.proven.is_empty() {
+        cases::end_proven(&mut transaction, &batch, &lost).await?;
+    }
     if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
         crash::reach(Point::AfterCases).await?;
     }

@@ -9,20 +9,27 @@ use super::{
     apply::Batch,
     rows::{each, expect_rows, occurred_at, storable},
 };
-use crate::ledger::{Callback, CaseEnd, Fingerprint, Key, Plan, Reason};
+use crate::{
+    ledger::{AccountId, Callback, CaseEnd, Fingerprint, Key, Outcome, Plan, Reason},
+    signature::Headers,
+};
 
-/// A message that could not be decoded, with the copies of it in the batch.
+/// A message that could not be decoded, or that nobody vouches for, with the copies of it in the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undecodable<'a> {
     /// The key, where it could be read.
     pub key: Option<Key>,
+    /// Whether the source in the key is one that counts may be kept under.
+    pub is_vouched_for: bool,
     /// Why it is quarantined.
     pub reason: Reason,
     /// What exactly.
     pub detail: String,
     /// The raw message.
     pub body: &'a [u8],
-    /// SHA-256 of the body.
+    /// What it claims about where it comes from; kept where the reason is [`Reason::BadSignature`].
+    pub signature: &'a Headers,
+    /// SHA-256 of what makes it this message and no other.
     pub fingerprint: Fingerprint,
     /// How often it came in this batch, at least 1.
     pub attempts: i32,
@@ -50,6 +57,7 @@ struct CaseRow<'a> {
     body: &'a [u8],
     attempts: i32,
     callback: Option<&'a Callback>,
+    signature: Option<&'a Headers>,
 }
 
 /// What makes two cases the same one: `quarantine_content`.
@@ -74,6 +82,7 @@ pub(super) async fn insert(
         body: batch.bodies.get(case.index).copied().unwrap_or_default(),
         attempts: case.attempts,
         callback: Some(&case.callback),
+        signature: None,
     });
     let undecodable = batch.undecodable.iter().map(|message| CaseRow {
         key: message.key.as_ref(),
@@ -83,6 +92,7 @@ pub(super) async fn insert(
         body: message.body,
         attempts: message.attempts,
         callback: None,
+        signature: (message.reason == Reason::BadSignature).then_some(message.signature),
     });
     let mut cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
     if cases.is_empty() {
@@ -91,15 +101,17 @@ pub(super) async fn insert(
     cases.sort_by(|a, b| (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)));
     let rows = sqlx::query(
         "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
-                                      payment_id, operation_id, amount, currency, is_final, occurred_at)
+                                      payment_id, operation_id, amount, currency, is_final, occurred_at, webhook_id,
+                                      webhook_timestamp, webhook_signature)
          select n.source, n.event_id, n.reason, n.detail, n.body,
                 case when n.reason = 'waiting_for_payment' then 'waiting' else 'open' end,
                 n.attempts, n.fingerprint, n.type, n.account_id, n.payment_id, n.operation_id, n.amount, n.currency, n.is_final,
-                n.occurred_at
+                n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature
          from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
-                     $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[])
+                     $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[],
+                     $16::text[], $17::text[], $18::text[])
               as n(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id, operation_id,
-                   amount, currency, is_final, occurred_at)
+                   amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp, webhook_signature)
          on conflict on constraint quarantine_content do update
          set attempts = least(q.attempts::bigint + excluded.attempts, 2147483647)::integer, last_seen_at = clock_timestamp()
          returning q.source, q.event_id, q.fingerprint, q.xmax <> 0 as was_known",
@@ -119,6 +131,9 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.callback.map(|callback| callback.currency.as_str())))
     .bind(each(&cases, |case| case.callback.map(|callback| callback.is_final)))
     .bind(each(&cases, |case| case.callback.and_then(occurred_at)))
+    .bind(each(&cases, |case| case.signature.and_then(|headers| headers.id.as_deref())))
+    .bind(each(&cases, |case| case.signature.and_then(|headers| headers.timestamp.as_deref())))
+    .bind(each(&cases, |case| case.signature.and_then(|headers| headers.signature.as_deref())))
     .fetch_all(&mut *transaction)
     .await?;
     let mut known = HashSet::new();
@@ -191,4 +206,48 @@ pub(super) async fn update(
         expect_rows("stored cases", resolved, plan.resolved_cases.len())?;
     }
     Ok(())
+}
+
+/// Ends cases whose signature was found right: their callbacks are decided in this batch as if they had just come.
+pub(super) async fn end_proven(
+    transaction: &mut PgConnection,
+    batch: &Batch<'_>,
+    lost: &HashSet<AccountId>,
+) -> Result<(), StoreError> {
+    let outcomes = batch.callbacks.iter().zip(&batch.plan.outcomes).zip(batch.proven);
+    let ended: Vec<_> = outcomes
+        .filter(|((callback, _), _)| !lost.contains(&callback.account_id))
+        .map(|((_, outcome), id)| {
+            let (state, why) = match outcome {
+                Outcome::Applied => ("replayed", batch.resolver.why.to_owned()),
+                Outcome::Duplicate(layer) => (
+                    "discarded",
+                    format!("the signature is right; a copy of what is known ({})", layer.as_str()),
+                ),
+                Outcome::Quarantined(reason) => (
+                    "discarded",
+                    format!("the signature is right; {}: now a case of its own", reason.as_str()),
+                ),
+                Outcome::Waiting => {
+                    ("discarded", "the signature is right; now a case of its own, which waits".to_owned())
+                }
+            };
+            (id.0, state, why)
+        })
+        .collect();
+    // A rival that ends one of them too is seen here: then nothing of this is written.
+    let rows = sqlx::query(
+        "update quarantine q
+         set state = r.state, resolved_at = clock_timestamp(), resolved_by = $4, resolved_why = r.why
+         from unnest($1::bigint[], $2::text[], $3::text[]) as r(id, state, why)
+         where q.id = r.id and q.state = 'open' and q.reason = 'bad_signature'",
+    )
+    .bind(each(&ended, |(id, _, _)| *id))
+    .bind(each(&ended, |(_, state, _)| *state))
+    .bind(each(&ended, |(_, _, why)| why.as_str()))
+    .bind(batch.resolver.by)
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    expect_rows("cases with a right signature", rows, ended.len())
 }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{
     Epoch, StoreError,
     apply::Batch,
-    cases::{Content, content},
+    cases::{Content, Undecodable, content},
     rows::each,
 };
 use crate::ledger::{AccountId, Fingerprint, Key, Layer, Outcome, Reason};
@@ -58,12 +58,15 @@ impl Counts {
     pub(super) fn of(batch: &Batch<'_>, lost: &HashSet<AccountId>, known_cases: &HashSet<Content>) -> Self {
         let mut counts = Self::default();
         let mut arrived: HashSet<&Key> = HashSet::new();
+        // What comes from a case was counted when it came: only its ledger row, or the case it turns into, is new.
+        let is_new = batch.proven.is_empty();
         for (callback, outcome) in batch.callbacks.iter().zip(&batch.plan.outcomes) {
             if lost.contains(&callback.account_id) {
                 continue;
             }
             let key = Some(&callback.key);
             match outcome {
+                Outcome::Applied | Outcome::Duplicate(_) if !is_new => {}
                 Outcome::Applied => {
                     arrived.insert(&callback.key);
                     counts.add(TallyKind::Applied, key, callback.kind.as_str(), 1);
@@ -81,8 +84,14 @@ impl Counts {
             counts.add(TallyKind::Released, Some(&entry.callback.key), entry.callback.kind.as_str(), 1);
         }
         for message in batch.undecodable {
-            counts.add_case(message.key.as_ref(), message.reason, known_cases, message.fingerprint);
-            counts.add_duplicate(message.key.as_ref(), Layer::Batch, i64::from(message.attempts) - 1);
+            let copies = i64::from(message.attempts) - 1;
+            if message.is_vouched_for {
+                counts.add_case(message.key.as_ref(), message.reason, known_cases, message.fingerprint);
+                counts.add_duplicate(message.key.as_ref(), Layer::Batch, copies);
+            } else {
+                counts.add_stranger(message, known_cases);
+                counts.add(TallyKind::Duplicate, None, Layer::Batch.as_str(), copies);
+            }
         }
         for (key, layer) in batch.remembered {
             counts.add_duplicate(Some(key), *layer, 1);
@@ -104,6 +113,15 @@ impl Counts {
         }
     }
 
+    /// A message under a source that nobody vouches for: counted without its name, and without a trail, for both are its sender's choice.
+    fn add_stranger(&mut self, message: &Undecodable<'_>, known: &HashSet<Content>) {
+        if known.contains(&content(message.key.as_ref(), message.fingerprint)) {
+            self.add(TallyKind::Duplicate, None, Layer::Quarantine.as_str(), 1);
+        } else {
+            self.add(TallyKind::Quarantined, None, message.reason.as_str(), 1);
+        }
+    }
+
     fn add_duplicate(&mut self, key: Option<&Key>, layer: Layer, n: i64) {
         if n > 0 {
             self.add(TallyKind::Duplicate, key, layer.as_str(), n);
@@ -114,6 +132,9 @@ impl Counts {
     }
 
     fn add(&mut self, kind: TallyKind, key: Option<&Key>, label: &'static str, n: i64) {
+        if n == 0 {
+            return;
+        }
         let source = key.map(|key| key.source.as_str().to_owned()).unwrap_or_default();
         *self.tallies.entry(Tally { kind, source, label }).or_default() += n;
     }

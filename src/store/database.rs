@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOpt
 use tokio::sync::Semaphore;
 
 use super::{SchemaError, StoreError, check_schema};
-use crate::hosts::each_host;
+use crate::{config::TlsConfig, hosts::each_host, tls};
 
 /// Where the database is, and how long it may take.
 #[derive(Debug)]
@@ -35,8 +35,28 @@ impl Database {
     /// # Errors
     /// Words for what is wrong with the URL, which they do not repeat: it holds a password.
     pub fn new(url: &str, application_name: &str, deadline: Duration) -> Result<Self, String> {
+        Self::with_tls(url, application_name, deadline, &TlsConfig::default())
+    }
+
+    /// The same, with these files where the address names none of its own (`sslrootcert`, `sslcert` and `sslkey`).
+    ///
+    /// # Errors
+    /// Words for what is wrong with the URL or a file.
+    pub fn with_tls(
+        url: &str,
+        application_name: &str,
+        deadline: Duration,
+        files: &TlsConfig,
+    ) -> Result<Self, String> {
+        let pem = tls::load(files)?;
         let deadline_ms = deadline.as_millis().to_string();
-        let with_settings = |options: PgConnectOptions| {
+        let with_settings = |mut options: PgConnectOptions| {
+            if let Some(ca) = pem.ca.clone().filter(|_| !url.contains("sslrootcert=")) {
+                options = options.ssl_root_cert_from_pem(ca);
+            }
+            if let Some((certificate, key)) = pem.identity.clone().filter(|_| !url.contains("sslcert=")) {
+                options = options.ssl_client_cert_from_pem(certificate).ssl_client_key_from_pem(key);
+            }
             options
                 .application_name(application_name)
                 .options([

@@ -272,7 +272,7 @@ pub struct RepeatedKey {
     pub last_seen_at: OffsetDateTime,
 }
 
-/// Keys with the most copies among the newest of the trail (see [`TRAIL_PAGES_MAX`]) that were turned away since `since`, at most
+/// Keys with the most copies among the newest of the trail (about 100 000 rows) that were turned away since `since`, at most
 /// `limit`; their counts and times are over the whole trail.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What the database knows about a batch, in three or four indexed look-ups.
+//! What the database knows about a batch, in three to five indexed look-ups.
 //!
 //! Each look-up is a lateral subquery with `offset 0`, which PostgreSQL carries out once per key of the batch, whatever it believes
 //! about the table. As a plain join, one that it had last seen nearly empty was read in full and compared with every key.
@@ -6,7 +6,7 @@
 //! Accounts are read first. Whatever a rival commits after that moves the version or the number of cases of its account, and
 //! the plan then loses its guard; so what is read later may be newer, but never wrongly old.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
@@ -23,11 +23,40 @@ use crate::ledger::{
 /// # Errors
 /// [`StoreError`]; [`StoreError::Refused`] where a stored row is not what this program could have written.
 pub async fn load(connection: &mut PgConnection, callbacks: &[Callback]) -> Result<Snapshot, StoreError> {
+    let mut snapshot = load_besides_ledger(connection, callbacks).await?;
+    add_ledger(connection, callbacks.iter().collect(), &mut snapshot).await?;
+    Ok(snapshot)
+}
+
+/// Loads all but whether the callbacks are in the ledger: for those that are probably not, which the ledger's unique keys find out
+/// when they are written.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_besides_ledger(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     load_accounts(connection, callbacks, &mut snapshot).await?;
     load_payments(connection, callbacks, &mut snapshot).await?;
-    load_keys(connection, callbacks, &mut snapshot).await?;
+    add_known(connection, KNOWN_CASES, callbacks.iter().collect(), &mut snapshot).await?;
     Ok(snapshot)
+}
+
+/// Adds what the ledger has under both idempotency keys of these callbacks, none of which was added before.
+///
+/// # Errors
+/// As [`load`].
+pub async fn add_ledger(
+    connection: &mut PgConnection,
+    callbacks: Vec<&Callback>,
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    if callbacks.is_empty() {
+        return Ok(());
+    }
+    add_known(connection, KNOWN_ROWS, callbacks, snapshot).await
 }
 
 async fn load_accounts(
@@ -129,35 +158,41 @@ async fn load_payments(
     Ok(())
 }
 
-/// Both idempotency keys, in the ledger and in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
-const KNOWN_KEYS: &str = "
-    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
-           false as is_discarded
+/// Both idempotency keys in quarantine, in one round trip. Messages that are no callbacks own no key, and are not looked at: a stranger
+/// can make any number of them for one key. `ord` is the position in the arguments, from 1.
+const KNOWN_CASES: &str = "
+    select k.ord, false as is_operation, q.fingerprint, q.id as case_id, q.reason, q.state = 'discarded' as is_discarded
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
-         lateral (select * from ledger l where l.event_id = k.event_id and l.source = k.source offset 0) l
-    union all
-    select k.ord, false, q.fingerprint, q.id, q.reason, q.state = 'discarded'
-    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
-         lateral (select * from quarantine q where q.event_id = k.event_id and q.source = k.source offset 0) q
-    union all
-    select k.ord, true, l.payload_sha256, null::bigint, null::text, false
-    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
-         lateral (select * from ledger l
-                  where l.operation_id = k.operation_id and l.type = k.type and l.source = k.source offset 0) l
+         lateral (select * from quarantine q
+                  where q.event_id = k.event_id and q.source = k.source and q.type is not null offset 0) q
     union all
     select k.ord, true, q.fingerprint, q.id, q.reason, q.state = 'discarded'
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
          lateral (select * from quarantine q
                   where q.operation_id = k.operation_id and q.type = k.type and q.source = k.source offset 0) q";
 
-async fn load_keys(
+/// The same in the ledger.
+const KNOWN_ROWS: &str = "
+    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
+           false as is_discarded
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
+         lateral (select * from ledger l where l.event_id = k.event_id and l.source = k.source offset 0) l
+    union all
+    select k.ord, true, l.payload_sha256, null::bigint, null::text, false
+    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
+         lateral (select * from ledger l
+                  where l.operation_id = k.operation_id and l.type = k.type and l.source = k.source offset 0) l";
+
+async fn add_known(
     connection: &mut PgConnection,
-    callbacks: &[Callback],
+    known_keys: &'static str,
+    callbacks: Vec<&Callback>,
     snapshot: &mut Snapshot,
 ) -> Result<(), StoreError> {
     let keys: Vec<&Key> = callbacks.iter().map(|callback| &callback.key).collect();
-    let operations: Vec<OperationKey> = callbacks.iter().filter_map(Callback::operation_key).collect();
-    let rows = sqlx::query(KNOWN_KEYS)
+    let operations: Vec<OperationKey> =
+        callbacks.iter().filter_map(|callback| callback.operation_key()).collect();
+    let rows = sqlx::query(known_keys)
         .bind(keys.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|key| key.event_id.as_str()).collect::<Vec<_>>())
         .bind(operations.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
@@ -166,14 +201,13 @@ async fn load_keys(
         .fetch_all(&mut *connection)
         .await?;
     let mut seen: HashSet<(&Key, Option<i64>)> = HashSet::new();
-    let mut by_operation: HashMap<OperationKey, Known> = HashMap::new();
     for row in rows {
         let at = usize::try_from(row.try_get::<i64, _>("ord")? - 1).unwrap_or(usize::MAX);
         let case_id: Option<i64> = row.try_get("case_id")?;
         let known = known(&row, case_id)?;
         if row.try_get("is_operation")? {
             if let Some(key) = operations.get(at).filter(|_| known.owns_key()) {
-                let owner = by_operation.entry(key.clone()).or_insert(known);
+                let owner = snapshot.operations.entry(key.clone()).or_insert(known);
                 if known.rank() < owner.rank() {
                     *owner = known;
                 }
@@ -185,7 +219,6 @@ async fn load_keys(
             snapshot.known.entry((*key).clone()).or_default().push(known);
         }
     }
-    snapshot.operations = by_operation;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
 pub use cases::{Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use database::{Connection, Database, Reader};
-pub use load::load;
+pub use load::{add_ledger, load, load_besides_ledger};
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;
 

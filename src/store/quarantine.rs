@@ -7,7 +7,10 @@ use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
 use time::OffsetDateTime;
 
 use super::{StoreError, load, report::CaseRow};
-use crate::ledger::{Callback, CaseId, Reason, Snapshot, StoredCase};
+use crate::{
+    ledger::{Callback, CaseId, Reason, Snapshot, StoredCase},
+    signature::Headers,
+};
 
 /// Which cases. Every part that is set must fit.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +105,12 @@ pub struct CaseDetail {
     pub amount: Option<i64>,
     /// ISO 4217 code.
     pub currency: Option<String>,
+    /// `webhook-id` as it came; null in these three but for `bad_signature`.
+    pub webhook_id: Option<String>,
+    /// `webhook-timestamp`.
+    pub webhook_timestamp: Option<String>,
+    /// `webhook-signature`.
+    pub webhook_signature: Option<String>,
     /// The message, byte for byte.
     #[serde(skip)]
     pub body: Vec<u8>,
@@ -262,7 +271,8 @@ impl fmt::Display for Replayed {
 /// [`StoreError`].
 pub async fn show(connection: &mut PgConnection, id: i64) -> Result<Option<CaseDetail>, StoreError> {
     let mut query = QueryBuilder::new(format!(
-        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, body from quarantine where id = "
+        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, webhook_id, webhook_timestamp, \
+         webhook_signature, body from quarantine where id = "
     ));
     query.push_bind(id);
     Ok(query.build_query_as().fetch_optional(connection).await?)
@@ -335,4 +345,46 @@ pub async fn load_cases(
     let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
     let snapshot = load(connection, &callbacks).await?;
     Ok((cases, snapshot))
+}
+
+/// A message that was quarantined because nothing proved where it comes from.
+#[derive(Debug, Clone)]
+pub struct Unproven {
+    /// The case.
+    pub id: CaseId,
+    /// The message, byte for byte.
+    pub body: Vec<u8>,
+    /// What it claims.
+    pub signature: Headers,
+}
+
+/// Those of the cases that are still open for their signature, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_unproven(
+    connection: &mut PgConnection,
+    ids: &[CaseId],
+) -> Result<Vec<Unproven>, StoreError> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query(
+        "select id, body, webhook_id, webhook_timestamp, webhook_signature from quarantine
+         where id = any($1) and state = 'open' and reason = 'bad_signature' order by id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Unproven {
+                id: CaseId(row.try_get("id")?),
+                body: row.try_get("body")?,
+                signature: Headers {
+                    id: row.try_get("webhook_id")?,
+                    timestamp: row.try_get("webhook_timestamp")?,
+                    signature: row.try_get("webhook_signature")?,
+                },
+            })
+        })
+        .collect()
 }

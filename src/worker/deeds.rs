@@ -5,13 +5,18 @@ use std::fmt;
 
 use tracing::warn;
 
-use super::replay::{REPLAY_BATCH_MAX, Replayed, replay};
+use super::{
+    replay::{REPLAY_BATCH_MAX, Replayed, replay},
+    reverify::reverify,
+};
 use crate::{
-    ledger::CaseId,
+    keys::Keyring,
+    ledger::{CaseId, Reason},
     store::{
         self, Resolver, StoreError,
         actions::{self, Order, Verb},
         quarantine::{self, Filter, Page},
+        report::CaseRow,
     },
 };
 
@@ -33,7 +38,8 @@ impl fmt::Display for Done {
     }
 }
 
-/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had.
+/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `keyring`
+/// says again who may sign, for cases that were refused for their signature.
 ///
 /// # Errors
 /// [`StoreError`]; what was done by then stays done, and doing it again goes on.
@@ -41,9 +47,10 @@ pub async fn carry_out(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
+    keyring: &Keyring,
     progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
-    let done = work(connection, order, action, progress).await;
+    let done = work(connection, order, action, keyring, progress).await;
     let result = match &done {
         Ok(done) => done.to_string(),
         Err(_) => {
@@ -61,6 +68,7 @@ async fn work(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
+    keyring: &Keyring,
     mut progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
     let filter = &order.filter;
@@ -81,7 +89,12 @@ async fn work(
         match &mut done {
             Done::Replayed(sum) => {
                 let resolver = Resolver { by: &order.who, why: &order.why };
-                sum.add(replay(connection, &ids, resolver, false).await?);
+                let (unproven, decoded): (Vec<_>, Vec<_>) =
+                    cases.iter().partition(|case| case.reason == Reason::BadSignature.as_str());
+                let ids_of =
+                    |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
+                sum.add(replay(connection, &ids_of(decoded), resolver, false).await?);
+                sum.add(reverify(connection, &ids_of(unproven), keyring, resolver).await?);
             }
             Done::Discarded(sum) => {
                 let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };

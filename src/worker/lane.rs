@@ -54,6 +54,8 @@ pub(super) struct Lane {
     pub(super) connection: store::Connection,
     /// The epoch that the last batch saw.
     pub(super) epoch: Option<Epoch>,
+    /// So many batches more do not believe Redis that a callback is new.
+    pub(super) batches_in_doubt: u32,
     /// The batch in work, where traces are collected.
     pub(super) span: Span,
     settle: Sender<Settling>,
@@ -76,7 +78,8 @@ impl Lane {
             Origin::GivenUp => format!("{}/given-up", worker.name),
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
-        Self { worker, origin, writer, connection, epoch: None, span: Span::none(), settle, stop }
+        let span = Span::none();
+        Self { worker, origin, writer, connection, epoch: None, batches_in_doubt: 0, span, settle, stop }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.

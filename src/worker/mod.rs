@@ -10,6 +10,7 @@ mod disposition;
 mod lane;
 mod process;
 pub mod replay;
+pub mod reverify;
 mod session;
 mod stage;
 mod vitals;
@@ -30,8 +31,9 @@ use tracing::{info, warn};
 
 use crate::{
     broker::{BrokerError, Names, topology::TopologyError},
-    config::{RetryConfig, Secret, WorkerConfig},
+    config::{RetryConfig, Secret, TlsConfig, WorkerConfig},
     dedupe::Dedupe,
+    keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics::BySource,
     retry::Pauses,
     store::{self, Database, SchemaError, StoreError},
@@ -46,12 +48,16 @@ pub struct Worker {
     pub name: String,
     /// RabbitMQ.
     pub amqp_url: Secret,
+    /// Certificates and keys for it.
+    pub tls: TlsConfig,
     /// The objects on it.
     pub names: Names,
     /// PostgreSQL.
     pub database: Arc<Database>,
     /// Redis.
     pub dedupe: Arc<Dedupe>,
+    /// Who may sign for which source.
+    pub keys: Keys,
     /// Sizes and limits.
     pub config: WorkerConfig,
     /// Pauses between tries.
@@ -116,6 +122,10 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
         tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
     };
+    let keep_keys = {
+        let (keys, stop) = (worker.keys.clone(), stop.clone());
+        tokio::spawn(async move { keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop).await })
+    };
     let mut beside: Option<[JoinHandle<()>; 2]> = None;
     // Reports go on while the last batches are finished.
     let drained = CancellationToken::new();
@@ -156,8 +166,9 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
         }
     }
     stop.cancel();
-    // It only waits for `stop`; a panic in it cannot matter any more.
+    // These only wait for `stop`; a panic in one cannot matter any more.
     drop(keep_redis.await);
+    drop(keep_keys.await);
     drained.cancel();
     let ended = async {
         for task in beside.into_iter().flatten() {

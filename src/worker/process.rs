@@ -18,12 +18,21 @@ use super::{
 use crate::{
     broker::Verb,
     crash::{self, Point},
-    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
+    dedupe::Advice,
+    keys::Keyring,
+    ledger::{
+        AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
+    },
     metrics::Stage,
     retry::Pauses,
+    signature::Headers,
     store::{self, Applied, Batch, Epoch, Resolver, StoreError, Undecodable},
     wire::{self, WireError},
 };
+
+/// After a lost race so many batches look for every callback in the ledger, whatever Redis says: one that was emptied takes old
+/// copies for new, and each batch with one would be written in vain first.
+const DOUBT_BATCHES: u32 = 16;
 
 /// Works one batch until all of it is committed or known, and returns one verb per delivery, in order; `None` for one that can
 /// only stay with the broker.
@@ -36,6 +45,10 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let decoded: Vec<Result<Callback, WireError>> =
         batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
     stage.end();
+    let keyring = lane.worker.keys.current();
+    let stage = Timed::begin(&lane.span, Stage::Verify);
+    let decoded = verify(&keyring, batch, decoded);
+    stage.end();
 
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
@@ -45,14 +58,20 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     parts.push(0..batch.len());
     // What is committed already: a part that loses a race after that must not count it again.
     let mut is_committed = vec![false; batch.len()];
+    lane.batches_in_doubt = lane.batches_in_doubt.saturating_sub(1);
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
-        let mut work = Work::new(left, batch, &decoded, lane.origin);
+        let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
         let Err(cause) = write(lane, &mut work).await else { continue };
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
         }
-        conflicts = if matches!(cause, StoreError::Conflict(_)) { conflicts + 1 } else { 0 };
+        if matches!(cause, StoreError::Conflict(_)) {
+            conflicts += 1;
+            lane.batches_in_doubt = DOUBT_BATCHES;
+        } else {
+            conflicts = 0;
+        }
         match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, part.len()) {
             NextStep::DecideAgain => parts.push(part),
             NextStep::Wait => {
@@ -77,12 +96,53 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     Ok(verbs)
 }
 
+/// Keeps callbacks that come from their provider. From here on a callback is what it says; whatever is not goes no further than a
+/// message that cannot be read: into quarantine, without a key of its own, so that it cannot stand in a real one's way.
+fn verify(
+    keyring: &Keyring,
+    batch: &[Taken],
+    decoded: Vec<Result<Callback, WireError>>,
+) -> Vec<Result<Callback, WireError>> {
+    let verified = batch.iter().zip(decoded).map(|(Taken { delivery, .. }, decoded)| {
+        let callback = decoded?;
+        let Key { source, event_id } = &callback.key;
+        match keyring.verify(source.as_str(), event_id.as_str(), &delivery.signature, &delivery.body) {
+            Ok(()) => Ok(callback),
+            Err(refusal) => Err(WireError {
+                reason: Reason::BadSignature,
+                detail: refusal.to_string(),
+                key: Some(callback.key),
+            }),
+        }
+    });
+    verified.collect()
+}
+
+/// What makes two messages that are no callbacks the same one. Of messages with one body and different signatures one may be the
+/// provider's, and show it when its key is known: so the signature belongs to the identity. Headers hold no control characters, which
+/// makes the marks before each unmistakable.
+fn identity(reason: Reason, signature: &Headers, body: &[u8]) -> Fingerprint {
+    if reason != Reason::BadSignature || signature.is_empty() {
+        return Fingerprint::of_bytes(body);
+    }
+    let mut bytes = Vec::with_capacity(body.len());
+    for header in [&signature.id, &signature.timestamp, &signature.signature] {
+        bytes.push(u8::from(header.is_some()));
+        bytes.extend_from_slice(header.as_deref().unwrap_or_default().as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(body);
+    Fingerprint::of_bytes(&bytes)
+}
+
 /// A part of a batch on its way through the stages.
 struct Work<'a> {
     /// Where in the batch each callback is, ascending.
     positions: Vec<usize>,
     callbacks: Vec<Callback>,
     bodies: Vec<&'a [u8]>,
+    /// Whether Redis believes that nobody has seen the callback.
+    is_new: Vec<bool>,
     undecodable: Vec<Undecodable<'a>>,
     /// Copies that a done marker turned away, not counted yet.
     remembered: Vec<(Key, Layer)>,
@@ -96,12 +156,14 @@ impl<'a> Work<'a> {
         batch: &'a [Taken],
         decoded: &[Result<Callback, WireError>],
         origin: Origin,
+        keyring: &Keyring,
     ) -> Self {
         let mut work = Self {
             positions: Vec::new(),
             is_partly_committed: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),
+            is_new: Vec::new(),
             undecodable: Vec::new(),
             remembered: Vec::new(),
         };
@@ -114,19 +176,27 @@ impl<'a> Work<'a> {
                     work.positions.push(at);
                     work.callbacks.push(callback.clone());
                     work.bodies.push(body);
+                    work.is_new.push(false);
                 }
                 Err(WireError { reason, detail, key }) => {
-                    let fingerprint = Fingerprint::of_bytes(body);
+                    let signature = &taken.delivery.signature;
+                    let fingerprint = identity(*reason, signature, body);
                     let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
+                            is_vouched_for: key
+                                .as_ref()
+                                .is_some_and(|key| keyring.vouches_for(key.source.as_str())),
                             key,
                             reason: match origin {
                                 Origin::Queue => *reason,
+                                // It stays what it is: once its key is known, it can be verified and decided.
+                                Origin::GivenUp if *reason == Reason::BadSignature => *reason,
                                 Origin::GivenUp => Reason::DeliveryLimit,
                             },
                             detail,
                             body,
+                            signature,
                             fingerprint,
                             attempts: 0,
                         });
@@ -145,13 +215,16 @@ impl<'a> Work<'a> {
     fn retain(&mut self, mut keep: impl FnMut(usize, &Callback) -> bool) {
         let kept: Vec<bool> =
             self.callbacks.iter().enumerate().map(|(at, callback)| keep(at, callback)).collect();
-        let mut flags = kept.iter();
-        self.positions.retain(|_| flags.next().copied().unwrap_or(true));
-        let mut flags = kept.iter();
-        self.callbacks.retain(|_| flags.next().copied().unwrap_or(true));
-        let mut flags = kept.iter();
-        self.bodies.retain(|_| flags.next().copied().unwrap_or(true));
+        retain_flagged(&mut self.positions, &kept);
+        retain_flagged(&mut self.callbacks, &kept);
+        retain_flagged(&mut self.bodies, &kept);
+        retain_flagged(&mut self.is_new, &kept);
     }
+}
+
+fn retain_flagged<T>(list: &mut Vec<T>, kept: &[bool]) {
+    let mut flags = kept.iter();
+    list.retain(|_| flags.next().copied().unwrap_or(true));
 }
 
 /// Writes all of `work`, in as many transactions as rivals make necessary.
@@ -188,12 +261,20 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             positions.entry(&callback.key).or_default().push(at);
         }
         let keys: Vec<&Key> = positions.keys().copied().collect();
-        let markers = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
+        let advice = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
         crash::reach(Point::AfterClaim).await?;
         // One marker turns away one copy; further copies of it in this batch are the batch's own.
         let mut hits: HashMap<usize, Layer> = HashMap::new();
-        for ((_, at), marker) in positions.iter().zip(&markers) {
-            let Some(marker) = marker else { continue };
+        let mut is_new = vec![false; work.callbacks.len()];
+        for ((_, at), advice) in positions.iter().zip(&advice) {
+            let marker = match advice {
+                Advice::Nothing => continue,
+                Advice::New => {
+                    at.iter().for_each(|at| is_new[*at] = true);
+                    continue;
+                }
+                Advice::Done(marker) => marker,
+            };
             let same = |at: &&usize| {
                 work.callbacks.get(**at).is_some_and(|callback| callback.fingerprint == *marker)
             };
@@ -206,6 +287,7 @@ async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreErro
             info!(writer = lane.writer, "another database epoch; markers of the one before are not trusted");
             continue;
         }
+        work.is_new = is_new;
         let remembered =
             hits.iter().filter_map(|(at, layer)| Some((work.callbacks.get(*at)?.key.clone(), *layer)));
         work.remembered = remembered.collect();
@@ -221,24 +303,65 @@ async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
     Ok(epoch)
 }
 
-/// Load, decide, apply, remember.
-async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
-    let Lane { worker, origin, writer, connection, epoch, span, .. } = lane;
-    let stage = Timed::begin(span, Stage::Load);
-    let snapshot = if work.callbacks.is_empty() {
-        Default::default()
+/// Load and decide.
+///
+/// A callback that Redis takes for new is at first not looked for in the ledger. Where that leads to a ledger row, the ledger's
+/// unique keys prove or refuse it; any other outcome, and what follows from it, stands only after a look.
+async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
+    let callbacks = &work.callbacks;
+    let mut stage = Timed::begin(&lane.span, Stage::Load);
+    let mut snapshot = if callbacks.is_empty() {
+        Snapshot::default()
     } else {
-        connection.run(async |connection| store::load(connection, &work.callbacks).await).await?
+        lane.connection
+            .run(async |connection| store::load_besides_ledger(connection, callbacks).await)
+            .await?
     };
-    stage.end();
-    crash::reach(Point::AfterLoad).await?;
+    let trusts_redis = lane.origin == Origin::Queue && lane.batches_in_doubt == 0;
+    let mut is_wanted: Vec<bool> = work.is_new.iter().map(|is_new| !(trusts_redis && *is_new)).collect();
+    let mut is_looked_up = vec![false; callbacks.len()];
+    loop {
+        let flags = is_wanted.iter().zip(&is_looked_up);
+        let wanted = callbacks.iter().zip(flags).filter(|(_, (wanted, looked_up))| **wanted && !**looked_up);
+        let wanted: Vec<&Callback> = wanted.map(|(callback, _)| callback).collect();
+        lane.connection
+            .run(async |connection| store::add_ledger(connection, wanted, &mut snapshot).await)
+            .await?;
+        is_looked_up.clone_from(&is_wanted);
+        stage.end();
+        crash::reach(Point::AfterLoad).await?;
 
-    let stage = Timed::begin(span, Stage::Decide);
-    let plan = match origin {
-        Origin::Queue => decide(&snapshot, &work.callbacks),
-        Origin::GivenUp => give_up(&snapshot, &work.callbacks),
-    };
-    stage.end();
+        stage = Timed::begin(&lane.span, Stage::Decide);
+        let plan = match lane.origin {
+            Origin::Queue => decide(&snapshot, callbacks),
+            Origin::GivenUp => give_up(&snapshot, callbacks),
+        };
+        stage.end();
+        for (wanted, outcome) in is_wanted.iter_mut().zip(&plan.outcomes) {
+            *wanted |= !is_proved_by_writing(*outcome);
+        }
+        if is_wanted == is_looked_up {
+            return Ok(plan);
+        }
+        stage = Timed::begin(&lane.span, Stage::Load);
+    }
+}
+
+/// Whether this outcome would fail to be written, were the callback in the ledger already.
+fn is_proved_by_writing(outcome: Outcome) -> bool {
+    match outcome {
+        // A copy in the batch is one of a callback whose outcome is asked about too.
+        Outcome::Applied | Outcome::Duplicate(Layer::Batch) => true,
+        Outcome::Duplicate(Layer::Redis | Layer::Ledger | Layer::Operation | Layer::Quarantine)
+        | Outcome::Quarantined(_)
+        | Outcome::Waiting => false,
+    }
+}
+
+/// Plan, apply, remember.
+async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
+    let plan = plan(lane, work).await?;
+    let Lane { worker, writer, connection, epoch, span, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
 
@@ -249,6 +372,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
         callbacks: &work.callbacks,
         bodies: &work.bodies,
         undecodable: &work.undecodable,
+        proven: &[],
         resolver: Resolver::WORKER,
         remembered: &work.remembered,
     };

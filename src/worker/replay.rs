@@ -19,7 +19,7 @@ pub use crate::store::quarantine::Replayed;
 pub const REPLAY_BATCH_MAX: i64 = 500;
 
 /// Lost races after which a replay gives up; a worker on the same accounts wins some of them.
-const CONFLICTS_MAX: u32 = 100;
+pub(super) const CONFLICTS_MAX: u32 = 100;
 
 /// Decides these cases again, at most [`REPLAY_BATCH_MAX`], against what the database knows now. Safe to repeat, and beside
 /// workers: the same guards hold as for a batch from the queue. With `expires`, what would go on waiting becomes an open case.
@@ -54,6 +54,7 @@ pub async fn replay(
             undecodable: &[],
             remembered: &[],
             resolver,
+            proven: &[],
         };
         let lost = match connection.run(async |connection| store::apply(connection, batch).await).await {
             Ok(applied) => applied.lost,

@@ -46,7 +46,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
     pauses: &mut Pauses,
 ) -> Result<(), SessionEnd> {
-    let connection = broker::connect(worker.amqp_url.expose(), &worker.name).await?;
+    let connection = broker::connect_with(worker.amqp_url.expose(), &worker.name, &worker.tls).await?;
     broker::topology::declare(&connection, &worker.names).await.map_err(|error| match error {
         differs @ TopologyError::Differs(..) => SessionEnd::Refused(Refusal::Topology(differs)),
         TopologyError::Broker(error) => SessionEnd::Broker(error),

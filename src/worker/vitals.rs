@@ -91,7 +91,7 @@ impl Vitals {
                     &self.duplicates
                 }
                 TallyKind::Quarantined => {
-                    by_source.quarantined(label, n);
+                    by_source.quarantined(source, label, n);
                     &self.quarantined
                 }
             };

@@ -77,6 +77,12 @@ fn dashboard_queries() -> Vec<String> {
         }
     }
     assert!(queries.len() > 20, "{queries:?}");
+    for query in &queries {
+        let recorded = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+        for name in recorded.filter(|word| word.starts_with("payonce:")) {
+            assert!(read(RULES).contains(&format!("- record: {name}\n")), "no rule records {name}");
+        }
+    }
     let fill = |query: String| {
         query.replace("$__rate_interval", "1m").replace("$worker", ".*").replace("$source", ".*")
     };
@@ -129,6 +135,60 @@ fn value(scraped: &str, series: &str) -> Option<f64> {
 }
 
 #[tokio::test]
+async fn a_backlog_and_its_age_are_exported_while_no_worker_runs() {
+    let world = World::new().await;
+    let address = free_address();
+    let ops = start(&world, &["ops", "--listen", &address]);
+    let events: Vec<Event> = (0..7).map(|n| Event::deposit(&format!("d{n}"), "a", 1)).collect();
+    let backlog = "payonce_backlog_messages{queue=\"callbacks\"}";
+    let age = "payonce_backlog_age_seconds";
+    eventually(backlog, Some(0.0), || async { value(&scrape(&address).await, backlog) }).await;
+    world.publish(&events).await;
+    eventually(backlog, Some(7.0), || async { value(&scrape(&address).await, backlog) }).await;
+    eventually("it grows old", true, || async {
+        value(&scrape(&address).await, age).is_some_and(|age| age > 1.0)
+    })
+    .await;
+    assert_eq!(value(&scrape(&address).await, "payonce_workers_up"), Some(0.0));
+    let worker = world.worker().await;
+    eventually(age, Some(0.0), || async { value(&scrape(&address).await, age) }).await;
+    worker.stop().await;
+    drop(ops);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn without_postgresql_the_last_known_numbers_are_exported_and_a_gauge_says_so() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 1)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let address = free_address();
+    let ops = start(&world, &["ops", "--listen", &address]);
+    let (total, is_up) = ("payonce_callbacks_received_total", "payonce_server_up{server=\"postgresql\"}");
+    eventually(is_up, Some(1.0), || async { value(&scrape(&address).await, is_up) }).await;
+    let mut connection = world.connect().await;
+    sqlx::raw_sql(
+        "update pg_database set datallowconn = false where datname = current_database();
+         select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .execute(&mut connection)
+    .await
+    .expect("nobody else may connect");
+    eventually(is_up, Some(0.0), || async { value(&scrape(&address).await, is_up) }).await;
+    assert_eq!(value(&scrape(&address).await, total), Some(1.0));
+    sqlx::raw_sql("update pg_database set datallowconn = true where datname = current_database()")
+        .execute(&mut connection)
+        .await
+        .expect("all may connect again");
+    eventually(is_up, Some(1.0), || async { value(&scrape(&address).await, is_up) }).await;
+    drop(ops);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     let world = World::new().await;
     let (worker_address, ops_address) = (free_address(), free_address());
@@ -165,8 +225,7 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     }
     let (of_worker, of_ops) = (scrape(&worker_address).await, scrape(&ops_address).await);
     let exported: BTreeSet<String> = names(&of_worker).union(&names(&of_ops)).cloned().collect();
-    let asked: BTreeSet<String> = dashboard_queries().iter().flat_map(|query| names(query)).collect();
-    let asked: BTreeSet<String> = asked.union(&names(&read(RULES))).cloned().collect();
+    let asked: BTreeSet<String> = names(&read(DASHBOARD)).union(&names(&read(RULES))).cloned().collect();
     let missing: Vec<_> = asked.difference(&exported).collect();
     assert!(missing.is_empty(), "no scrape has {missing:?}; there are {exported:?}");
     for metric in [

@@ -35,6 +35,7 @@ async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Appli
         undecodable: &[],
         resolver: Resolver::WORKER,
         remembered: &[],
+        proven: &[],
     };
     store::apply(connection, batch).await
 }

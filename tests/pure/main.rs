@@ -4,6 +4,7 @@
 
 mod book;
 mod draft;
+mod links;
 mod model;
 mod outcomes;
 mod properties;
@@ -11,6 +12,7 @@ mod protocol;
 mod replays;
 mod rust_words;
 mod settings;
+mod signatures;
 mod state_machine;
 mod stories;
 mod streams;

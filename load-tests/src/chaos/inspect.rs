@@ -1,11 +1,15 @@
-//! What the audit of a chaos run looks at beside ledger and plan: Redis, row versions, sessions, logs.
+//! What the audit of a chaos run looks at beside ledger and plan: acknowledgements, Redis, row versions, sessions, logs.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::UNIX_EPOCH,
+};
 
 use anyhow::Context;
+use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::site::PASSWORD;
+use super::{site::PASSWORD, witness::Acked};
 use crate::audit::Audit;
 
 /// (source, event id) to the transaction that wrote the row.
@@ -23,6 +27,59 @@ pub async fn changed_rows(database: &mut PgConnection, before: RowVersions) -> a
     let now = row_versions(database).await?;
     let changed = before.into_iter().filter(|(key, version)| now.get(key) != Some(version));
     Ok(changed.map(|(key, version)| format!("{key:?}: was {version}, is {:?}", now.get(&key))).collect())
+}
+
+/// Messages whose acknowledgement reached the broker before the row that they depend on was committed: the one with the same body in
+/// quarantine, or the one with the same key in ledger or quarantine. Keys that a failover has `lost` are left out.
+pub async fn acknowledged_early(
+    database: &mut PgConnection,
+    acked: Vec<Acked>,
+    lost: &HashSet<(String, String)>,
+) -> anyhow::Result<Vec<String>> {
+    anyhow::ensure!(!acked.is_empty(), "no acknowledgement was seen");
+    let us = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint");
+    // A case's row is written again with each copy; it cannot be committed before it says that it was first seen.
+    let sql = format!(
+        "select source, event_id, null::bytea, {} from ledger
+         union all
+         select coalesce(source, ''), coalesce(event_id, ''), body, {} from quarantine",
+        us("pg_xact_commit_timestamp(xmin)"),
+        us("first_seen_at")
+    );
+    let rows: Vec<(String, String, Option<Vec<u8>>, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .fetch_all(database)
+        .await
+        .context("commits cannot be read")?;
+    let mut by_key: HashMap<(String, String), i64> = HashMap::new();
+    let mut by_body: HashMap<Vec<u8>, i64> = HashMap::new();
+    for (source, event_id, body, at_us) in rows {
+        let first = by_key.entry((source, event_id)).or_insert(at_us);
+        *first = at_us.min(*first);
+        by_body.extend(body.map(|body| (body, at_us)));
+    }
+    let mut early = Vec::new();
+    for Acked { body, at } in acked {
+        let key = key_of(&body);
+        if key.as_ref().is_some_and(|key| lost.contains(key)) {
+            continue;
+        }
+        let committed = by_body.get(&body).or_else(|| by_key.get(key.as_ref()?)).copied();
+        let acked_us = i64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros())?;
+        if committed.is_none_or(|committed| committed > acked_us) {
+            early.push(format!("{key:?}: acknowledged at {acked_us}, committed at {committed:?}"));
+        }
+    }
+    Ok(early)
+}
+
+fn key_of(body: &[u8]) -> Option<(String, String)> {
+    let event: Value = serde_json::from_slice(body).ok()?;
+    Some((event.get("source")?.as_str()?.to_owned(), event.get("id")?.as_str()?.to_owned()))
+}
+
+/// A violation where there are any.
+pub fn any(what: &str, count: u64) -> Vec<String> {
+    if count == 0 { Vec::new() } else { vec![format!("{count} {what}")] }
 }
 
 /// Workers' sessions that are idle inside a transaction.

@@ -10,6 +10,7 @@ mod proxy;
 mod schedule;
 mod servers;
 mod site;
+mod witness;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -79,7 +80,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     let program = workers::program(args.payonce.as_deref()).await?;
     let has_small_disk = schedule.has_within(Fault::DiskFull, faults_max);
     eprintln!("chaos: seed {}, {} s; starting servers", args.seed, args.seconds);
-    let mut site = Site::start(has_small_disk).await?;
+    let mut site = Site::start(has_small_disk, shape.signing()?).await?;
     let result = tokio::select! {
         result = chaos(args, &shape, &plan, &program, &mut site, &mut schedule) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
@@ -109,6 +110,7 @@ fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs
         prefill: false,
         seed: args.seed,
         json: args.json,
+        signatures: args.signatures.clone(),
         in_place: false,
         keep: false,
         payonce: args.payonce.clone(),
@@ -148,12 +150,13 @@ async fn chaos(
         let name = fault.name();
         eprintln!("chaos: {:6.1} s  {name}, {} ms", started.elapsed().as_secs_f64(), hold.as_millis());
         if fault == Fault::QueueDeleted {
-            offer.pause(true);
-            wait_until_quiet(site).await?;
+            // What is in a queue that is deleted is gone: that is the broker's doing, and not what this is about.
+            offer.pause().await;
+            wait_until_settled(site, &mut pool, &published).await?;
         }
         let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
         site.heal();
-        offer.pause(false);
+        offer.go_on();
         if times == 0 {
             return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));
         }
@@ -166,6 +169,8 @@ async fn chaos(
         }
     }
     offer.finish().await?;
+    // Late ones contradict what was before them, or close it: a capture that came after its void would be refused.
+    wait_until_settled(site, &mut pool, &published).await?;
     publish_all(&published, &site.direct()?, &plan.late).await?;
     let lost = settle_all(site, &mut pool, &published).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -187,6 +192,10 @@ async fn chaos(
     if let Some(rows) = rows_midway.filter(|_| site.lost.is_empty()) {
         audit.check("rows_are_never_changed", inspect::changed_rows(&mut database, rows).await?);
     }
+    let (acked, returned) = site.witness.take();
+    let early = inspect::acknowledged_early(&mut database, acked, &site.lost).await?;
+    audit.check("nothing_is_acknowledged_before_its_commit", early);
+    audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
     audit.check("logs_hold_no_password", inspect::secrets(&logs));
     let report = ChaosReport {
@@ -205,9 +214,10 @@ async fn settled(connection: &mut Option<PgConnection>, site: &Site) -> Option<i
     if connection.is_none() {
         *connection = site.connect().await.ok();
     }
-    let counted = sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies")
-        .fetch_one(connection.as_mut()?)
-        .await;
+    let counted =
+        sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies where kind <> 'released'")
+            .fetch_one(connection.as_mut()?)
+            .await;
     if counted.is_err() {
         *connection = None;
     }
@@ -271,16 +281,44 @@ struct Lost {
     unexplained: Vec<String>,
 }
 
+/// Waits until all that the broker has confirmed is settled: each distinct callback stored, each copy counted, no message left. Returns
+/// what is not stored when nothing more happens.
+async fn wait_until_settled(site: &Site, pool: &mut Pool, published: &Published) -> anyhow::Result<Vec<u32>> {
+    let mut progressed = (None, Instant::now());
+    loop {
+        wait_until_quiet(site).await?;
+        pool.check()?;
+        let now = settled(&mut None, site).await;
+        let missing = missing(site, published).await?;
+        let is_lost = |one: &u32| {
+            site.lost.contains(&body::key(&published.plan, &published.plan.distinct[*one as usize]))
+        };
+        let confirmed = i64::try_from(published.confirmed.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        // What a failover lost was counted by the rows that it lost.
+        let is_counted = !site.lost.is_empty() || now >= Some(confirmed);
+        if missing.iter().all(is_lost) && is_counted && is_queue_empty(site).await? {
+            return Ok(missing);
+        }
+        if now != progressed.0 {
+            progressed = (now, Instant::now());
+        }
+        if progressed.1.elapsed() > RECOVERY_DEADLINE {
+            return Ok(missing);
+        }
+    }
+}
+
+async fn is_queue_empty(site: &Site) -> anyhow::Result<bool> {
+    let direct = site.direct()?;
+    let left = replay::messages_left(&direct, &[&direct.names().queue]).await;
+    Ok(left.map_err(|failure| anyhow::anyhow!("{failure:?}"))?.is_empty())
+}
+
 /// Waits until every distinct callback is somewhere. What a failover lost is sent again, as its provider would.
 async fn settle_all(site: &Site, pool: &mut Pool, published: &Published) -> anyhow::Result<Lost> {
     let mut lost = Lost::default();
     for is_last in [false, true] {
-        wait_until_quiet(site).await?;
-        pool.check()?;
-        let missing = missing(site, &published.plan).await?;
-        if missing.is_empty() {
-            break;
-        }
+        let missing = wait_until_settled(site, pool, published).await?;
         let mut sendings = Vec::new();
         for one in missing {
             let key = body::key(&published.plan, &published.plan.distinct[one as usize]);
@@ -290,21 +328,25 @@ async fn settle_all(site: &Site, pool: &mut Pool, published: &Published) -> anyh
                 lost.unexplained.push(format!("{key:?} was confirmed by the broker, and is nowhere"));
             }
         }
+        if sendings.is_empty() {
+            break;
+        }
         lost.sent_again += sendings.len();
         publish_all(published, &site.direct()?, &sendings).await?;
     }
     Ok(lost)
 }
 
-/// Sound callbacks that are neither in the ledger nor in quarantine.
-async fn missing(site: &Site, plan: &Plan) -> anyhow::Result<Vec<u32>> {
+/// Sound callbacks that were confirmed, and are neither in the ledger nor in quarantine.
+async fn missing(site: &Site, published: &Published) -> anyhow::Result<Vec<u32>> {
+    let plan = &published.plan;
     let keys: Vec<(String, String)> = sqlx::query_as(
         "select source, event_id from ledger union select source, event_id from quarantine where source is not null",
     )
     .fetch_all(&mut site.connect().await?)
     .await?;
     let there: HashSet<(String, String)> = keys.into_iter().collect();
-    let sound = plan.distinct.iter().filter(|one| one.poison.is_none());
+    let sound = plan.distinct.iter().filter(|one| one.poison.is_none() && published.is_confirmed(one.number));
     Ok(sound.filter(|one| !there.contains(&body::key(plan, one))).map(|one| one.number).collect())
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use payonce::broker::{Publisher, topology};
 use tokio::{
-    sync::watch,
+    sync::{Mutex, MutexGuard, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -38,14 +38,16 @@ enum Order {
 
 /// Publishes on its own until told to finish.
 pub struct Offer {
+    published: Arc<Published>,
     order: watch::Sender<Order>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Offer {
     /// Publishes these at `rate` per second; when all are out, copies of them, so that the load never ends.
-    pub fn start(ledger: Arc<Published>, place: Place, sendings: Vec<Sending>, rate: u32) -> Self {
+    pub fn start(published: Arc<Published>, place: Place, sendings: Vec<Sending>, rate: u32) -> Self {
         let (order, orders) = watch::channel(Order::Go);
+        let ledger = Arc::clone(&published);
         let task = tokio::spawn(async move {
             let copies = sendings.iter().map(|first| Sending { way: Some(Way::Spread), ..*first });
             let copies: Vec<Sending> = copies.collect();
@@ -55,12 +57,17 @@ impl Offer {
             }
             Ok(())
         });
-        Self { order, task }
+        Self { published, order, task }
     }
 
-    /// Publishes nothing for a while.
-    pub fn pause(&self, is_paused: bool) {
-        self.order.send_replace(if is_paused { Order::Pause } else { Order::Go });
+    /// Publishes nothing until told to go on; returns when all that was begun is confirmed.
+    pub async fn pause(&self) {
+        self.order.send_replace(Order::Pause);
+        let _begun = self.published.sending.lock().await;
+    }
+
+    pub fn go_on(&self) {
+        self.order.send_replace(Order::Go);
     }
 
     /// Publishes what is left of the plan, without copies, and ends.
@@ -77,12 +84,19 @@ pub struct Published {
     pub at_us: Vec<AtomicU64>,
     /// Confirmed messages.
     pub confirmed: AtomicU64,
+    /// Held while a burst is published and not confirmed yet.
+    sending: Mutex<()>,
 }
 
 impl Published {
     pub fn new(plan: Arc<Plan>) -> Self {
         let at_us = plan.distinct.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { plan, at_us, confirmed: AtomicU64::new(0) }
+        Self { plan, at_us, confirmed: AtomicU64::new(0), sending: Mutex::new(()) }
+    }
+
+    /// Whether the broker has this message.
+    pub fn is_confirmed(&self, distinct: u32) -> bool {
+        self.at_us.get(distinct as usize).is_some_and(|at| at.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -101,12 +115,10 @@ async fn publish(
             let due = u32::try_from(number * BURST).unwrap_or(u32::MAX);
             sleep_until(started + Duration::from_secs(1) * due / rate).await;
         }
+        let (order, _sending) = begin(published, &mut orders).await?;
         let mut left: Vec<Sending> = burst.to_vec();
-        if let Some(orders) = &mut orders {
-            orders.wait_for(|order| *order != Order::Pause).await.context("nobody gives orders")?;
-            if *orders.borrow() == Order::Finish {
-                left.retain(|sending| sending.way.is_none());
-            }
+        if order == Order::Finish {
+            left.retain(|sending| sending.way.is_none());
         }
         while !left.is_empty() {
             if publisher.is_none() {
@@ -114,7 +126,7 @@ async fn publish(
             }
             let sent = match &publisher {
                 Some((_, publisher)) => {
-                    timeout(CONFIRM_DEADLINE, send(published, publisher, &left)).await.unwrap_or(0)
+                    timeout(CONFIRM_DEADLINE, send(published, place, publisher, &left)).await.unwrap_or(0)
                 }
                 None => 0,
             };
@@ -126,6 +138,23 @@ async fn publish(
         }
     }
     Ok(())
+}
+
+/// Waits while told to pause. With the guard no pause begins.
+async fn begin<'a>(
+    published: &'a Published,
+    orders: &mut Option<watch::Receiver<Order>>,
+) -> anyhow::Result<(Order, MutexGuard<'a, ()>)> {
+    loop {
+        if let Some(orders) = orders {
+            orders.wait_for(|order| *order != Order::Pause).await.context("nobody gives orders")?;
+        }
+        let sending = published.sending.lock().await;
+        let order = orders.as_ref().map_or(Order::Go, |orders| *orders.borrow());
+        if order != Order::Pause {
+            return Ok((order, sending));
+        }
+    }
 }
 
 /// Publishes these as fast as the broker confirms them.
@@ -141,13 +170,14 @@ async fn open(place: &Place) -> anyhow::Result<(lapin::Connection, Publisher)> {
 }
 
 /// How many, from the first on, were confirmed.
-async fn send(published: &Published, publisher: &Publisher, sendings: &[Sending]) -> usize {
+async fn send(published: &Published, place: &Place, publisher: &Publisher, sendings: &[Sending]) -> usize {
     let mut confirms = Vec::with_capacity(sendings.len());
     for sending in sendings {
         // The number only makes bodies of copies differ where the format allows it.
         let number = usize::try_from(published.confirmed.load(Ordering::Relaxed)).unwrap_or(0);
         let (key, body) = body::message(&published.plan, *sending, number);
-        let Ok(confirm) = publisher.publish(&key, &body).await else { break };
+        let Ok(headers) = place.headers(&published.plan, *sending, &body) else { break };
+        let Ok(confirm) = publisher.publish_signed(&key, &body, &headers).await else { break };
         confirms.push(confirm);
     }
     let mut confirmed = 0;

@@ -21,12 +21,11 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::witness::{Frames, Testimony, Witness, is_ack};
+
 const CHUNK_BYTES: usize = 16 * 1024;
 /// How often a silent proxy looks whether it may speak again.
 const SILENCE_PAUSE: Duration = Duration::from_millis(20);
-/// An AMQP frame: type, channel, size; then the payload and one closing octet (AMQP 0-9-1, 2.3.5).
-const FRAME_HEADER_BYTES: usize = 7;
-const AMQP_GREETING_BYTES: usize = 8;
 /// A simple query message with COMMIT in it, as sqlx sends it.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
@@ -60,6 +59,8 @@ struct Rules {
     /// Connections opened under an earlier number are reset.
     generation: watch::Sender<u64>,
     connections: AtomicU64,
+    /// Of an AMQP server.
+    witness: Option<Arc<Witness>>,
 }
 
 impl Rules {
@@ -91,6 +92,15 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on a free loopback port and passes on to `target` on loopback.
     pub async fn start(target: u16) -> anyhow::Result<Self> {
+        Self::start_with(target, None).await
+    }
+
+    /// The same before an AMQP server, whose conversations the witness writes down.
+    pub async fn start_amqp(target: u16, witness: Arc<Witness>) -> anyhow::Result<Self> {
+        Self::start_with(target, Some(witness)).await
+    }
+
+    async fn start_with(target: u16, witness: Option<Arc<Witness>>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for a proxy")?;
         let port = listener.local_addr()?.port();
         let rules = Arc::new(Rules {
@@ -103,6 +113,7 @@ impl Proxy {
             hits: AtomicU64::new(0),
             generation: watch::Sender::new(0),
             connections: AtomicU64::new(0),
+            witness,
         });
         let shared = Arc::clone(&rules);
         let accepting = tokio::spawn(async move {
@@ -181,6 +192,7 @@ fn loopback(port: u16) -> SocketAddr {
 struct Conversation {
     cut_at_answer: AtomicBool,
     no_more_answers: AtomicBool,
+    testimony: Mutex<Testimony>,
 }
 
 /// Why a direction ended.
@@ -248,8 +260,11 @@ async fn requests(
             drop(to.write_all(bytes.get(..kept).unwrap_or_default()).await);
             return End::Reset;
         }
-        let passed = frames.without_swallowed_acks(bytes, rules);
-        if to.write_all(passed.as_deref().unwrap_or(bytes)).await.is_err() {
+        let passed = match &rules.witness {
+            Some(witness) => &passed_frames(&mut frames, bytes, rules, conversation, witness),
+            None => bytes,
+        };
+        if to.write_all(passed).await.is_err() {
             return End::Closed;
         }
     }
@@ -262,6 +277,7 @@ async fn answers(
     conversation: &Conversation,
 ) -> End {
     let mut chunk = vec![0; CHUNK_BYTES];
+    let mut frames = Frames::default();
     loop {
         let Ok(count @ 1..) = from.read(&mut chunk).await else { return End::Closed };
         if conversation.cut_at_answer.load(Ordering::SeqCst) {
@@ -271,7 +287,13 @@ async fn answers(
         if conversation.no_more_answers.load(Ordering::SeqCst) {
             continue;
         }
-        if to.write_all(chunk.get(..count).unwrap_or_default()).await.is_err() {
+        let bytes = chunk.get(..count).unwrap_or_default();
+        if rules.witness.is_some() {
+            frames.push(bytes);
+            let mut testimony = conversation.testimony.lock().unwrap_or_else(PoisonError::into_inner);
+            std::iter::from_fn(|| frames.next()).for_each(|frame| testimony.delivered(&frame));
+        }
+        if to.write_all(bytes).await.is_err() {
             return End::Closed;
         }
     }
@@ -301,51 +323,22 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Finds the frames of an AMQP client's stream, so that whole ones can be left out. Another protocol's bytes pass untouched.
-#[derive(Debug, Default)]
-struct Frames {
-    /// `None`: nothing has come yet.
-    is_amqp: Option<bool>,
-    incomplete: Vec<u8>,
-}
-
-impl Frames {
-    /// The bytes to pass on; `None`: all that came.
-    fn without_swallowed_acks(&mut self, bytes: &[u8], rules: &Rules) -> Option<Vec<u8>> {
-        let mut passed = Vec::new();
-        match self.is_amqp {
-            Some(false) => return None,
-            Some(true) => self.incomplete.extend_from_slice(bytes),
-            None => {
-                let is_amqp = bytes.starts_with(b"AMQP") && bytes.len() >= AMQP_GREETING_BYTES;
-                self.is_amqp = Some(is_amqp);
-                if !is_amqp {
-                    return None;
-                }
-                let (greeting, rest) = bytes.split_at(AMQP_GREETING_BYTES);
-                passed.extend_from_slice(greeting);
-                self.incomplete.extend_from_slice(rest);
-            }
+/// An AMQP client's whole frames, without the acknowledgements that a trap swallows; the others are written down before they pass.
+fn passed_frames(
+    frames: &mut Frames,
+    bytes: &[u8],
+    rules: &Rules,
+    conversation: &Conversation,
+    witness: &Witness,
+) -> Vec<u8> {
+    frames.push(bytes);
+    let mut passed = Vec::with_capacity(bytes.len());
+    while let Some(frame) = frames.next() {
+        if is_ack(&frame) && rules.spring(|trap| trap == Trap::AckSwallowed) {
+            continue;
         }
-        while let Some(length) = frame_length(&self.incomplete) {
-            let frame: Vec<u8> = self.incomplete.drain(..length).collect();
-            if !(is_ack(&frame) && rules.spring(|trap| trap == Trap::AckSwallowed)) {
-                passed.extend(frame);
-            }
-        }
-        Some(passed)
+        conversation.testimony.lock().unwrap_or_else(PoisonError::into_inner).settled(&frame, witness);
+        passed.extend(frame);
     }
-}
-
-/// The first frame's length, once all of it is there.
-fn frame_length(bytes: &[u8]) -> Option<usize> {
-    let size: [u8; 4] = bytes.get(3..FRAME_HEADER_BYTES)?.try_into().ok()?;
-    let length = FRAME_HEADER_BYTES + u32::from_be_bytes(size) as usize + 1;
-    (bytes.len() >= length).then_some(length)
-}
-
-/// A method frame of class 60, method 80.
-fn is_ack(frame: &[u8]) -> bool {
-    frame.first() == Some(&1)
-        && frame.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 4) == Some(&[0, 60, 0, 80])
+    passed
 }

@@ -1,14 +1,17 @@
 //! Where a chaos run takes place: servers of its own, each behind a proxy; two places for PostgreSQL, so that one can fail over to
 //! the other.
 
-use std::{collections::HashSet, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    collections::HashSet, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use super::{proxy::Proxy, servers::Server};
-use crate::place::Place;
+use super::{proxy::Proxy, servers::Server, witness::Witness};
+use crate::{place::Place, signing::Signing};
 
 /// In every address, to be looked for in logs. The servers accept any password.
 pub const PASSWORD: &str = "chaos-secret-9f2c";
@@ -30,15 +33,20 @@ pub struct Site {
     pub redis_proxy: Proxy,
     pub broker: Server,
     pub broker_proxy: Proxy,
+    /// What workers have acknowledged, and when.
+    pub witness: Arc<Witness>,
     /// Rows that an asynchronous failover has lost: (source, event id).
     pub lost: HashSet<(String, String)>,
     disk: Option<PathBuf>,
     folder: TempDir,
+    /// The providers' keys.
+    signing: Option<Arc<Signing>>,
 }
 
 impl Site {
     /// Starts all servers. `has_small_disk`: PostgreSQL's data on a disk of its own that can be filled; needs root.
-    pub async fn start(has_small_disk: bool) -> anyhow::Result<Self> {
+    /// `signing`: the providers' keys, where they sign.
+    pub async fn start(has_small_disk: bool, signing: Option<Arc<Signing>>) -> anyhow::Result<Self> {
         // PostgreSQL runs under another user, which must be able to reach its folder.
         let folder = tempfile::Builder::new()
             .prefix("payonce-chaos-")
@@ -60,6 +68,8 @@ impl Site {
             Server::start("redis", &folder, "redis"),
             Server::start("rabbitmq", &folder, "rabbitmq"),
         )?;
+        keep_commit_times(&node).await?;
+        let witness = Arc::new(Witness::default());
         Ok(Self {
             node_proxies: [Proxy::start(node.port()?).await?, Proxy::start(CLOSED_PORT).await?],
             nodes: [Some(node), None],
@@ -67,11 +77,13 @@ impl Site {
             nodes_made: 1,
             redis_proxy: Proxy::start(redis.port()?).await?,
             redis,
-            broker_proxy: Proxy::start(broker.port()?).await?,
+            broker_proxy: Proxy::start_amqp(broker.port()?, Arc::clone(&witness)).await?,
             broker,
+            witness,
             lost: HashSet::new(),
             disk,
             folder,
+            signing,
         })
     }
 
@@ -84,6 +96,7 @@ impl Site {
             // Short, so that a silent broker is noticed within the run.
             format!("amqp://guest:guest@127.0.0.1:{}/%2f?heartbeat=2", self.broker_proxy.port()),
         )
+        .signed_by(self.signing.clone())
     }
 
     /// What publishers and the audit are told: the servers themselves.
@@ -92,7 +105,8 @@ impl Site {
             self.database_url(DATABASE)?,
             format!("redis://127.0.0.1:{}", self.redis.port()?),
             format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.broker.port()?),
-        ))
+        )
+        .signed_by(self.signing.clone()))
     }
 
     fn database_url(&self, database: &str) -> anyhow::Result<String> {
@@ -136,7 +150,7 @@ impl Site {
     ///
     /// `is_synchronous`: commits wait for the standby, so nothing can be lost. Otherwise the standby is cut off for a while before
     /// the primary dies, so that commits are lost that workers have acknowledged; `self.lost` then has their keys.
-    pub async fn fail_over(&mut self, is_synchronous: bool, lag: std::time::Duration) -> anyhow::Result<u64> {
+    pub async fn fail_over(&mut self, is_synchronous: bool, lag: Duration) -> anyhow::Result<u64> {
         let link = Proxy::start(self.node()?.port()?).await?;
         let label = format!("{}node-{}", if self.disk.is_some() { "disk/" } else { "" }, self.nodes_made);
         self.nodes_made += 1;
@@ -179,7 +193,25 @@ impl Site {
         sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
         let happened = if is_synchronous { 1 } else { self.count_lost(&former).await? };
         former.clean().await?;
+        if is_synchronous {
+            self.lead_former_place_to_standby(lag).await?;
+        }
         Ok(happened)
+    }
+
+    /// The former primary's address comes back for a while with a standby of the new one behind it, which answers and refuses writes; and
+    /// every session is broken, so that workers have to choose anew.
+    async fn lead_former_place_to_standby(&mut self, hold: Duration) -> anyhow::Result<()> {
+        let label = format!("{}node-{}", if self.disk.is_some() { "disk/" } else { "" }, self.nodes_made);
+        self.nodes_made += 1;
+        let standby = Server::start_standby(self.node()?.port()?, &self.folder, &label).await?;
+        let former_place = &self.node_proxies[1 - self.primary];
+        former_place.lead_to(standby.port()?);
+        self.node_proxy().reset();
+        tokio::time::sleep(hold).await;
+        former_place.lead_to(CLOSED_PORT);
+        former_place.reset();
+        standby.clean().await
     }
 
     /// What the former primary has committed and the new one never got. Some of it may yet be applied again: what had not been
@@ -216,13 +248,23 @@ impl Drop for Site {
     }
 }
 
+/// Commits are to be compared with acknowledgements. Standbys copy the setting with the data.
+async fn keep_commit_times(node: &Server) -> anyhow::Result<()> {
+    let url = format!("postgres://payonce@127.0.0.1:{}/postgres", node.port()?);
+    let mut connection = PgConnection::connect(&url).await?;
+    sqlx::raw_sql("alter system set track_commit_timestamp = on").execute(&mut connection).await?;
+    connection.close().await?;
+    node.stop().await?;
+    node.start_again().await
+}
+
 /// Asks until the answer is yes.
 async fn wait_until(connection: &mut PgConnection, question: &'static str) -> anyhow::Result<()> {
     let asking = async {
         while !sqlx::query_scalar::<_, bool>(question).fetch_one(&mut *connection).await? {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), asking).await.context(question)?
+    tokio::time::timeout(Duration::from_secs(30), asking).await.context(question)?
 }

@@ -119,6 +119,7 @@ async fn lane(
                 undecodable: &[],
                 resolver: Resolver::WORKER,
                 remembered: &[],
+                proven: &[],
             };
             match connection.run(async |connection| store::apply(connection, batch).await).await {
                 Ok(applied) if applied.lost.is_empty() => break,

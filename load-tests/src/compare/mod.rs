@@ -25,10 +25,14 @@ use crate::{
 /// Messages that the textbook consumer has at work at once.
 const TEXTBOOK_IN_FLIGHT: u16 = 32;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-enum Runner {
+pub enum Runner {
+    /// Itself.
     Payonce,
+    /// Itself, with nothing signed or verified.
+    SignaturesOff,
     Textbook,
     TextbookSequential,
     Drain,
@@ -36,12 +40,19 @@ enum Runner {
 }
 
 impl Runner {
-    const ALL: [Self; 5] =
-        [Self::Payonce, Self::Textbook, Self::TextbookSequential, Self::Drain, Self::SqlOnly];
+    const ALL: [Self; 6] = [
+        Self::Payonce,
+        Self::SignaturesOff,
+        Self::Textbook,
+        Self::TextbookSequential,
+        Self::Drain,
+        Self::SqlOnly,
+    ];
 
     fn label(self) -> &'static str {
         match self {
             Self::Payonce => "payonce",
+            Self::SignaturesOff => "payonce, signatures off",
             Self::Textbook => "textbook consumer, 32 at once",
             Self::TextbookSequential => "textbook consumer, one at a time",
             Self::Drain => "ceiling: drain the queue",
@@ -77,6 +88,13 @@ pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
         ));
     }
     let runners = if shape.prefill { &Runner::ALL[..] } else { &[Runner::Payonce, Runner::Textbook][..] };
+    let is_wanted = |runner: &Runner| match runner {
+        Runner::Payonce => true,
+        _ if !args.against.is_empty() => args.against.contains(runner),
+        Runner::SignaturesOff => shape.signatures == "required",
+        Runner::Textbook | Runner::TextbookSequential | Runner::Drain | Runner::SqlOnly => true,
+    };
+    let runners: Vec<Runner> = runners.iter().copied().filter(is_wanted).collect();
     for round in 1..=args.rounds {
         for runner in runners.iter().copied() {
             eprintln!("round {round} of {}: {}", args.rounds, runner.label());
@@ -109,7 +127,11 @@ async fn measure(
 ) -> Result<Report, Failure> {
     let place = Place::prepare(false, shape.seed).await?;
     let report = match runner {
-        Runner::Payonce => replay::replay(shape, plan, program, &place).await.map(|(report, _)| report),
+        Runner::Payonce => {
+            let place = place.clone().signed_by(shape.signing()?);
+            replay::replay(shape, plan, program, &place).await.map(|(report, _)| report)
+        }
+        Runner::SignaturesOff => replay::replay(shape, plan, program, &place).await.map(|(report, _)| report),
         Runner::Textbook | Runner::TextbookSequential | Runner::Drain | Runner::SqlOnly => {
             rival(runner, shape, plan, program, &place).await
         }
@@ -136,7 +158,7 @@ async fn rival(
     let seconds = match runner {
         Runner::SqlOnly => ceilings::sql_only(place, shape.workers, plan).await?,
         Runner::Drain => ceilings::drain(place, shape.workers, plan.published()).await?,
-        Runner::Payonce | Runner::Textbook | Runner::TextbookSequential => {
+        Runner::Payonce | Runner::SignaturesOff | Runner::Textbook | Runner::TextbookSequential => {
             let in_flight = if runner == Runner::Textbook { TEXTBOOK_IN_FLIGHT } else { 1 };
             let publish = async {
                 if !shape.prefill {

@@ -2,8 +2,10 @@
 //! the database says, with a deadline.
 
 mod callbacks;
+mod certificates;
 mod dashboard;
 mod server;
+mod signer;
 mod world;
 
 use std::{
@@ -11,10 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use callbacks::Event;
+pub use callbacks::{Event, SOURCE};
+pub use certificates::Authority;
 pub use dashboard::{Dashboard, csrf_of};
 pub use server::OwnServer;
-pub use world::World;
+pub use signer::Signer;
+pub use world::{RunningWorker, World};
 
 /// How long anything may take before a test fails. Generous, because the machine may be busy; no test measures time.
 pub const DEADLINE: Duration = Duration::from_secs(60);

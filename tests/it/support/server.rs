@@ -1,6 +1,9 @@
 //! A server of the test's own, to be stopped and started: `scripts/services` with a data folder that nobody else uses.
 
-use std::process::Stdio;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -10,12 +13,23 @@ pub struct OwnServer {
     name: &'static str,
     folder: TempDir,
     url: String,
+    /// Certificates, where it takes only TLS.
+    tls: Option<PathBuf>,
 }
 
 impl OwnServer {
     pub async fn start(name: &'static str, variable: &str) -> Self {
+        Self::start_as(name, variable, None).await
+    }
+
+    /// One that takes only TLS, with `ca.pem`, `server.pem` and `server.key` of this folder, and only clients with a certificate.
+    pub async fn start_with_tls(name: &'static str, variable: &str, folder: &Path) -> Self {
+        Self::start_as(name, variable, Some(folder.to_owned())).await
+    }
+
+    async fn start_as(name: &'static str, variable: &str, tls: Option<PathBuf>) -> Self {
         let folder = tempfile::Builder::new().prefix("payonce-it-").tempdir().expect("a temporary folder");
-        let mut server = Self { name, folder, url: String::new() };
+        let mut server = Self { name, folder, url: String::new(), tls };
         server.run("start").await;
         let env =
             std::fs::read_to_string(server.folder.path().join("env")).expect("scripts/services writes env");
@@ -54,6 +68,10 @@ impl OwnServer {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"));
         command.args([verb, self.name]).env("PAYONCE_LOCAL_DIR", self.folder.path()).stdin(Stdio::null());
+        match &self.tls {
+            Some(folder) => command.env("PAYONCE_TLS_DIR", folder),
+            None => command.env_remove("PAYONCE_TLS_DIR"),
+        };
         for variable in ["PAYONCE_DATABASE_URL", "PAYONCE_REDIS_URL", "PAYONCE_AMQP_URL"] {
             command.env_remove(variable);
         }

@@ -13,7 +13,9 @@ use payonce::{
     broker::{self, Names, Publisher},
     config::{self, Config},
     dedupe::Dedupe,
+    keys::Keys,
     metrics::BySource,
+    signature::Headers,
     store::{self, Database, PgConnection},
     worker::{self, Readiness, Worker},
 };
@@ -160,18 +162,24 @@ impl World {
 
     /// A worker in this process, without waiting for anything.
     pub fn start_worker(&self, settings: &[(&str, &str)]) -> RunningWorker {
-        let config = self.config(settings);
+        // Most tests are about something else; those about signatures set them.
+        let mut all = vec![("signatures", "off")];
+        all.extend(settings);
+        let config = self.config(&all);
         let database =
             Database::new(&self.database_url, "payonce-it-worker", config.database_deadline).expect("a URL");
         let readiness = Readiness::default();
         let worker = Worker {
             name: format!("it:{}", self.database_name),
             amqp_url: config::Secret::new(self.amqp_url.clone()),
+            tls: config.tls,
             names: self.names(),
             database: Arc::new(database),
             dedupe: Arc::new(
                 Dedupe::new(&self.redis_url, &self.prefix, config.dedupe.clone()).expect("a Redis URL"),
             ),
+            keys: Keys::open(config.keys_file.as_deref(), config.signatures_required)
+                .expect("the test's keys"),
             config: config.worker,
             retry: config.retry,
             by_source: BySource::new(config.source_labels_max),
@@ -216,12 +224,19 @@ impl World {
 
     /// Publishes (routing key, body) and waits for every confirm.
     pub async fn publish_raw(&self, messages: &[(String, Vec<u8>)]) {
+        let unsigned = |(key, body): &(String, Vec<u8>)| (key.clone(), body.clone(), Headers::default());
+        self.publish_signed(&messages.iter().map(unsigned).collect::<Vec<_>>()).await;
+    }
+
+    /// Publishes (routing key, body, headers) and waits for every confirm.
+    pub async fn publish_signed(&self, messages: &[(String, Vec<u8>, Headers)]) {
         let connection =
             broker::connect(&self.amqp_url, "payonce-it-publish").await.expect("RabbitMQ answers");
         let publisher = Publisher::open(&connection, &self.names()).await.expect("a channel");
         let mut confirms = Vec::with_capacity(messages.len());
-        for (key, body) in messages {
-            confirms.push(publisher.publish(key, body).await.expect("the message is written"));
+        for (key, body, headers) in messages {
+            confirms
+                .push(publisher.publish_signed(key, body, headers).await.expect("the message is written"));
         }
         for confirm in confirms {
             confirm.wait().await.expect("the broker has the message");

@@ -1,0 +1,105 @@
+//! Messages that were quarantined as `bad_signature`, verified again: their key may have come after them. What is right now is decided
+//! as if it had just come from the queue; what is not stays where it is.
+
+use super::replay::{CONFLICTS_MAX, Replayed};
+use crate::{
+    keys::Keyring,
+    ledger::{Callback, CaseId, Outcome, decide},
+    store::{self, Batch, Resolver, StoreError, quarantine, quarantine::Unproven},
+    wire,
+};
+
+/// Cases in one transaction at most: each can hold 256 KiB.
+const REVERIFY_BATCH_MAX: usize = 100;
+
+/// Verifies these cases again and decides those that are right. Safe to repeat, and beside workers. Cases with another reason are
+/// left alone, and not counted.
+///
+/// # Errors
+/// [`StoreError`]; some of the cases may be committed by then, and running it again goes on.
+pub async fn reverify(
+    connection: &mut store::Connection,
+    ids: &[CaseId],
+    keyring: &Keyring,
+    resolver: Resolver<'_>,
+) -> Result<Replayed, StoreError> {
+    let mut replayed = Replayed::default();
+    for ids in ids.chunks(REVERIFY_BATCH_MAX) {
+        let mut left = ids.to_vec();
+        let mut conflicts = 0;
+        while !left.is_empty() {
+            let cases =
+                connection.run(async |connection| quarantine::load_unproven(connection, &left).await).await?;
+            let found = cases.len();
+            let proven: Vec<(Unproven, Callback)> = cases
+                .into_iter()
+                .filter_map(|case| callback(keyring, &case).map(|callback| (case, callback)))
+                .collect();
+            replayed.refused += (found - proven.len()) as u64;
+            left = match decide_again(connection, &proven, resolver, &mut replayed).await {
+                Ok(lost) => lost,
+                Err(StoreError::Conflict(_)) if conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    proven.iter().map(|(case, _)| case.id).collect()
+                }
+                Err(
+                    cause @ (StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Refused(_)),
+                ) => {
+                    return Err(cause);
+                }
+            };
+        }
+    }
+    Ok(replayed)
+}
+
+/// The callback, where the message proves by now where it comes from.
+fn callback(keyring: &Keyring, case: &Unproven) -> Option<Callback> {
+    let callback = wire::decode(&case.body).ok()?;
+    let key = &callback.key;
+    keyring.verify(key.source.as_str(), key.event_id.as_str(), &case.signature, &case.body).ok()?;
+    Some(callback)
+}
+
+/// Decides and applies; returns the cases whose account a rival changed first, to be looked at again.
+async fn decide_again(
+    connection: &mut store::Connection,
+    proven: &[(Unproven, Callback)],
+    resolver: Resolver<'_>,
+    replayed: &mut Replayed,
+) -> Result<Vec<CaseId>, StoreError> {
+    if proven.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<CaseId> = proven.iter().map(|(case, _)| case.id).collect();
+    let bodies: Vec<&[u8]> = proven.iter().map(|(case, _)| case.body.as_slice()).collect();
+    let callbacks: Vec<Callback> = proven.iter().map(|(_, callback)| callback.clone()).collect();
+    let snapshot = connection.run(async |connection| store::load(connection, &callbacks).await).await?;
+    let plan = decide(&snapshot, &callbacks);
+    let outcomes = plan.outcomes.clone();
+    let batch = Batch {
+        writer: "replay",
+        plan,
+        callbacks: &callbacks,
+        bodies: &bodies,
+        undecodable: &[],
+        remembered: &[],
+        resolver,
+        proven: &ids,
+    };
+    let lost = connection.run(async |connection| store::apply(connection, batch).await).await?.lost;
+    let mut left = Vec::new();
+    for ((id, callback), outcome) in ids.into_iter().zip(&callbacks).zip(outcomes) {
+        if lost.contains(&callback.account_id) {
+            left.push(id);
+            continue;
+        }
+        match outcome {
+            Outcome::Applied => replayed.applied += 1,
+            Outcome::Duplicate(_) => replayed.duplicates += 1,
+            Outcome::Quarantined(_) => replayed.refused += 1,
+            Outcome::Waiting => replayed.waiting += 1,
+        }
+    }
+    Ok(left)
+}
