@@ -29,7 +29,10 @@ async fn lively() -> World {
         world.settled(settled).await;
     }
     world
-        .publish_raw(&[("a".to_owned(), br#"{"id":"bad","cvv":"98765","note":"4242 4242 4242 4242""#.to_vec())])
+        .publish_raw(&[(
+            "a".to_owned(),
+            br#"{"id":"bad","cvv":"98765","note":"4242 4242 4242 4242""#.to_vec(),
+        )])
         .await;
     world.settled(settled + 1).await;
     worker.stop().await;

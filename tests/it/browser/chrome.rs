@@ -162,8 +162,9 @@ impl Chrome {
 
     /// The page as a PNG, down to `height_max`.
     pub async fn screenshot(&self, height_max: u32) -> Vec<u8> {
-        let script =
-            format!("return [innerWidth, Math.min(document.documentElement.scrollHeight, {height_max})]");
+        let script = format!(
+            "return [innerWidth, Math.min(Math.ceil(document.body.getBoundingClientRect().bottom), {height_max})]"
+        );
         let size = self.script(&script).await;
         let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
         let shot = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
