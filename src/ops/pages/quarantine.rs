@@ -238,7 +238,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
 pub(super) fn act_bar(scope: Markup) -> Markup {
     html! {
         fieldset.act {
-            legend { "Replay or discard" }
+            legend.unseen { "Replay or discard" }
             (scope)
             label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the cases"; }
             button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" }

@@ -18,8 +18,24 @@ const AXE: &str = include_str!("../../assets/axe-core/axe.min.js");
 /// A browser window. Ended when dropped.
 pub struct Chrome {
     pub client: Client,
-    _driver: Child,
-    _profile: TempDir,
+    driver: Child,
+    profile: TempDir,
+}
+
+/// A test that fails must not leave a browser behind: chromedriver is killed with it, Chromium is told by the profile that it alone has.
+impl Drop for Chrome {
+    fn drop(&mut self) {
+        drop(self.driver.start_kill());
+        let profile = self.profile.path().display().to_string();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let id = process.file_name().to_string_lossy().into_owned();
+            let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
+            if is_number && String::from_utf8_lossy(&words).contains(&profile) {
+                drop(std::process::Command::new("kill").args(["-KILL", &id]).stderr(Stdio::null()).status());
+            }
+        }
+    }
 }
 
 /// A command of chromedriver that WebDriver does not have.
@@ -88,7 +104,7 @@ impl Chrome {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .expect("Chromium starts");
-        let chrome = Self { client, _driver: driver, _profile: profile };
+        let chrome = Self { client, driver, profile };
         // What the browser's own first page asked for is not ours.
         chrome.open("about:blank").await;
         drop((chrome.complaints().await, chrome.requests().await));
@@ -97,7 +113,7 @@ impl Chrome {
 
     /// Ends the browser politely.
     pub async fn close(self) {
-        self.client.close().await.expect("the session ends");
+        self.client.clone().close().await.expect("the session ends");
     }
 
     async fn extra(&self, name: &'static str, body: Value) -> Value {
@@ -162,8 +178,9 @@ impl Chrome {
 
     /// The page as a PNG, down to `height_max`.
     pub async fn screenshot(&self, height_max: u32) -> Vec<u8> {
-        let script =
-            format!("return [innerWidth, Math.min(document.documentElement.scrollHeight, {height_max})]");
+        let script = format!(
+            "return [innerWidth, Math.min(Math.ceil(document.body.getBoundingClientRect().bottom), {height_max})]"
+        );
         let size = self.script(&script).await;
         let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
         let shot = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
