@@ -203,7 +203,10 @@ pub fn load(
             direct_or_file(setting, &setting.variable(), "_FILE", named)
         };
         let from_file = || {
-            let found = direct_or_file(setting, setting.name, FILE_SUFFIX, |name| file.get(name).cloned())?;
+            // An empty secret is none, as in a variable.
+            let is_none = |value: &String| matches!(setting.domain, Domain::Secret) && value.is_empty();
+            let named = |name: &str| file.get(name).filter(|value| !is_none(value)).cloned();
+            let found = direct_or_file(setting, setting.name, FILE_SUFFIX, named)?;
             Ok(found.map(|(_, value)| ("configuration file".to_owned(), value)))
         };
         let found = match from_flag {
@@ -213,9 +216,6 @@ pub fn load(
                 None => from_file()?,
             },
         };
-        // An empty secret is none, in a file as in a variable.
-        let found =
-            found.filter(|(_, value)| !(matches!(setting.domain, Domain::Secret) && value.is_empty()));
         if let Some((from, value)) = &found
             && !setting.check(value)
         {

@@ -15,9 +15,9 @@ const CARDS: [(&str, &str); 5] = [
     ("6011111111111117", "601111******1117"),
     ("30569309025904", "305693****5904"),
 ];
-/// May not be kept whatever they look like.
+/// May not be kept whatever they look like; with letters, because logs are full of short numbers.
 const CODES: [(&str, &str); 3] =
-    [("cvv", "9317"), ("security_code", "code-Zx81"), ("track2", "4000=2512-Yq36")];
+    [("cvv", "Kq9317"), ("security_code", "code-Zx81"), ("track2", "4000=2512-Yq36")];
 
 /// Callbacks that become cases, each with every card number and code in it.
 fn bodies() -> Vec<Vec<u8>> {
