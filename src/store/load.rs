@@ -41,10 +41,17 @@ pub async fn load_besides_ledger(
     load_accounts(connection, callbacks, &mut snapshot).await?;
     load_payments(connection, callbacks, &mut snapshot).await?;
     add_known(connection, KNOWN_CASES, callbacks.iter().collect(), &mut snapshot).await?;
+    // What waits is decided again where this batch moves its payment. A rival may have applied its fact under another event since.
+    let waiting: Vec<Callback> =
+        snapshot.waiting.values().flatten().map(|waiting| waiting.callback.clone()).collect();
+    if !waiting.is_empty() {
+        add_known(connection, KNOWN_CASES, waiting.iter().collect(), &mut snapshot).await?;
+        add_ledger(connection, waiting.iter().collect(), &mut snapshot).await?;
+    }
     Ok(snapshot)
 }
 
-/// Adds what the ledger has under both idempotency keys of these callbacks, none of which was added before.
+/// Adds what the ledger has under both idempotency keys of these callbacks.
 ///
 /// # Errors
 /// As [`load`].

@@ -73,7 +73,8 @@ pub(super) async fn run(
     })?;
     let config = &worker.config;
     let prefetch_count = budgets.queue.prefetch();
-    let given_up = Consumer::open(&connection, &worker.names.dead_queue, budgets.given_up.prefetch()).await?;
+    let given_up_prefetch = budgets.given_up.prefetch();
+    let given_up = Consumer::open(&connection, &worker.names.dead_queue, given_up_prefetch).await?;
     // Last: what it brings gathers in memory until it is taken.
     let consumer = Consumer::open(&connection, &worker.names.queue, prefetch_count).await?;
     pauses.reset();
@@ -82,9 +83,11 @@ pub(super) async fn run(
 
     // Lanes stop with the session, however it ends, after the batch they have started.
     let lanes_stop = stop.child_token();
-    let mut intake = Intake::start(worker, consumer, Origin::Queue, config.lanes, &lanes_stop);
+    let mut intake =
+        Intake::start(worker, consumer, Origin::Queue, config.lanes, prefetch_count, &lanes_stop);
     // One lane is enough: the broker gives a message up once in a long while.
-    let mut dead_letters = Intake::start(worker, given_up, Origin::GivenUp, 1, &lanes_stop);
+    let mut dead_letters =
+        Intake::start(worker, given_up, Origin::GivenUp, 1, given_up_prefetch, &lanes_stop);
     let ended = tokio::select! {
         ended = intake.take(stop, &mut budgets.queue) => ended,
         ended = dead_letters.take(stop, &mut budgets.given_up) => ended,
@@ -137,9 +140,14 @@ impl Intake {
         consumer: Consumer,
         origin: Origin,
         lanes: usize,
+        prefetch_count: u16,
         stop: &CancellationToken,
     ) -> Self {
-        Self { worker: Arc::clone(worker), consumer, lanes: Lanes::start(worker, origin, lanes, stop) }
+        Self {
+            worker: Arc::clone(worker),
+            consumer,
+            lanes: Lanes::start(worker, origin, lanes, prefetch_count, stop),
+        }
     }
 
     /// Hands deliveries to lanes until `stop`, until they are too many bytes, or until something breaks.
@@ -196,10 +204,17 @@ struct Lanes {
 }
 
 impl Lanes {
-    fn start(worker: &Arc<Worker>, origin: Origin, count: usize, stop: &CancellationToken) -> Self {
+    /// `prefetch_count`: of the channel whose deliveries they get.
+    fn start(
+        worker: &Arc<Worker>,
+        origin: Origin,
+        count: usize,
+        prefetch_count: u16,
+        stop: &CancellationToken,
+    ) -> Self {
         // As many finished batches as there are lanes may wait to be acknowledged; then lanes wait.
         let (settle, finished) = mpsc::channel(count);
-        let out_of_order_max = usize::from(worker.config.prefetch_count) / 2;
+        let out_of_order_max = usize::from(prefetch_count) / 2;
         let settler = Some(tokio::spawn(settle_finished(finished, out_of_order_max)));
         let mut tasks = JoinSet::new();
         let mut inputs = Vec::with_capacity(count);

@@ -145,3 +145,27 @@ async fn copies_on_two_workers_are_applied_or_quarantined_never_both() {
     world.audit().await;
     world.close().await;
 }
+
+/// One worker stored the callback to wait while another applied its fact under another event, about another account: no guard sees both.
+#[tokio::test]
+async fn what_waits_while_a_rival_applies_its_operation_is_not_released_for_ever_in_vain() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100), Event::deposit("b1", "b", 100)]).await;
+    apply_now(&mut first, &[Event::payment("payment.authorized", "b2", "b", "pb", 50)]).await;
+
+    let capture =
+        |id, account, payment| Event::payment("payment.captured", id, account, payment, 20).operation("op");
+    let waits = load_and_decide(&mut first, &[capture("a2", "a", "pa")]).await;
+    let applied = load_and_decide(&mut second, &[capture("b3", "b", "pb")]).await;
+    assert!(apply(&mut first, &waits).await.expect("it waits").lost.is_empty());
+    assert!(apply(&mut second, &applied).await.expect("it is applied").lost.is_empty());
+
+    apply_now(&mut first, &[Event::payment("payment.authorized", "a3", "a", "pa", 50)]).await;
+    assert_eq!(world.account("a").await, Some((100, 50, 2)));
+    assert_eq!(world.account("b").await, Some((80, 30, 3)));
+    let case = (Some("a2".to_owned()), "payload_mismatch".to_owned(), "open".to_owned(), 1);
+    assert_eq!(world.cases().await, [case]);
+    world.audit().await;
+    world.close().await;
+}

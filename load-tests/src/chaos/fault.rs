@@ -194,7 +194,7 @@ impl Fault {
             Self::DatabaseReadOnly => read_only_database(site, hold).await,
             Self::Deadlocks => deadlocks(site).await,
             Self::ConnectionsExhausted => exhaust_connections(site, hold).await,
-            Self::DiskFull => fill_disk(site).await,
+            Self::DiskFull => fill_disk(site, pool).await,
             Self::FailoverSynchronous => site.fail_over(true, hold).await,
             Self::FailoverAsynchronous => site.fail_over(false, hold).await,
             Self::RedisKilled => crash(&site.redis).await,

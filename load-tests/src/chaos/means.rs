@@ -232,18 +232,24 @@ pub async fn exhaust_connections(site: &Site, hold: Duration) -> anyhow::Result<
     Ok(refused)
 }
 
-pub async fn fill_disk(site: &Site) -> anyhow::Result<u64> {
-    let noticed = || site.node().map(|node| node.log().matches("No space left on device").count() as u64);
+/// PostgreSQL's own log is on the disk that is full, so the workers' logs say it too; or it has ended itself, which it does where it cannot
+/// write its log of changes.
+pub async fn fill_disk(site: &Site, pool: &Pool) -> anyhow::Result<u64> {
+    let noticed = || {
+        let said = site.node()?.log() + &pool.said();
+        anyhow::Ok(said.matches("No space left on device").count() as u64)
+    };
     let before = noticed()?;
     let filler = site.fill_disk()?;
     let end = Instant::now() + Duration::from_secs(20);
-    while noticed()? == before && Instant::now() < end {
+    let mut has_ended = false;
+    while noticed()? == before && !has_ended && Instant::now() < end {
         sleep(Duration::from_millis(100)).await;
+        has_ended = site.connect().await.is_err();
     }
     std::fs::remove_file(filler)?;
-    // Where the log could not be written PostgreSQL has ended itself.
     site.node()?.start_again().await?;
-    Ok(noticed()? - before)
+    Ok((noticed()? - before).max(u64::from(has_ended)))
 }
 
 pub async fn redis(site: &Site) -> anyhow::Result<MultiplexedConnection> {

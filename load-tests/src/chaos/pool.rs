@@ -156,12 +156,13 @@ impl Pool {
         for member in self.members.drain(..) {
             terminate(member).await?;
         }
-        let mut said = String::new();
-        for number in 1..=self.started {
-            let log = self.logs.path().join(format!("worker-{number}.log"));
-            said.push_str(&std::fs::read_to_string(log).unwrap_or_default());
-        }
-        Ok((said, self.peak_mib))
+        Ok((self.said(), self.peak_mib))
+    }
+
+    /// What all workers have logged.
+    pub fn said(&self) -> String {
+        let log = |number| self.logs.path().join(format!("worker-{number}.log"));
+        (1..=self.started).map(|number| std::fs::read_to_string(log(number)).unwrap_or_default()).collect()
     }
 }
 
