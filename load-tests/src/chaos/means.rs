@@ -162,7 +162,7 @@ pub async fn read_only_database(site: &Site, hold: Duration) -> anyhow::Result<u
     Ok(refused()? - before)
 }
 
-/// A transaction that locks accounts from the last to the first, while workers lock them from the first to the last.
+/// A transaction that locks a late account and then the others from the last to the first, while workers lock them from the first to the last.
 pub async fn deadlocks(site: &Site) -> anyhow::Result<u64> {
     let counted = "select deadlocks from pg_stat_database where datname = current_database()";
     let (mut connection, mut observer) = (site.connect().await?, site.connect().await?);
@@ -171,12 +171,15 @@ pub async fn deadlocks(site: &Site) -> anyhow::Result<u64> {
     let mut deadlocked = 0;
     for _ in 0..20 {
         let mut rival = connection.begin().await?;
+        // One of the busiest accounts, behind which a worker's batch has others in its order.
         sqlx::raw_sql(
-            "select from accounts where account_id = (select max(account_id) from accounts) for update",
+            "select from accounts where account_id =
+                 (select max(account_id) from (select account_id from accounts order by version desc limit 10) as busy)
+             for update",
         )
         .execute(&mut *rival)
         .await?;
-        // A worker that waits for the last one holds the others of its batch.
+        // A worker that waits for it holds those before it.
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
             let waiting = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
