@@ -219,13 +219,15 @@ impl Site {
     async fn count_lost(&mut self, former: &Server) -> anyhow::Result<u64> {
         former.start_again().await?;
         let url = format!("postgres://payonce@127.0.0.1:{}/{DATABASE}", former.port()?);
-        let keys = "select source, event_id from ledger
-                    union select source, event_id from quarantine where source is not null";
-        let before: Vec<(String, String)> =
-            sqlx::query_as(keys).fetch_all(&mut PgConnection::connect(&url).await?).await?;
-        let kept: HashSet<(String, String)> =
-            sqlx::query_as(keys).fetch_all(&mut self.connect().await?).await?.into_iter().collect();
-        let lost: Vec<_> = before.into_iter().filter(|key| !kept.contains(key)).collect();
+        // With the time at which each was written: a copy may be applied on the new primary by now, and is another commit.
+        let rows = "select source, event_id, recorded_at::text from ledger
+                    union select source, event_id, first_seen_at::text from quarantine where source is not null";
+        let before: Vec<(String, String, String)> =
+            sqlx::query_as(rows).fetch_all(&mut PgConnection::connect(&url).await?).await?;
+        let kept: HashSet<(String, String, String)> =
+            sqlx::query_as(rows).fetch_all(&mut self.connect().await?).await?.into_iter().collect();
+        let lost = before.into_iter().filter(|row| !kept.contains(row));
+        let lost: Vec<_> = lost.map(|(source, event_id, _)| (source, event_id)).collect();
         let count = lost.len() as u64;
         self.lost.extend(lost);
         Ok(count)
