@@ -167,7 +167,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        carry_out: carry_out(keys),
+        carry_out: carry_out(keys, config.mask_cards),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -188,11 +188,12 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
 }
 
 /// Orders of the pages, carried out by the code behind the command line.
-fn carry_out(keys: Keys) -> ops::CarryOut {
+fn carry_out(keys: Keys, mask_cards: bool) -> ops::CarryOut {
     Arc::new(move |mut connection, order, action| {
         let keyring = keys.current();
         Box::pin(async move {
-            let done = worker::deeds::carry_out(&mut connection, &order, action, &keyring, |_| {}).await;
+            let done =
+                worker::deeds::carry_out(&mut connection, &order, action, &keyring, mask_cards, |_| {}).await;
             connection.close().await;
             done.map(drop)
         })

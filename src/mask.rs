@@ -15,7 +15,7 @@ const SHOWN_FIRST: usize = 6;
 const SHOWN_LAST: usize = 4;
 
 /// Members whose value is masked whole, in lower case without `_` and `-`.
-const MEMBERS: [&str; 17] = [
+pub const MEMBERS: [&str; 17] = [
     "cvv",
     "cvv2",
     "cvc",

@@ -276,7 +276,8 @@ async fn work(
         progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let keyring = app::case_keys(config)?.current();
-    let done = deeds::carry_out(&mut connection, &order, action, &keyring, |cases| progress.inc(cases)).await;
+    let tell = |cases| progress.inc(cases);
+    let done = deeds::carry_out(&mut connection, &order, action, &keyring, config.mask_cards, tell).await;
     progress.finish_and_clear();
     connection.close().await;
     Ok(done?)

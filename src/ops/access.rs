@@ -150,6 +150,11 @@ impl Access {
         format!("{COOKIE}={id}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict{secure}")
     }
 
+    /// Whether a request with these headers would be let in now.
+    pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
+        self.visitor(headers).is_some()
+    }
+
     fn visitor(&self, headers: &HeaderMap) -> Option<(Visitor, bool)> {
         if let Some(local) = &self.local {
             return Some((local.clone(), false));

@@ -180,7 +180,7 @@ pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> 
     let detail = pool.reader.run(async |connection| quarantine::show(connection, id).await).await?;
     let Some(detail) = detail else { return Err(Problem::NotFound("case")) };
     let mut value = serde_json::to_value(&detail).map_err(|error| Problem::Wrong(error.to_string()))?;
-    value["body"] = json!(mask::body(&detail.body));
+    value["body"] = json!(mask::body(&detail.body, &detail.identifiers()));
     Ok(Json(value).into_response())
 }
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -29,12 +29,14 @@ struct Listener {
     readings: watch::Receiver<Arc<Now>>,
     pool: Arc<Pool>,
     stop: CancellationToken,
+    /// Who listens is asked again with each reading.
+    headers: HeaderMap,
     is_new: bool,
     _place: OwnedSemaphorePermit,
 }
 
-/// A stream that ends when the process stops; the browser comes back by itself.
-pub(super) async fn live(State(pool): State<Arc<Pool>>) -> Response {
+/// A stream that ends when the process stops, and then the browser comes back by itself; or when the session of its page ends.
+pub(super) async fn live(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> Response {
     let Ok(place) = Arc::clone(&pool.listeners).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages listen already\n").into_response();
     };
@@ -42,6 +44,7 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>) -> Response {
         readings: pool.watch.follow(),
         stop: pool.stop.clone(),
         pool,
+        headers,
         is_new: true,
         _place: place,
     };
@@ -51,6 +54,9 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>) -> Response {
                 () = listener.stop.cancelled() => return None,
                 changed = listener.readings.changed() => changed.ok()?,
             }
+        }
+        if !listener.pool.access.knows(&listener.headers) {
+            return None;
         }
         let now = Arc::clone(&listener.readings.borrow_and_update());
         let event = Event::default().data(event(&listener.pool, &now));

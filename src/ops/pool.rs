@@ -158,14 +158,14 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/account", get(api::account))
 }
 
+/// As it was at the last reading: anybody may ask, and that must cost the database nothing.
 async fn ready(State(pool): State<Arc<Pool>>) -> Response {
-    let schema = pool.reader.check_schema().await;
-    if let Err(cause) = &schema {
-        warn!(cause = %cause, "not ready");
+    let now = pool.watch.now();
+    if let Err(cause) = &now.readiness {
+        warn!(cause, "not ready");
     }
-    readiness(
-        schema.map_err(|_| "PostgreSQL does not answer, or its schema does not fit; the log says which"),
-    )
+    let words = "PostgreSQL does not answer, or its schema does not fit; the log says which";
+    readiness(now.readiness.as_ref().map(|()| ()).map_err(|_| words))
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {

@@ -130,6 +130,7 @@ pub(super) struct Now {
     pub(super) waiting: i64,
     pub(super) workers: Vec<workers::WorkerRow>,
     pub(super) postgres: Link,
+    pub(super) readiness: Result<(), String>,
     pub(super) redis: Link,
     pub(super) broker: Link,
     /// `None`: not known, or not declared yet.
@@ -149,6 +150,7 @@ impl Now {
             waiting: 0,
             workers: Vec::new(),
             postgres: Link::Unknown,
+            readiness: Err("PostgreSQL was not asked yet".to_owned()),
             redis: Link::Unknown,
             broker: Link::Unknown,
             depths: None,
@@ -333,6 +335,7 @@ impl Watch {
             let mut now = Now::clone(&self.now());
             (now.broker, now.depths) = *depths.borrow();
             now.redis = Link::of(sources.dedupe.is_available());
+            now.readiness = sources.reader.check_schema().await.map_err(|cause| cause.to_string());
             match read(&sources.reader, ticks_to_count == 0).await {
                 Ok(reading) => self.take(&mut now, reading),
                 Err(cause) => {

@@ -18,6 +18,10 @@ use crate::{
 /// What a case keeps of a message at most: four times the largest that can be a callback. Of a larger one it keeps the beginning.
 pub const CASE_BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Said of a case whose signature cannot be right any more.
+const MASKED_UNPROVEN: &str =
+    "; card data was masked: it cannot be verified again; ask the provider to send it again";
+
 /// A message that could not be decoded, or that nobody vouches for, with the copies of it in the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undecodable<'a> {
@@ -85,6 +89,30 @@ fn identifiers(callback: &Callback) -> Vec<&str> {
     always.into_iter().chain(payment_id).chain(operation_id).collect()
 }
 
+fn undecodable<'a>(message: &'a Undecodable<'a>, mask_cards: bool) -> CaseRow<'a> {
+    let identifiers = message.claims.as_ref().map_or_else(|| key_texts(message.key.as_ref()), identifiers);
+    let body = kept(message.body, mask_cards, &identifiers);
+    let is_unproven = message.reason == Reason::BadSignature;
+    let mut detail = storable(&message.detail);
+    if message.body.len() > CASE_BODY_BYTES_MAX {
+        detail.push_str(&format!("; the case keeps the first {CASE_BODY_BYTES_MAX}"));
+    }
+    // The signature is of the body as it came.
+    if is_unproven && matches!(body, Cow::Owned(_)) {
+        detail.push_str(MASKED_UNPROVEN);
+    }
+    CaseRow {
+        key: message.key.as_ref(),
+        fingerprint: message.fingerprint,
+        reason: message.reason,
+        detail,
+        body,
+        attempts: message.attempts,
+        callback: None,
+        signature: is_unproven.then_some(message.signature),
+    }
+}
+
 /// What makes two cases the same one: `quarantine_content`.
 pub(super) type Content = (Option<String>, Option<String>, Fingerprint);
 
@@ -113,24 +141,7 @@ pub(super) async fn insert(
         callback: Some(&case.callback),
         signature: None,
     });
-    let undecodable = batch.undecodable.iter().map(|message| CaseRow {
-        key: message.key.as_ref(),
-        fingerprint: message.fingerprint,
-        reason: message.reason,
-        detail: if message.body.len() > CASE_BODY_BYTES_MAX {
-            format!("{}; the case keeps the first {CASE_BODY_BYTES_MAX}", storable(&message.detail))
-        } else {
-            storable(&message.detail)
-        },
-        body: kept(
-            message.body,
-            batch.mask_cards,
-            &message.claims.as_ref().map_or_else(|| key_texts(message.key.as_ref()), identifiers),
-        ),
-        attempts: message.attempts,
-        callback: None,
-        signature: (message.reason == Reason::BadSignature).then_some(message.signature),
-    });
+    let undecodable = batch.undecodable.iter().map(|message| undecodable(message, batch.mask_cards));
     let mut cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
     if cases.is_empty() {
         return Ok(HashSet::new());

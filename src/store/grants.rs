@@ -78,7 +78,7 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
 const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
 
-/// Gives `role` its rights on the tables of this database and takes all others there away, in one transaction: a running worker
+/// Gives `role` its rights on the tables and functions of this database and takes all others there away, in one transaction: a running worker
 /// never sees less. By the owner of the tables.
 ///
 /// # Errors
@@ -91,6 +91,7 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map(|_| ())
     };
     run(format!("revoke all on all tables in schema public from {role}")).await?;
+    run(format!("revoke all on function {FUNCTIONS} from {role}")).await?;
     run(format!("grant usage on schema public to {role}")).await?;
     // Taking a right on the table away, as above, takes it on its columns too.
     let (reads_all, writes) = match grantee {

@@ -39,7 +39,8 @@ impl fmt::Display for Done {
 }
 
 /// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `keyring`
-/// says again who may sign, for cases that were refused for their signature.
+/// says again who may sign, for cases that were refused for their signature; `mask_cards`, whether the cases that they may turn into keep
+/// card data masked.
 ///
 /// # Errors
 /// [`StoreError`]; what was done by then stays done, and doing it again goes on.
@@ -48,13 +49,19 @@ pub async fn carry_out(
     order: &Order,
     action: i64,
     keyring: &Keyring,
+    mask_cards: bool,
     progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
-    let done = work(connection, order, action, keyring, progress).await;
+    let done = work(connection, order, action, (keyring, mask_cards), progress).await;
     let result = match &done {
         Ok(done) => done.to_string(),
-        Err(_) => {
-            "stopped, because PostgreSQL did not answer; what was done stays, do the rest again".to_owned()
+        Err(cause) => {
+            let why = match cause {
+                StoreError::Unavailable(_) => "PostgreSQL was unavailable",
+                StoreError::Conflict(_) => "workers changed the same accounts first too often",
+                StoreError::Refused(_) => "PostgreSQL refused the data; the log says which",
+            };
+            format!("stopped, because {why}; what was done stays, do the rest again")
         }
     };
     let ended = connection.run(async |connection| actions::end(connection, action, &result).await).await;
@@ -68,7 +75,7 @@ async fn work(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
-    keyring: &Keyring,
+    (keyring, mask_cards): (&Keyring, bool),
     mut progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
     let filter = &order.filter;
@@ -94,7 +101,7 @@ async fn work(
                 let ids_of =
                     |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
                 sum.add(replay(connection, &ids_of(decoded), resolver, false).await?);
-                sum.add(reverify(connection, &ids_of(unproven), keyring, resolver).await?);
+                sum.add(reverify(connection, &ids_of(unproven), keyring, mask_cards, resolver).await?);
             }
             Done::Discarded(sum) => {
                 let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };

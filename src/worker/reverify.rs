@@ -13,7 +13,7 @@ use crate::{
 const REVERIFY_BATCH_MAX: usize = 100;
 
 /// Verifies these cases again and decides those that are right. Safe to repeat, and beside workers. Cases with another reason are
-/// left alone, and not counted.
+/// left alone, and not counted. `mask_cards`: whether a case that one of them turns into keeps card data masked.
 ///
 /// # Errors
 /// [`StoreError`]; some of the cases may be committed by then, and running it again goes on.
@@ -21,6 +21,7 @@ pub async fn reverify(
     connection: &mut store::Connection,
     ids: &[CaseId],
     keyring: &Keyring,
+    mask_cards: bool,
     resolver: Resolver<'_>,
 ) -> Result<Replayed, StoreError> {
     let mut replayed = Replayed::default();
@@ -36,7 +37,7 @@ pub async fn reverify(
                 .filter_map(|case| callback(keyring, &case).map(|callback| (case, callback)))
                 .collect();
             replayed.refused += (found - proven.len()) as u64;
-            left = match decide_again(connection, &proven, resolver, &mut replayed).await {
+            left = match decide_again(connection, &proven, (mask_cards, resolver), &mut replayed).await {
                 Ok(lost) => lost,
                 Err(StoreError::Conflict(_)) if conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
@@ -65,7 +66,7 @@ fn callback(keyring: &Keyring, case: &Unproven) -> Option<Callback> {
 async fn decide_again(
     connection: &mut store::Connection,
     proven: &[(Unproven, Callback)],
-    resolver: Resolver<'_>,
+    (mask_cards, resolver): (bool, Resolver<'_>),
     replayed: &mut Replayed,
 ) -> Result<Vec<CaseId>, StoreError> {
     if proven.is_empty() {
@@ -83,8 +84,7 @@ async fn decide_again(
         callbacks: &callbacks,
         bodies: &bodies,
         undecodable: &[],
-        // As the case keeps them.
-        mask_cards: true,
+        mask_cards,
         remembered: &[],
         resolver,
         proven: &ids,

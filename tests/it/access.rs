@@ -1,6 +1,8 @@
 //! Who reaches the dashboard, and who may act: tokens, sessions, roles, other sites, other host names.
 
-use crate::support::{Dashboard, Event, World, csrf_of, eventually};
+use tokio::io::AsyncReadExt;
+
+use crate::support::{DEADLINE, Dashboard, Event, World, csrf_of, eventually};
 
 const OPERATOR: &str = "operator-token-0123456789";
 const READER: &str = "reader-token-0123456789ab";
@@ -86,7 +88,7 @@ async fn with_a_token_nothing_is_shown_to_strangers() {
         assert_eq!(wrong.status, 401, "{path}");
     }
     for path in ["/healthz", "/readyz", "/login"] {
-        assert_eq!(dashboard.get(path).await.status, 200, "{path}");
+        eventually(path, 200, || async { dashboard.get(path).await.status }).await;
     }
     for token in [OPERATOR, READER] {
         let bearer = format!("Bearer {token}");
@@ -147,6 +149,29 @@ async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
     let out = dashboard.send("POST", "/logout", &headers, &format!("csrf={csrf}")).await;
     assert_eq!(out.header("location"), "/login");
     assert_eq!(dashboard.send("GET", "/", &[("cookie", &operator)], "").await.status, 303);
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_with_its_session_and_no_other() {
+    let world = World::new().await;
+    let dashboard = with_tokens(&world).await;
+    let (olga, rita) = (log_in(&dashboard, "olga", OPERATOR).await, log_in(&dashboard, "rita", READER).await);
+    let (_, mut of_olga) = dashboard.listen_as(&olga).await;
+    let (_, mut of_rita) = dashboard.listen_as(&rita).await;
+    let csrf = csrf_of(&dashboard.send("GET", "/", &[("cookie", &olga)], "").await);
+    let out = dashboard.send("POST", "/logout", &[FORM, ("cookie", &olga)], &format!("csrf={csrf}")).await;
+    assert_eq!(out.status, 303);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(DEADLINE, async {
+        // The last chunk of the answer: the connection itself may stay open.
+        while !rest.ends_with(b"0\r\n\r\n") && of_olga.read_buf(&mut rest).await.unwrap() > 0 {}
+    });
+    ended.await.expect("the stream ends");
+    rest.clear();
+    let goes_on = tokio::time::timeout(DEADLINE, of_rita.read_buf(&mut rest));
+    assert!(goes_on.await.expect("an event in time").unwrap() > 0);
     dashboard.stop().await;
     world.close().await;
 }

@@ -66,6 +66,9 @@ const FORBIDDEN_TO_READERS: &[&str] = &[
     "update payments set state = 'failed' where false",
     "update quarantine set state = 'discarded' where false",
     "update tallies set n = 1 where false",
+    "select add_up_lanes('1 day', 1, 1)",
+    "select add_up_counts('minute', 'hour', '1 day', 1)",
+    "select forget_silent_workers()",
 ];
 
 /// That PostgreSQL refuses this to the user of this world, for want of the right.
@@ -113,6 +116,11 @@ async fn no_role_may_do_more_than_it_needs() {
     locked.migrate().await;
     refused(&locked.worker, owned(FORBIDDEN_TO_ALL)).await;
     refused(&locked.worker, deletes()).await;
+    // So are those of a role that was a worker's, once it is a reader's.
+    let demoted =
+        locked.owner.program(&["migrate", "--grant-reader", "payonce_worker"]).output().await.unwrap();
+    assert!(demoted.status.success(), "{}", String::from_utf8_lossy(&demoted.stderr));
+    refused(&locked.worker, owned(FORBIDDEN_TO_READERS)).await;
 }
 
 /// That the broker closes the channel with 403 for this.

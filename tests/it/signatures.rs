@@ -207,6 +207,49 @@ async fn a_replay_verifies_again_with_the_keys_of_now() {
     world.close().await;
 }
 
+/// A debit whose sender added the time of sending in milliseconds, which by chance has a card number's check digit.
+fn like_a_card(signer: &Signer, id: &str) -> (String, Vec<u8>, Headers) {
+    let body = Event::payment("payment.succeeded", id, "a", id, 1_000).body();
+    let body = [br#"{"sentatms":1764000000000,"#.as_slice(), &body[1..]].concat();
+    let headers = signer.rule.sign(id, 1, &body).unwrap();
+    ("a".to_owned(), body, headers)
+}
+
+#[tokio::test]
+async fn a_case_that_masking_made_unverifiable_says_so() {
+    let world = World::new().await;
+    let signer = Signer::stranger();
+    let masked = like_a_card(&signer, "masked");
+    world.publish_signed(&[masked]).await;
+    let before = worker(&world, &signer).await;
+    world.settled(1).await;
+    before.stop().await;
+    let whole = like_a_card(&signer, "whole");
+    world.publish_signed(&[whole.clone()]).await;
+    let keys_file = signer.file();
+    let settings = [("signatures", "required"), ("keys_file", keys_file.as_str()), ("mask_cards", "off")];
+    let unmasking = world.worker_with(&settings).await;
+    world.settled(2).await;
+    unmasking.stop().await;
+    let details: Vec<String> = refused(&world).await.into_iter().map(|(_, detail)| detail).collect();
+    let words = "card data was masked: it cannot be verified again; ask the provider to send it again";
+    assert!(details[0].ends_with(words) && !details[1].contains("masked"), "{details:?}");
+
+    let key = signer.rule.keys[0].expose();
+    assert_eq!(program(&world, &signer, &["keys", "add", SOURCE], key).await.0, Some(0));
+    let again = ["quarantine", "replay", "--reason", "bad_signature", "--mask-cards", "off", "--json"];
+    let (_, report) = program(&world, &signer, &again, "").await;
+    assert_eq!(report["refused"], 2, "{report}");
+    // The one that could be verified is a case of another kind now, kept as the setting says.
+    let kept: Vec<u8> = sqlx::query_scalar("select body from quarantine where reason <> 'bad_signature'")
+        .fetch_one(&mut world.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(kept, whole.1, "byte for byte");
+    world.audit().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_dead_letter_is_not_applied_by_a_replay_unless_it_is_signed() {
     let world = World::new().await;

@@ -87,7 +87,7 @@ fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
             }
             section.card {
                 h2 { "Message, " (number(i64::try_from(detail.body.len()).unwrap_or(i64::MAX))) " bytes" }
-                pre.body tabindex="0" { (mask::body(&detail.body)) }
+                pre.body tabindex="0" { (mask::body(&detail.body, &detail.identifiers())) }
                 p.note { "As it came; values of members known to be sensitive, and the middle of card numbers, are masked." }
             }
         }

@@ -40,6 +40,8 @@ pub(in crate::ops) struct Asked {
     source: String,
     account: String,
     before: i64,
+    /// The newest case when the first page was made.
+    id_max: Option<i64>,
 }
 
 impl Asked {
@@ -57,6 +59,7 @@ impl Asked {
             source: text("source"),
             account: text("account"),
             before: text("before").parse().unwrap_or(i64::MAX),
+            id_max: text("id_max").parse().ok(),
         }
     }
 
@@ -91,7 +94,7 @@ pub(in crate::ops) async fn page(
     axum::extract::Query(pairs): axum::extract::Query<Pairs>,
 ) -> Response {
     let now = pool.watch.now();
-    let asked = Asked::of(&pairs);
+    let mut asked = Asked::of(&pairs);
     let filter = asked.filter();
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
@@ -105,6 +108,7 @@ pub(in crate::ops) async fn page(
     };
     let has_more = cases.len() > usize::try_from(PAGE_MAX).unwrap_or(0);
     cases.truncate(usize::try_from(PAGE_MAX).unwrap_or(0));
+    asked.id_max = asked.id_max.or_else(|| cases.first().map(|first| first.id));
     let body = html! {
         h1 { "Quarantine" }
         (filters(&asked, &reasons))
@@ -119,8 +123,9 @@ pub(in crate::ops) async fn page(
             nav.pages aria-label="Pages of cases" {
                 @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
                 @if let Some(last) = cases.last().filter(|_| has_more) {
-                    @let before = last.id.to_string();
-                    a rel="next" href=(link("/quarantine", &[&asked.parameters()[..], &[("before", &before)]].concat())) { "Older »" }
+                    @let (before, id_max) = (last.id.to_string(), asked.id_max.unwrap_or(i64::MAX).to_string());
+                    @let older = [("before", before.as_str()), ("id_max", &id_max)];
+                    a rel="next" href=(link("/quarantine", &[&asked.parameters()[..], &older].concat())) { "Older »" }
                 }
             }
         }
@@ -191,7 +196,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
             (frame.csrf())
             @for (name, value) in asked.parameters() { input type="hidden" name=(name) value=(value); }
             // All means all that one could know of here: what comes later is not in it.
-            @if let Some(first) = cases.first() { input type="hidden" name="id_max" value=(first.id); }
+            @if let Some(id_max) = asked.id_max { input type="hidden" name="id_max" value=(id_max); }
             div.scroll tabindex="0" role="region" aria-label="Cases" {
                 table.cases {
                     thead { tr {
@@ -291,10 +296,10 @@ pub(in crate::ops) async fn act(
     }
 }
 
-/// All that fit and can be worked, but those that came after the page was made.
+/// All that fit and can be worked, but those that came after the first page was made.
 fn whole(pairs: &Pairs) -> Filter {
-    let id_max = pairs.iter().find(|pair| pair.0 == "id_max").and_then(|pair| pair.1.parse().ok());
-    let mut filter = Filter { id_max, ..Asked::of(pairs).filter() };
+    let asked = Asked::of(pairs);
+    let mut filter = Filter { id_max: asked.id_max, ..asked.filter() };
     if filter.states.is_empty() {
         filter.states = vec!["open", "waiting"];
     }

@@ -116,8 +116,13 @@ impl Dashboard {
 
     /// Opens the live stream and leaves it open: its first event, and the connection.
     pub async fn listen(&self) -> (Value, TcpStream) {
+        self.listen_as("").await
+    }
+
+    /// The same with a cookie.
+    pub async fn listen_as(&self, cookie: &str) -> (Value, TcpStream) {
         let mut stream = TcpStream::connect(&self.address).await.expect("payonce ops listens");
-        let request = format!("GET /live HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        let request = format!("GET /live HTTP/1.1\r\nhost: {}\r\ncookie: {cookie}\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).await.expect("the request is written");
         let mut lines = BufReader::new(&mut stream).lines();
         let first = async {
