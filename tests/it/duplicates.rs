@@ -2,7 +2,7 @@
 
 use payonce::store;
 
-use crate::support::{Event, World};
+use crate::support::{Event, World, eventually};
 
 /// Batches that close when they have this size, long before the linger ends.
 fn batches_of(size: &str) -> [(&'static str, &str); 2] {
@@ -170,10 +170,7 @@ async fn a_marker_of_another_epoch_does_not_swallow_a_payment() {
     world.publish(&[Event::deposit("e1", "a", 100)]).await;
     world.settled(1).await;
     worker.stop().await;
-    let restore = "alter table ledger disable trigger ledger_append_only;
-                   truncate ledger, accounts, tallies;
-                   alter table ledger enable trigger ledger_append_only";
-    sqlx::raw_sql(restore).execute(&mut world.connect().await).await.unwrap();
+    restore_to_nothing(&world).await;
     let worker = world.worker().await;
     world.publish(&[Event::deposit("e1", "a", 100)]).await;
     world.settled(1).await;
@@ -181,6 +178,44 @@ async fn a_marker_of_another_epoch_does_not_swallow_a_payment() {
     assert_eq!(world.account("a").await, Some((100, 0, 1)));
     world.audit().await;
     world.close().await;
+}
+
+/// The same under a worker that runs: it knows an epoch from its last batch, asks for markers of that one, and must not believe what it
+/// finds before it has read the epoch again.
+#[tokio::test]
+async fn a_running_worker_reads_the_epoch_again_before_it_believes_a_marker() {
+    let world = World::new().await;
+    let worker = world.worker_with(&[("lanes", "1")]).await;
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    let marker = world.redis_key("e1").await;
+    let mut redis = world.redis().await;
+    eventually("the done marker", true, || {
+        let (mut redis, marker) = (redis.clone(), marker.clone());
+        async move {
+            let value: Option<Vec<u8>> =
+                redis::cmd("GET").arg(&marker).query_async(&mut redis).await.unwrap();
+            value.is_some_and(|value| value.starts_with(b"done:"))
+        }
+    })
+    .await;
+    restore_to_nothing(&world).await;
+    let is_there: bool = redis::cmd("EXISTS").arg(&marker).query_async(&mut redis).await.unwrap();
+    assert!(is_there, "the marker of the epoch before");
+    world.publish(&[Event::deposit("e1", "a", 100)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    world.audit().await;
+    world.close().await;
+}
+
+/// As a restore of a backup from before everything would.
+async fn restore_to_nothing(world: &World) {
+    let restore = "alter table ledger disable trigger ledger_append_only;
+                   truncate ledger, accounts, tallies;
+                   alter table ledger enable trigger ledger_append_only";
+    sqlx::raw_sql(restore).execute(&mut world.connect().await).await.unwrap();
 }
 
 /// Deletes what Redis knows of an event, by its name: looking for it among millions of keys would hold up every other test.
