@@ -49,6 +49,8 @@ pub fn command(program: &Path, place: &Place) -> Command {
         .env("PAYONCE_PREFIX", &place.prefix)
         .env("PAYONCE_SIGNATURES", if place.signing().is_some() { "required" } else { "off" })
         .env_remove("PAYONCE_KEYS_FILE")
+        // The audit compares bodies byte for byte, and some of a million random ones look like card numbers.
+        .env("PAYONCE_MASK_CARDS", "off")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true);
