@@ -171,6 +171,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         database,
         dedupe,
         amqp_url: config.amqp_url,
+        tls: config.tls,
         names: Names::new(&config.prefix),
         process_name,
         prometheus,

@@ -230,7 +230,7 @@ impl Place {
 
     /// A connection to the broker.
     pub async fn broker(&self) -> Result<lapin::Connection, Failure> {
-        broker::connect(&self.amqp_url, "payonce-load-tests")
+        broker::connect(&self.amqp_url, "payonce-load-tests", &Default::default())
             .await
             .map_err(|error| Failure::Unreachable(format!("PAYONCE_AMQP_URL: {error}")))
     }

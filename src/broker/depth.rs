@@ -3,6 +3,7 @@
 use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 
 use super::{BrokerError, Names, answer, connect};
+use crate::config::TlsConfig;
 
 /// What the broker says of the queues. What workers hold unsettled is not in it: AMQP does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +23,17 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Connects.
+    /// Connects, with these files where the address begins with `amqps://`.
     ///
     /// # Errors
     /// As [`connect`].
-    pub async fn open(url: &str, connection_name: &str, names: Names) -> Result<Self, BrokerError> {
-        Ok(Self { connection: connect(url, connection_name).await?, names })
+    pub async fn open(
+        url: &str,
+        connection_name: &str,
+        files: &TlsConfig,
+        names: &Names,
+    ) -> Result<Self, BrokerError> {
+        Ok(Self { connection: connect(url, connection_name, files).await?, names: names.clone() })
     }
 
     /// Asks once; `None`: the queues are not there yet, because no worker has declared them.

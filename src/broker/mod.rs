@@ -86,23 +86,12 @@ impl From<Injected> for BrokerError {
 }
 
 /// Opens a connection named `connection_name` (shown by RabbitMQ's management page), to the first host of the address that
-/// answers.
+/// answers, with these files where the address begins with `amqps://`. They are read each time: certificates are renewed.
 ///
 /// # Errors
-/// [`BrokerError::Url`] for an address that cannot be one; otherwise the refusal of the broker or the network, the last host's.
-pub async fn connect(url: &str, connection_name: &str) -> Result<Connection, BrokerError> {
-    connect_with(url, connection_name, &TlsConfig::default()).await
-}
-
-/// The same, with these files where the address begins with `amqps://`. They are read each time: certificates are renewed.
-///
-/// # Errors
-/// As [`connect`]; [`BrokerError::Tls`] for files that cannot be used.
-pub async fn connect_with(
-    url: &str,
-    connection_name: &str,
-    files: &TlsConfig,
-) -> Result<Connection, BrokerError> {
+/// [`BrokerError::Url`] for an address that cannot be one; [`BrokerError::Tls`] for files that cannot be used; otherwise the refusal of the
+/// broker or the network, the last host's.
+pub async fn connect(url: &str, connection_name: &str, files: &TlsConfig) -> Result<Connection, BrokerError> {
     let uris: Result<Vec<AMQPUri>, _> = each_host(url).map(|url| url.parse()).collect();
     let mut problem = BrokerError::Url;
     for mut uri in uris.map_err(|_| BrokerError::Url)? {

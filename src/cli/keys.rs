@@ -63,6 +63,9 @@ pub(super) enum Command {
         source: String,
         /// The key's name, as `list` shows it.
         key: String,
+        /// Also where it is the last one of a source whose callbacks must be signed: all of them are refused from then on.
+        #[arg(long)]
+        last: bool,
     },
     /// Says whether a source's callbacks must be signed: required, optional (a signature that is there must be right), or off.
     Policy {
@@ -128,8 +131,8 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
             told(&format!("{source} has one more key"), &key);
             Ok(())
         }
-        Command::Retire { source, key } => {
-            Keyring::edit(path, |rules| retire(rules, &source, &key))?;
+        Command::Retire { source, key, last } => {
+            Keyring::edit(path, |rules| retire(rules, &source, &key, last))?;
             say!("{source}: {key} is retired.");
             Ok(())
         }
@@ -187,12 +190,18 @@ fn push(rule: &mut Rule, source: &str, key: Key) -> Result<(), Failure> {
     Ok(())
 }
 
-fn retire(rules: &mut Rules, source: &str, id: &str) -> Result<(), Failure> {
+fn retire(rules: &mut Rules, source: &str, id: &str, may_be_last: bool) -> Result<(), Failure> {
     let rule = rule_of(rules, source)?;
     let before = rule.keys.len();
     rule.keys.retain(|key| key.id() != id);
     if rule.keys.len() == before {
         return Err(Failure::No(format!("{source} has no key named {id}")));
+    }
+    if rule.keys.is_empty() && rule.policy == Policy::Required && !may_be_last {
+        return Err(Failure::No(format!(
+            "{id} is the last key of {source}, whose callbacks must be signed: without it all of them are refused. `payonce keys rotate` \
+             makes another; --last retires it all the same"
+        )));
     }
     Ok(())
 }

@@ -44,7 +44,8 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         store::grant(&mut connection, role, *grantee).await?;
     }
     if args.declare {
-        let connection = broker::connect(app::amqp_url(config)?.expose(), "payonce-migrate").await?;
+        let url = app::amqp_url(config)?.expose();
+        let connection = broker::connect(url, "payonce-migrate", &config.tls).await?;
         broker::topology::declare(&connection, &Names::new(&config.prefix)).await?;
         broker::disconnect(connection).await?;
     }

@@ -53,8 +53,7 @@ struct RefusedLine {
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names = Names::new(&config.prefix);
-    let connection =
-        broker::connect_with(app::amqp_url(config)?.expose(), "payonce-publish", &config.tls).await?;
+    let connection = broker::connect(app::amqp_url(config)?.expose(), "payonce-publish", &config.tls).await?;
     broker::topology::declare(&connection, &names).await?;
     let mut sending = Sending {
         publisher: Publisher::open(&connection, &names).await?,

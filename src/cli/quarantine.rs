@@ -10,6 +10,7 @@ use super::{Failure, print_json, progress, table, with_database};
 use crate::{
     app,
     config::Config,
+    keys::Keyring,
     ledger::Reason,
     mask::mask,
     signature,
@@ -23,6 +24,11 @@ use crate::{
 
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
 const UNENDED: [&str; 2] = ["waiting", "open"];
+
+/// Of `--why`, in bytes.
+const WORDS_BYTES_MAX: usize = 1_000;
+/// Of `--by`, in bytes: what `operator_actions.who` holds.
+const NAME_BYTES_MAX: usize = 200;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -102,7 +108,7 @@ pub(super) struct How {
     #[arg(long)]
     all: bool,
     /// Who does this, kept with the cases.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = words, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
     by: String,
     /// One JSON object in place of text.
     #[arg(long)]
@@ -271,11 +277,15 @@ async fn work(
         chosen: filter.to_string(),
         filter,
     };
+    // Before the trail says that anything has begun; a discard asks nobody's key.
+    let keyring = match verb {
+        Verb::Replay => app::case_keys(config)?.current(),
+        Verb::Discard => Arc::new(Keyring::empty(true)),
+    };
     let action = actions::begin(&mut reading, &order).await?;
     let progress =
         progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
-    let keyring = app::case_keys(config)?.current();
     let tell = |cases| progress.inc(cases);
     let done = deeds::carry_out(&mut connection, &order, action, &keyring, config.mask_cards, tell).await;
     progress.finish_and_clear();
@@ -315,10 +325,18 @@ fn reason(name: &str) -> Result<Reason, String> {
 }
 
 fn words(text: &str) -> Result<String, String> {
-    let is_short = text.len() <= 1_000 && !text.chars().any(char::is_control);
+    at_most(WORDS_BYTES_MAX, text)
+}
+
+fn name(text: &str) -> Result<String, String> {
+    at_most(NAME_BYTES_MAX, text)
+}
+
+fn at_most(bytes_max: usize, text: &str) -> Result<String, String> {
+    let is_short = text.len() <= bytes_max && !text.chars().any(char::is_control);
     (is_short && !text.trim().is_empty())
         .then(|| text.to_owned())
-        .ok_or_else(|| "expected 1 to 1000 bytes without control characters".to_owned())
+        .ok_or_else(|| format!("expected 1 to {bytes_max} bytes without control characters"))
 }
 
 fn age(text: &str) -> Result<Duration, String> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::Names,
-    config::Secret,
+    config::{Secret, TlsConfig},
     dedupe::Dedupe,
     metrics::BySource,
     store::{self, Database, Reader, StoreError, actions::Order},
@@ -42,6 +42,8 @@ pub struct Setup {
     pub dedupe: Arc<Dedupe>,
     /// RabbitMQ; `None`: not set, and the backlog is not known.
     pub amqp_url: Option<Secret>,
+    /// For the link to it.
+    pub tls: TlsConfig,
     /// The objects on it.
     pub names: Names,
     /// Of the connection to it.
@@ -92,6 +94,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         reader: setup.reader,
         dedupe: setup.dedupe,
         amqp_url: setup.amqp_url,
+        tls: setup.tls,
         names: setup.names,
         process_name: setup.process_name,
     };

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Depths, Gauge, Names},
-    config::Secret,
+    config::{Secret, TlsConfig},
     dedupe::Dedupe,
     latency::Counted,
     ledger::Layer,
@@ -270,6 +270,7 @@ pub(super) struct Sources {
     pub(super) dedupe: Arc<Dedupe>,
     /// `None`: no broker was named.
     pub(super) amqp_url: Option<Secret>,
+    pub(super) tls: TlsConfig,
     pub(super) names: Names,
     /// Of the connection to the broker.
     pub(super) process_name: String,
@@ -421,7 +422,9 @@ async fn ask_broker(
             // Taken out, so that a connection that failed is dropped.
             let open = match gauge.take() {
                 Some(open) => open,
-                None => Gauge::open(url.expose(), &sources.process_name, sources.names.clone()).await?,
+                None => {
+                    Gauge::open(url.expose(), &sources.process_name, &sources.tls, &sources.names).await?
+                }
             };
             let found = open.read().await?;
             gauge = Some(open);

@@ -64,7 +64,7 @@ pub(super) async fn run(
     pauses: &mut Pauses,
     budgets: &mut Budgets,
 ) -> Result<(), SessionEnd> {
-    let connection = broker::connect_with(worker.amqp_url.expose(), &worker.name, &worker.tls).await?;
+    let connection = broker::connect(worker.amqp_url.expose(), &worker.name, &worker.tls).await?;
     broker::topology::declare(&connection, &worker.names).await.map_err(|error| match error {
         wrong @ (TopologyError::Differs(..) | TopologyError::Missing(_)) => {
             SessionEnd::Refused(Refusal::Topology(wrong))

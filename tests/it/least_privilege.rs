@@ -138,7 +138,9 @@ async fn the_broker_refuses(locked: &Locked) {
     let names = locked.admin.names();
     for (user, world) in [("worker", &locked.worker), ("publisher", &locked.publisher), ("ops", &locked.ops)]
     {
-        let connection = broker::connect(&world.amqp_url, "payonce-it").await.expect("the user may connect");
+        let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default())
+            .await
+            .expect("the user may connect");
         let (exchange, queue) = (names.exchange.as_str(), names.queue.as_str());
         access_refused(&connection, &format!("{user} declares a queue"), async |channel| {
             channel.queue_declare("q".into(), QueueDeclareOptions::default(), FieldTable::default()).await

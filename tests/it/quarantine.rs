@@ -101,6 +101,11 @@ async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
     assert_eq!(no_reason.status.code(), Some(2));
     let no_choice = world.program(&["quarantine", "discard", "--why", "x"]).output().await.unwrap();
     assert_eq!(no_choice.status.code(), Some(2));
+    let too_long =
+        world.program(&["quarantine", "replay", "2", "--by", &"x".repeat(201)]).output().await.unwrap();
+    assert_eq!(too_long.status.code(), Some(2));
+    let (code, _) = quarantine(&world, &["replay", "2", "--by", &"x".repeat(200)]).await;
+    assert_eq!(code, 0, "the trail has room for it");
     let (code, report) =
         quarantine(&world, &["discard", "1", "--why", "refunded by hand", "--by", "bob"]).await;
     assert_eq!((code, &report[0]["discarded"]), (0, &1.into()));
@@ -232,7 +237,7 @@ async fn dead_letters_are_quarantined_unless_they_are_known() {
     world.publish(&[Event::deposit("known", "a", 100)]).await;
     world.settled(1).await;
     // The broker moves messages there by itself; how they got there makes no difference.
-    let connection = broker::connect(&world.amqp_url, "payonce-it").await.unwrap();
+    let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let bodies = [
         Event::deposit("known", "a", 100).body(),

@@ -255,7 +255,7 @@ async fn a_dead_letter_is_not_applied_by_a_replay_unless_it_is_signed() {
     let world = World::new().await;
     let signer = Signer::new();
     let worker = worker(&world, &signer).await;
-    let connection = broker::connect(&world.amqp_url, "payonce-it").await.unwrap();
+    let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let dead = |event: &Event, headers: Headers| {
         let mut table = FieldTable::default();
@@ -370,6 +370,43 @@ async fn publish_signs_with_the_keys_that_the_commands_made() {
     world.settled(2).await;
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((5, 0, 1)));
+    assert_eq!(world.cases().await, []);
+    world.close().await;
+}
+
+/// As docs/signatures.md says it: made where it signs, carried to where it is verified, then retired on both sides.
+#[tokio::test]
+async fn a_key_is_rotated_between_two_files_without_a_gap() {
+    let world = World::new().await;
+    let (signing, verifying) = (Signer::new(), Signer::stranger());
+    verifying.write(SOURCE, &signing.rule);
+    let old = signing.rule.keys[0].id();
+    let worker = worker(&world, &verifying).await;
+    let publish = async |id: &str| {
+        let line = [Event::deposit(id, "a", 5).body(), b"\n".to_vec()].concat();
+        let strict = ["publish", "-", "--json", "--signatures", "required"];
+        let (_, report) = program(&world, &signing, &strict, &String::from_utf8(line).unwrap()).await;
+        assert_eq!(report["published"], 1);
+    };
+    let keys = async |of: &Signer, arguments: &[&str], input: &str| {
+        program(&world, of, &[&["keys"], arguments].concat(), input).await
+    };
+    assert_eq!(keys(&signing, &["rotate", SOURCE], "").await.0, Some(0));
+    publish("both-sign").await;
+    let (_, listed) = keys(&signing, &["list", "--json", "--secrets"], "").await;
+    let new = listed["keys"][0]["key"].as_str().unwrap();
+    assert_eq!(keys(&verifying, &["add", SOURCE], new).await.0, Some(0));
+    assert_eq!(keys(&signing, &["retire", SOURCE, &old], "").await.0, Some(0));
+    worker.stop().await;
+    let worker = self::worker(&world, &verifying).await;
+    publish("the-new-one-signs").await;
+    world.settled(2).await;
+    worker.stop().await;
+    assert_eq!(keys(&verifying, &["retire", SOURCE, &old], "").await.0, Some(0));
+    let last = listed["keys"][0]["id"].as_str().unwrap();
+    assert_eq!(keys(&verifying, &["retire", SOURCE, last], "").await.0, Some(1), "nothing would be accepted");
+    assert_eq!(keys(&verifying, &["retire", SOURCE, last, "--last"], "").await.0, Some(0), "it is meant");
+    assert_eq!(world.account("a").await, Some((10, 0, 2)));
     assert_eq!(world.cases().await, []);
     world.close().await;
 }

@@ -73,7 +73,7 @@ async fn sigkill_at_any_moment_loses_and_doubles_nothing() {
 async fn a_worker_comes_back_when_its_queue_is_deleted() {
     let world = World::new().await;
     let worker = world.worker_with(&[("retry_delay_max_ms", "100")]).await;
-    let connection = broker::connect(&world.amqp_url, "payonce-it").await.unwrap();
+    let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.queue_delete(world.names().queue.into(), Default::default()).await.unwrap();
     // The broker cancels the consumer; the worker declares the queue again and goes on. Until then nothing is bound.

@@ -5,7 +5,7 @@ use std::time::Duration as Patience;
 use payonce::{broker, config::TlsConfig, dedupe::Dedupe, store::Database};
 use time::Duration;
 
-use crate::support::{Authority, Event, OwnServer, eventually};
+use crate::support::{Authority, Dashboard, Event, OwnServer, eventually};
 
 /// The ways a link may be set up, each with a word of its refusal; `None`: it works.
 struct Link<'a> {
@@ -99,8 +99,7 @@ async fn redis(url: String, files: TlsConfig) -> Result<(), String> {
 }
 
 async fn rabbitmq(url: String, files: TlsConfig) -> Result<(), String> {
-    let connection =
-        broker::connect_with(&url, "payonce-it", &files).await.map_err(|error| error.to_string())?;
+    let connection = broker::connect(&url, "payonce-it", &files).await.map_err(|error| error.to_string())?;
     broker::disconnect(connection).await.map_err(|error| error.to_string())
 }
 
@@ -197,14 +196,24 @@ async fn a_worker_does_its_work_over_tls() {
         program(&arguments).output().await.expect("the payonce binary runs").status.success()
     };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    assert!(ends_well(words(&["migrate"])).await);
+    eventually("the broker has started", true, || ends_well(words(&["migrate", "--declare"]))).await;
     let file = ours.file("callbacks.ndjson");
     std::fs::write(&file, [Event::deposit("e", "a", 5).body(), b"\n".to_vec()].concat()).unwrap();
     let publish = words(&["publish", file.to_str().unwrap()]);
-    eventually("the broker has started", true, || ends_well(publish.clone())).await;
+    assert!(ends_well(publish).await);
     let mut worker = program(&["worker"]).spawn().unwrap();
     eventually("the deposit is applied", true, || ends_well(words(&["account", "a"]))).await;
     // Ends 0 only where the markers in Redis can be read too.
     assert!(ends_well(words(&["audit"])).await);
     worker.kill().await.unwrap();
+    let ops = Dashboard::of(program(&["ops", "--listen", "127.0.0.1:0", "--log-format", "json"])).await;
+    eventually("ops reads all three servers", 3, || async {
+        ops.get("/metrics")
+            .await
+            .body
+            .lines()
+            .filter(|line| line.starts_with("payonce_server_up{") && line.ends_with(" 1"))
+            .count()
+    })
+    .await;
 }

@@ -11,7 +11,7 @@ use crate::support::World;
 #[tokio::test]
 async fn a_queue_that_differs_is_refused_with_the_difference() {
     let world = World::new().await;
-    let connection = broker::connect(&world.amqp_url, "payonce-it").await.unwrap();
+    let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let queue = world.names().queue;
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();

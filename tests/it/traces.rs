@@ -41,7 +41,8 @@ async fn collector() -> (String, Spans) {
 }
 
 async fn publish_in_trace(world: &World, event: &Event, traceparent: &str) {
-    let connection = broker::connect(&world.amqp_url, "payonce-it").await.expect("RabbitMQ answers");
+    let connection =
+        broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.expect("RabbitMQ answers");
     let channel = connection.create_channel().await.expect("a channel");
     let mut headers = FieldTable::default();
     headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));

@@ -3,9 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, Permissions},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -54,6 +55,10 @@ fn texts(list: &Yaml) -> Vec<&str> {
     list.as_vec().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
 }
 
+fn folder(mount: &Yaml) -> String {
+    format!("{}/", mount["mountPath"].as_str().expect("a path"))
+}
+
 #[test]
 fn every_pod_runs_the_program_as_it_is_with_nothing_more_than_it_needs() {
     let documents = kubernetes();
@@ -72,13 +77,12 @@ fn every_pod_runs_the_program_as_it_is_with_nothing_more_than_it_needs() {
             assert_eq!(security["allowPrivilegeEscalation"].as_bool(), Some(false));
             assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"]);
             assert!(container["resources"]["limits"]["memory"].as_str().is_some());
-            let mount = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+            let mounts: Vec<String> =
+                container["volumeMounts"].as_vec().unwrap().iter().map(folder).collect();
             for variable in container["env"].as_vec().unwrap() {
                 is_setting(variable["name"].as_str().unwrap());
-                assert!(
-                    variable["value"].as_str().unwrap().starts_with(mount),
-                    "a secret is a file of a Secret"
-                );
+                let file = variable["value"].as_str().unwrap();
+                assert!(mounts.iter().any(|mount| file.starts_with(mount)), "a secret is a file of a Secret");
             }
         }
         let selected = &pod["spec"]["selector"]["matchLabels"];
@@ -87,51 +91,95 @@ fn every_pod_runs_the_program_as_it_is_with_nothing_more_than_it_needs() {
 }
 
 #[test]
-fn probes_policies_and_budgets_fit_the_worker_they_are_about() {
+fn probes_policies_and_budgets_fit_the_programs_they_are_about() {
     let documents = kubernetes();
-    let worker = of_kind(&documents, "Deployment")
-        .into_iter()
-        .find(|deployment| deployment["metadata"]["name"].as_str() == Some("payonce-worker"))
-        .expect("a worker");
-    let container = &worker["spec"]["template"]["spec"]["containers"][0];
-    let port = container["ports"][0]["containerPort"].as_i64().unwrap();
-    assert!(texts(&container["args"]).contains(&format!("--listen=0.0.0.0:{port}").as_str()));
-    let mut paths = Vec::new();
-    for probe in ["livenessProbe", "readinessProbe"] {
-        let get = &container[probe]["httpGet"];
-        assert_eq!(get["port"], container["ports"][0]["name"], "{probe}");
-        paths.push(get["path"].as_str().unwrap());
+    let policy = of_kind(&documents, "NetworkPolicy")[0];
+    let admitted: Vec<i64> = policy["spec"]["ingress"][0]["ports"]
+        .as_vec()
+        .unwrap()
+        .iter()
+        .filter_map(|port| port["port"].as_i64())
+        .collect();
+    assert_eq!(admitted, [9300, 9301]);
+    for (command, port) in [("ops", 9300), ("worker", 9301)] {
+        let deployment = deployment(&documents, command);
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["ports"][0]["containerPort"].as_i64(), Some(port));
+        let listen = format!("--listen=0.0.0.0:{port}");
+        assert_eq!(texts(&container["args"]), [command, &listen]);
+        let mut paths = Vec::new();
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let get = &container[probe]["httpGet"];
+            assert_eq!(get["port"], container["ports"][0]["name"], "{probe}");
+            paths.push(get["path"].as_str().unwrap());
+        }
+        assert_eq!(paths, ["/healthz", "/readyz"]);
+        let text = |variable: &Yaml, part: &str| variable[part].as_str().unwrap().to_owned();
+        let environment = container["env"].as_vec().unwrap().iter();
+        let environment = environment.map(|variable| (text(variable, "name"), text(variable, "value")));
+        lives_and_is_not_ready(command, "0.0.0.0", environment.collect());
     }
+    let worker = deployment(&documents, "worker");
     let labels = &worker["spec"]["template"]["metadata"]["labels"];
     for budget in of_kind(&documents, "PodDisruptionBudget") {
         assert_eq!(budget["spec"]["selector"]["matchLabels"], *labels);
     }
-    let policy = of_kind(&documents, "NetworkPolicy")[0];
-    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"].as_i64(), Some(port));
     let grace_s = worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
     assert!(grace_s * 1_000 > default("shutdown_deadline_ms"));
+}
 
-    // A worker whose servers are all away lives, and is not ready: nobody restarts it for that.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut running = payonce()
-        .args(["worker", "--listen", &address])
-        .env("PAYONCE_DATABASE_URL", "postgres://payonce@127.0.0.1:1/payonce")
-        .env("PAYONCE_REDIS_URL", "redis://127.0.0.1:1")
-        .env("PAYONCE_AMQP_URL", "amqp://127.0.0.1:1")
-        .env("PAYONCE_SIGNATURES", "off")
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program runs");
+fn deployment<'a>(documents: &'a [Yaml], command: &str) -> &'a Yaml {
+    let name = format!("payonce-{command}");
+    let mut all = of_kind(documents, "Deployment").into_iter();
+    all.find(|deployment| deployment["metadata"]["name"].as_str() == Some(&name)).expect("a deployment")
+}
+
+/// What is in a file that a deployment hands over.
+fn handed_over(file: &str) -> &'static str {
+    match file {
+        "database_url" => "postgres://payonce@127.0.0.1:1/payonce",
+        "redis_url" => "redis://127.0.0.1:1",
+        "amqp_url" => "amqp://127.0.0.1:1",
+        "keys" | "keys.toml" => "[sources.\"/providers/stripe\"]\nsignatures = \"off\"\n",
+        "ops_token" => "0123456789abcdef-operator",
+        "ops_readonly_token" => "0123456789abcdef-onlooker",
+        _ => panic!("{file}: what should be in it?"),
+    }
+}
+
+/// That the program starts with this environment and no other. One whose servers are all away lives, and is not ready: nobody restarts
+/// it for that.
+#[track_caller]
+fn lives_and_is_not_ready(command: &str, host: &str, environment: Vec<(String, String)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut program = payonce();
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAYONCE_")) {
+        program.env_remove(name);
+    }
+    for (name, value) in environment {
+        let Some((_, file)) = value.rsplit_once('/') else {
+            program.env(name, value);
+            continue;
+        };
+        let path = folder.path().join(file);
+        fs::write(&path, handed_over(file)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o440)).unwrap();
+        program.env(name, path);
+    }
+    let listen = format!("{host}:{port}");
+    let mut running =
+        program.args([command, "--listen", &listen]).stderr(Stdio::null()).spawn().expect("the program runs");
+    let address = format!("127.0.0.1:{port}");
     let started = Instant::now();
     let mut statuses: Vec<String> = Vec::new();
-    while started.elapsed() < DEADLINE && statuses.iter().all(String::is_empty) {
-        statuses = paths.iter().map(|path| status(&address, path)).collect();
+    while started.elapsed() < DEADLINE && (statuses.is_empty() || statuses.contains(&String::new())) {
+        statuses = ["/healthz", "/readyz"].iter().map(|path| status(&address, path)).collect();
         std::thread::yield_now();
     }
     running.kill().unwrap();
     running.wait().unwrap();
-    assert_eq!(paths, ["/healthz", "/readyz"]);
-    assert_eq!(statuses, ["200", "503"]);
+    assert_eq!(statuses, ["200", "503"], "{command}");
 }
 
 fn default(setting: &str) -> i64 {
@@ -151,6 +199,10 @@ fn status(address: &str, path: &str) -> String {
     text.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
+fn pair(text: &str) -> Option<(String, String)> {
+    text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
 #[test]
 fn units_start_the_program_as_it_is_and_give_it_time_to_stop() {
     for path in ["deploy/systemd/payonce-worker@.service", "deploy/systemd/payonce-ops.service"] {
@@ -168,7 +220,9 @@ fn units_start_the_program_as_it_is_and_give_it_time_to_stop() {
         understood(&words[1..]);
         let credentials: BTreeSet<String> =
             values("LoadCredential").iter().map(|text| text.split(':').next().unwrap().to_owned()).collect();
-        assert_eq!(credentials.len(), 3, "{path}");
+        assert_eq!(credentials.len(), 4, "{path}");
+        let environment = values("Environment").iter().filter_map(|text| pair(text)).collect();
+        lives_and_is_not_ready(words[1], "127.0.0.1", environment);
         for variable in values("Environment") {
             let (name, value) = variable.split_once('=').unwrap();
             is_setting(name);

@@ -49,6 +49,11 @@ impl Dashboard {
             command.env_remove(token);
         }
         change(&mut command);
+        Self::of(command).await
+    }
+
+    /// A `payonce ops` whose log is JSON.
+    pub async fn of(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the payonce binary runs");
         let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let found = async {

@@ -92,7 +92,8 @@ impl World {
         };
         world.admin(&format!("create database {}", world.database_name)).await;
         store::migrate(&mut world.connect().await).await.expect("migrations apply to an empty database");
-        let connection = broker::connect(amqp_url, "payonce-it").await.expect("RabbitMQ answers");
+        let connection =
+            broker::connect(amqp_url, "payonce-it", &Default::default()).await.expect("RabbitMQ answers");
         broker::topology::declare(&connection, &world.names()).await.expect("the topology is new");
         world
     }
@@ -109,7 +110,9 @@ impl World {
 
     /// Removes what the test made on the shared servers. A test that fails leaves it, to be looked at.
     pub async fn close(self) {
-        let connection = broker::connect(&self.amqp_url, "payonce-it").await.expect("RabbitMQ answers");
+        let connection = broker::connect(&self.amqp_url, "payonce-it", &Default::default())
+            .await
+            .expect("RabbitMQ answers");
         let channel = connection.create_channel().await.expect("a channel");
         let names = self.names();
         for queue in [names.queue, names.dead_queue] {
@@ -230,8 +233,9 @@ impl World {
 
     /// Publishes (routing key, body, headers) and waits for every confirm.
     pub async fn publish_signed(&self, messages: &[(String, Vec<u8>, Headers)]) {
-        let connection =
-            broker::connect(&self.amqp_url, "payonce-it-publish").await.expect("RabbitMQ answers");
+        let connection = broker::connect(&self.amqp_url, "payonce-it-publish", &Default::default())
+            .await
+            .expect("RabbitMQ answers");
         let publisher = Publisher::open(&connection, &self.names()).await.expect("a channel");
         let mut confirms = Vec::with_capacity(messages.len());
         for (key, body, headers) in messages {
@@ -297,7 +301,9 @@ impl World {
 
     /// Messages that are ready in this queue.
     pub async fn ready_messages(&self, queue: &str) -> u32 {
-        let connection = broker::connect(&self.amqp_url, "payonce-it").await.expect("RabbitMQ answers");
+        let connection = broker::connect(&self.amqp_url, "payonce-it", &Default::default())
+            .await
+            .expect("RabbitMQ answers");
         let channel = connection.create_channel().await.expect("a channel");
         let passive =
             lapin::options::QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
