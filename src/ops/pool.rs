@@ -168,7 +168,7 @@ async fn ready(State(pool): State<Arc<Pool>>) -> Response {
         warn!(cause, "not ready");
     }
     let words = "PostgreSQL does not answer, or its schema does not fit; the log says which";
-    readiness(now.readiness.as_ref().map(|()| ()).map_err(|_| words))
+    readiness(now.readiness.as_ref().copied().map_err(|_| words))
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {

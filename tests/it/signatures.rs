@@ -225,7 +225,7 @@ async fn a_case_that_masking_made_unverifiable_says_so() {
     world.settled(1).await;
     before.stop().await;
     let whole = like_a_card(&signer, "whole");
-    world.publish_signed(&[whole.clone()]).await;
+    world.publish_signed(std::slice::from_ref(&whole)).await;
     let keys_file = signer.file();
     let settings = [("signatures", "required"), ("keys_file", keys_file.as_str()), ("mask_cards", "off")];
     let unmasking = world.worker_with(&settings).await;
