@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     Pool,
-    watch::{Totals, rates},
+    totals::{Totals, rates},
 };
 use crate::store::{StoreError, history};
 

@@ -15,12 +15,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Pool,
-    history::SERIES,
-    pages::workers,
-    watch::{Now, rates},
-};
+use super::{Pool, history::SERIES, pages::workers, totals::rates, watch::Now};
 
 /// Pages that may listen at once.
 pub(super) const LISTENERS_MAX: usize = 200;

@@ -14,6 +14,7 @@ mod mask;
 mod pages;
 mod pool;
 mod scrape;
+mod totals;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc};

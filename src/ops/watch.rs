@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, watch},
@@ -19,13 +18,13 @@ use tracing::warn;
 use super::{
     backlog::Backlog,
     layout::{duration, number, rate},
+    totals::{Sample, Totals, rates},
 };
 use crate::{
     broker::{BrokerError, Depths, Gauge, Names},
     config::{Secret, TlsConfig},
     dedupe::Dedupe,
     latency::Counted,
-    ledger::Layer,
     store::{Reader, StoreError, history, report::TotalRow, workers},
 };
 
@@ -39,62 +38,6 @@ const TICKS_PER_COUNT: u32 = 5;
 const SAMPLES_MAX: usize = 301;
 /// Rates are over this many seconds.
 const RATE_S: i64 = 10;
-
-/// Everything that was ever settled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Totals {
-    /// Deliveries settled.
-    pub(super) received: i64,
-    /// In the ledger, those included that were quarantined first.
-    pub(super) applied: i64,
-    /// Of the applied: those that were quarantined first.
-    pub(super) released: i64,
-    /// Turned away, by layer in the order of [`Layer::ALL`].
-    pub(super) layers: [i64; 5],
-    /// Put into quarantine.
-    pub(super) quarantined: i64,
-}
-
-impl Totals {
-    pub(super) fn duplicates(&self) -> i64 {
-        self.layers.iter().sum()
-    }
-
-    /// One line of the counts more.
-    pub(super) fn count(&mut self, kind: &str, label: &str, n: i64) {
-        match kind {
-            "applied" => self.applied += n,
-            "released" => {
-                self.applied += n;
-                self.released += n;
-            }
-            "duplicate" => {
-                let layer = Layer::ALL.iter().position(|layer| layer.as_str() == label);
-                if let Some(sum) = layer.and_then(|layer| self.layers.get_mut(layer)) {
-                    *sum += n;
-                }
-            }
-            _ => self.quarantined += n,
-        }
-        if kind != "released" {
-            self.received += n;
-        }
-    }
-
-    fn of(rows: &[TotalRow]) -> Self {
-        let mut totals = Self::default();
-        for row in rows {
-            totals.count(&row.kind, &row.label, row.n);
-        }
-        totals
-    }
-
-    /// The stack of the chart: applied, each layer, quarantined.
-    pub(super) fn stack(&self) -> [i64; 7] {
-        let [batch, redis, ledger, operation, quarantine] = self.layers;
-        [self.applied, batch, redis, ledger, operation, quarantine, self.quarantined]
-    }
-}
 
 /// A server, as seen from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,14 +199,6 @@ impl Now {
     }
 }
 
-/// What had been settled at one time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sample {
-    /// Milliseconds since 1970.
-    pub(super) at_ms: i64,
-    pub(super) totals: Totals,
-}
-
 /// What is read from.
 pub(super) struct Sources {
     pub(super) reader: Reader,
@@ -379,16 +314,6 @@ impl Watch {
         now.rates =
             before.or_else(|| samples.front()).map_or(([0.0; 7], 0.0), |before| rates(before, &sample));
     }
-}
-
-/// Per second, between two readings: the stack, and all that was received.
-pub(super) fn rates(from: &Sample, to: &Sample) -> ([f64; 7], f64) {
-    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
-    let per_second = |from: i64, to: i64, ms: i64| (to - from).max(0) as f64 * 1_000.0 / ms.max(1) as f64;
-    let ms = to.at_ms - from.at_ms;
-    let (before, after) = (from.totals.stack(), to.totals.stack());
-    let stack = std::array::from_fn(|at| per_second(before[at], after[at], ms));
-    (stack, per_second(from.totals.received, to.totals.received, ms))
 }
 
 struct Reading {

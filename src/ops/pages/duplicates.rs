@@ -17,7 +17,7 @@ use crate::{
         Pool,
         history::{Range, SERIES},
         layout::{Frame, Place, ago, bar, empty, id, id_or_dash, instant, link, number, percent, visible},
-        watch::Totals,
+        totals::Totals,
     },
     store::{
         StoreError,
