@@ -165,7 +165,8 @@ async fn update_accounts(
     if !opened.is_empty() {
         let rows: Vec<String> = sqlx::query_scalar(
             "insert into accounts (account_id, currency, balance, held, version, cases)
-             select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+             select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::bigint[]),
+                    unnest($6::bigint[])
              on conflict (account_id) do nothing
              returning account_id",
         )
@@ -196,9 +197,10 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
     let inserted = sqlx::query(
         "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
                              balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)
-         select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[],
-                              $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[],
-                              $15::timestamptz[])",
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::bigint[]),
+                unnest($6::text[]), unnest($7::text[]), unnest($8::bigint[]), unnest($9::text[]), unnest($10::bigint[]),
+                unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::bytea[]),
+                unnest($15::timestamptz[])",
     )
     .bind(each(&entries, |entry| entry.callback.key.source.as_str()))
     .bind(each(&entries, |entry| entry.callback.key.event_id.as_str()))
@@ -247,8 +249,8 @@ async fn write_payments(transaction: &mut PgConnection, changes: &[PaymentChange
     if !new.is_empty() {
         let inserted = sqlx::query(
             "insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version)
-             select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-                                  $8::bigint[], $9::bigint[])",
+             select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+                    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[])",
         )
         .bind(each(&new, |change| change.key.source.as_str()))
         .bind(each(&new, |change| change.key.payment_id.as_str()))

@@ -150,7 +150,7 @@ pub(super) async fn record_duplicates(
     let duplicates: Vec<_> = duplicates.iter().collect();
     sqlx::query(
         "insert into duplicates (source, event_id, layer, copies)
-         select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])",
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bigint[])",
     )
     .bind(each(&duplicates, |((key, _), _)| key.source.as_str()))
     .bind(each(&duplicates, |((key, _), _)| key.event_id.as_str()))
