@@ -251,7 +251,29 @@ impl Place {
             .exchange_delete(names.exchange.as_str().into(), Default::default())
             .await
             .context("the exchange is not deleted")?;
-        execute(admin, &format!("drop database {name} with (force)")).await
+        execute(admin, &format!("drop database {name} with (force)")).await?;
+        self.forget_markers().await.context("Redis")?;
+        Ok(())
+    }
+
+    /// Markers outlive a run by their time to live, and millions of them make Redis slower for the runs that follow.
+    async fn forget_markers(&self) -> redis::RedisResult<()> {
+        const KEYS_PER_TRIP: u32 = 10_000;
+        let mut connection =
+            redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?;
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{}*", self.prefix)).arg("COUNT").arg(KEYS_PER_TRIP);
+            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
+            if !keys.is_empty() {
+                redis::cmd("UNLINK").arg(keys).query_async::<()>(&mut connection).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
     }
 }
 

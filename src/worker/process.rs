@@ -120,6 +120,7 @@ fn verify(
 
 /// Writes all of `work`, in as many transactions as rivals make necessary.
 async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
+    lane.connection.renew_plans().await?;
     ask_redis(lane, work).await?;
     loop {
         let applied = write_once(lane, work).await?;
