@@ -186,11 +186,11 @@ impl Connection {
         Self { database, open: None, batches: 0 }
     }
 
-    /// To be called before each batch: from now on this session keeps its plans, and this throws them away when they have served
-    /// [`BATCHES_PER_PLAN`] batches, or the first one, which may have found empty tables.
+    /// To be called before each batch: lets this session keep its plans, and throws them away after its first batch, which may have
+    /// found empty tables, and after every eighth.
     ///
-    /// A plan for each batch's own values would be no better, and costs more than executing it: 386 µs for the look-up of keys in
-    /// quarantine, and copies of all values for each statement.
+    /// A plan for each batch's own values would be no better, and making it costs more than carrying it out: 386 µs for the
+    /// look-up of keys in quarantine.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
