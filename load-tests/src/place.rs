@@ -235,7 +235,7 @@ impl Place {
             .map_err(|error| Failure::Unreachable(format!("PAYONCE_AMQP_URL: {error}")))
     }
 
-    /// Removes what `prepare` made. The queues go in any case when they were declared by this run under a fresh prefix.
+    /// Removes what `prepare` made, and the run's keys in Redis. The queues go in any case when they were declared by this run under a fresh prefix.
     pub async fn remove(&self) -> Result<(), Failure> {
         let Some((admin, name)) = &self.fresh else { return Ok(()) };
         let connection = self.broker().await?;
@@ -252,13 +252,16 @@ impl Place {
             .await
             .context("the exchange is not deleted")?;
         execute(admin, &format!("drop database {name} with (force)")).await?;
-        self.forget_markers().await.context("Redis")?;
+        if let Err(error) = self.forget_markers().await {
+            eprintln!("the run's markers stay in Redis until they expire: {error}");
+        }
         Ok(())
     }
 
-    /// Markers outlive a run by their time to live, and millions of them make Redis slower for the runs that follow.
+    /// Markers outlive a run, and millions of them make Redis slower for the runs that follow. Only for a place with a prefix of its
+    /// own.
     async fn forget_markers(&self) -> redis::RedisResult<()> {
-        const KEYS_PER_TRIP: u32 = 10_000;
+        const KEYS_PER_TRIP: u32 = 1_000;
         let mut connection =
             redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?;
         let mut cursor = 0_u64;

@@ -194,6 +194,8 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
     // callbacks are decided again with that row in sight. `on conflict do nothing` would say the same more gently, but it
     // looks up each unique key once more before it inserts: a fifth of this statement, for what the account's guard has
     // caught before in all but one case (one key about two accounts).
+    // In the target list the arrays are read side by side; as a function in FROM each is copied into a store of its own first
+    // (1.3 of 15 µs a row).
     let inserted = sqlx::query(
         "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
                              balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)

@@ -66,7 +66,7 @@ impl Database {
                     ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
                     ("synchronous_commit", "on"),
                     // Every query here looks up a batch of keys by index; with nested loops rows are locked in the order of the
-                    // sorted arguments. Planned each time (lanes: see `renew_plans`), because a plan that was made while a table
+                    // sorted arguments, or, where the table is read first, of its key. Planned each time (lanes: see `renew_plans`), because a plan that was made while a table
                     // was small reads all of it when it has grown.
                     ("enable_seqscan", "off"),
                     ("enable_hashjoin", "off"),
@@ -168,43 +168,42 @@ impl Database {
     }
 }
 
-/// Batches that one set of plans serves. A plan knows its tables as they were when it was made.
-const BATCHES_PER_PLAN: u32 = 8;
+/// Callbacks that one set of plans serves. A plan knows its tables as they were when it was made.
+const CALLBACKS_PER_PLAN: usize = 1_000;
 
 /// A lane's own connection, opened when it is needed.
 pub struct Connection {
     database: Arc<Database>,
     open: Option<PgConnection>,
-    /// Batches since it was opened.
-    batches: u32,
+    /// Callbacks that its plans have served, where it keeps them.
+    served: Option<usize>,
 }
 
 impl Connection {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(database: Arc<Database>) -> Self {
-        Self { database, open: None, batches: 0 }
+        Self { database, open: None, served: None }
     }
 
-    /// To be called before each batch: lets this session keep its plans, and throws them away after its first batch, which may have
-    /// found empty tables, and after every eighth.
+    /// To be called before a batch of so many callbacks: lets this session keep its plans, and throws them away after every thousand
+    /// callbacks, before tables that were empty have grown.
     ///
-    /// A plan for each batch's own values would be no better, and making it costs more than carrying it out: 386 µs for the
-    /// look-up of keys in quarantine.
+    /// A plan for each batch's own values would be no better, and where batches are small, making it costs more than carrying it
+    /// out: 386 µs for the look-up of keys in quarantine.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn renew_plans(&mut self) -> Result<(), StoreError> {
-        if self.open.is_none() || self.batches == 1 || self.batches.is_multiple_of(BATCHES_PER_PLAN) {
-            self.run(async |connection| {
-                sqlx::raw_sql("set plan_cache_mode = force_generic_plan; discard plans")
-                    .execute(connection)
-                    .await?;
-                Ok(())
-            })
-            .await?;
-        }
-        self.batches = self.batches.wrapping_add(1);
+    pub async fn renew_plans(&mut self, callbacks: usize) -> Result<(), StoreError> {
+        let served = match self.served {
+            Some(served) if self.open.is_some() && served < CALLBACKS_PER_PLAN => served,
+            Some(_) | None => {
+                let renew = "set plan_cache_mode = force_generic_plan; discard plans";
+                self.run(async |connection| Ok(sqlx::raw_sql(renew).execute(connection).await?)).await?;
+                0
+            }
+        };
+        self.served = Some(served.saturating_add(callbacks));
         Ok(())
     }
 
@@ -221,7 +220,7 @@ impl Connection {
         let mut connection = match self.open.take() {
             Some(connection) => connection,
             None => {
-                self.batches = 0;
+                self.served = None;
                 self.database.connect().await?
             }
         };

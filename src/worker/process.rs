@@ -120,7 +120,6 @@ fn verify(
 
 /// Writes all of `work`, in as many transactions as rivals make necessary.
 async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
-    lane.connection.renew_plans().await?;
     ask_redis(lane, work).await?;
     loop {
         let applied = write_once(lane, work).await?;
@@ -205,6 +204,7 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
     let mut snapshot = if callbacks.is_empty() {
         Snapshot::default()
     } else {
+        lane.connection.renew_plans(callbacks.len()).await?;
         lane.connection
             .run(async |connection| store::load_besides_ledger(connection, callbacks).await)
             .await?

@@ -108,8 +108,8 @@ async fn lane(
     for batch in messages.chunks(BATCH) {
         let callbacks: Vec<Callback> = batch.iter().map(|(callback, _)| callback.clone()).collect();
         let bodies: Vec<&[u8]> = batch.iter().map(|(_, body)| body.as_slice()).collect();
-        connection.renew_plans().await?;
         loop {
+            connection.renew_plans(callbacks.len()).await?;
             let snapshot =
                 connection.run(async |connection| store::load(connection, &callbacks).await).await?;
             let batch = Batch {
