@@ -175,12 +175,20 @@ fn apply(change: Change, draft: &mut Draft) {
 
 /// A stream of up to `length` callbacks.
 pub fn stream(length: usize, accounts: Accounts) -> impl Strategy<Value = Vec<Draft>> {
-    vec(step(accounts), 1..=length).prop_map(|steps| {
+    // Two ids are the same by chance now and then.
+    let of_one_account = move |draft: Draft| match accounts {
+        Accounts::Mixed => draft,
+        Accounts::Apart => {
+            let id = format!("{}-{}", draft.id, draft.content.account);
+            draft.under(&id)
+        }
+    };
+    vec(step(accounts), 1..=length).prop_map(move |steps| {
         let mut drafts: Vec<Draft> = Vec::with_capacity(steps.len());
         for step in steps {
             let earlier = |of: Index| (!drafts.is_empty()).then(|| of.get(&drafts).clone());
             let draft = match step {
-                Step::New(draft) => Some(draft),
+                Step::New(draft) => Some(of_one_account(draft)),
                 Step::Copy(of) => earlier(of),
                 Step::SameKey(of, change) => earlier(of).map(|mut draft| {
                     apply(change, &mut draft);
@@ -190,7 +198,7 @@ pub fn stream(length: usize, accounts: Accounts) -> impl Strategy<Value = Vec<Dr
                     if let Some(change) = change {
                         apply(change, &mut draft);
                     }
-                    draft.under(&id)
+                    of_one_account(draft.under(&id))
                 }),
             };
             drafts.extend(draft);
