@@ -235,7 +235,8 @@ impl Place {
             .map_err(|error| Failure::Unreachable(format!("PAYONCE_AMQP_URL: {error}")))
     }
 
-    /// Removes what `prepare` made, and the run's keys in Redis. The queues go in any case when they were declared by this run under a fresh prefix.
+    /// Removes what `prepare` made, and the run's keys in Redis. The queues go in any case when they were declared by this run under a
+    /// fresh prefix.
     pub async fn remove(&self) -> Result<(), Failure> {
         let Some((admin, name)) = &self.fresh else { return Ok(()) };
         let connection = self.broker().await?;

@@ -66,8 +66,8 @@ impl Database {
                     ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
                     ("synchronous_commit", "on"),
                     // Every query here looks up a batch of keys by index; with nested loops rows are locked in the order of the
-                    // sorted arguments, or, where the table is read first, of its key. Planned each time (lanes: see `renew_plans`), because a plan that was made while a table
-                    // was small reads all of it when it has grown.
+                    // sorted arguments, or, where the table is read first, of its key. Planned each time (lanes: see
+                    // `renew_plans`), because a plan that was made while a table was small reads all of it when it has grown.
                     ("enable_seqscan", "off"),
                     ("enable_hashjoin", "off"),
                     ("enable_mergejoin", "off"),
