@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::{
     ledger::{
@@ -20,6 +20,8 @@ pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// A longer detail is cut.
 pub const DETAIL_BYTES_MAX: usize = 300;
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A message that is not a callback payonce can decide on. It goes to quarantine with its body; its neighbours go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,9 @@ struct Event<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow)]
     subject: Option<Cow<'a, str>>,
+    /// Any JSON value: a time that cannot be read is dropped, whatever it is.
     #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
+    time: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -72,7 +75,8 @@ struct Data<'a> {
     is_final: Option<bool>,
 }
 
-/// Bytes from the queue → a checked callback.
+/// Bytes from the queue → a checked callback. A UTF-8 byte order mark in front is passed over (RFC 8259 §8.1 lets a reader do so): the
+/// event behind it is whole, and a payment is worth more than the mark is wrong.
 ///
 /// # Errors
 /// [`WireError`] with [`Reason::Malformed`] where the body is over [`BODY_BYTES_MAX`], is not UTF-8 JSON, or a member is
@@ -84,9 +88,8 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
             format!("the body has {} bytes, at most {BODY_BYTES_MAX} are allowed", body.len()),
         ));
     }
-    let text = std::str::from_utf8(body).map_err(|error| {
-        malformed(None, format!("the body is not UTF-8 after byte {}", error.valid_up_to()))
-    })?;
+    let text = std::str::from_utf8(body).map_err(|error| malformed(None, not_utf8(body, error)))?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let event: Event<'_> = object(text)
         .map_err(|detail| malformed(readable_key(text), format!("not a CloudEvents event: {detail}")))?;
     if event.specversion != "1.0" {
@@ -115,7 +118,7 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         .as_deref()
         .ok_or_else(|| invalid("subject: missing, expected the account id".to_owned()))?;
     let account_id = AccountId::new(subject).map_err(|error| invalid(format!("subject: {error}")))?;
-    let occurred_at_us = event.time.as_deref().map(parse_time).transpose().map_err(invalid)?;
+    let occurred_at_us = event.time.and_then(|time| readable_time(time.get()));
 
     let raw = event.data.ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
     let data: Data<'_> = object(raw.get()).map_err(|detail| invalid(format!("data: {detail}")))?;
@@ -128,18 +131,14 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
     if payment_id.is_none() && kind != Kind::DepositSucceeded {
         return Err(invalid(format!("data.payment_id: missing, {} needs it", kind.as_str())));
     }
-    let operation_id = data
-        .operation_id
-        .as_deref()
-        .map(OperationId::new)
-        .transpose()
-        .map_err(|error| invalid(format!("data.operation_id: {error}")))?;
+    let operation_id =
+        data.operation_id.as_deref().map(OperationId::new).transpose().map_err(|error| {
+            invalid(format!("data.operation_id: {error}; leave it out where there is none"))
+        })?;
     let amount = Amount::new(data.amount).ok_or_else(|| {
         invalid(format!("data.amount: found {}, expected 1 to {} minor units", data.amount, Amount::MAX))
     })?;
-    let currency = Currency::parse(&data.currency).ok_or_else(|| {
-        invalid("data.currency: not an ISO 4217 alphabetic code, expected one such as \"EUR\"".to_owned())
-    })?;
+    let currency = Currency::parse(&data.currency).ok_or_else(|| invalid(not_a_currency(&data.currency)))?;
     let is_final = data.is_final.unwrap_or(false);
 
     Ok(Callback {
@@ -164,16 +163,42 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
     })
 }
 
-fn parse_time(text: &str) -> Result<i64, String> {
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|error| format!("time: not an RFC 3339 timestamp: {error}"))?;
-    // RFC 3339 years are 0 to 9999, so microseconds fit in 64 bits.
-    i64::try_from(time.unix_timestamp_nanos() / 1_000).map_err(|_| "time: out of range".to_owned())
+/// Microseconds since 1970 of an RFC 3339 timestamp whose UTC year is 0000 to 9999, beyond which none can be written down again. No money
+/// depends on any other: such a one is `None`, and not a reason to refuse what happened.
+fn readable_time(token: &str) -> Option<i64> {
+    let text: Cow<'_, str> = serde_json::from_str(token).ok()?;
+    let time = OffsetDateTime::parse(&text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+    if !(0..=9_999).contains(&time.year()) {
+        return None;
+    }
+    i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).ok()
+}
+
+fn not_a_currency(found: &str) -> String {
+    let upper = found.to_ascii_uppercase();
+    if upper != found && Currency::parse(&upper).is_some() {
+        return format!("data.currency: found {found:?}, upper case is expected: {upper:?}");
+    }
+    format!("data.currency: found {found:?}, expected an ISO 4217 alphabetic code such as \"EUR\"")
+}
+
+/// What a body that is no UTF-8 looks like, so that its sender finds the setting to change.
+fn not_utf8(body: &[u8], error: std::str::Utf8Error) -> String {
+    let looks_like = match body {
+        [0x1f, 0x8b, ..] => "; it looks like gzip: compressed bodies are not read, publish it uncompressed",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "; it looks like UTF-16: UTF-8 is expected",
+        _ => "",
+    };
+    format!("the body is not UTF-8 after byte {}{looks_like}", error.valid_up_to())
 }
 
 /// Reads a JSON object. serde would take an array of the members' values too.
 fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
-    if !text.trim_start().starts_with('{') {
+    let start = text.trim_start();
+    if start.starts_with('[') {
+        return Err("found a JSON array, expected a JSON object; of a batch, publish each event as a message of its own".to_owned());
+    }
+    if !start.starts_with('{') {
         return Err("expected a JSON object".to_owned());
     }
     serde_json::from_str(text).map_err(|error| {

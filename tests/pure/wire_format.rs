@@ -219,7 +219,6 @@ fn a_member_of_the_wrong_type_is_named() {
         ("source", "\"/providers/stripe\""),
         ("type", "\"payment.captured\""),
         ("subject", "\"acct-1001\""),
-        ("time", "\"2026-11-22T13:44:14Z\""),
         ("payment_id", "\"pay_77\""),
         ("operation_id", "\"ch_3QXb2T\""),
         ("currency", "\"CNY\""),
@@ -322,10 +321,83 @@ fn a_time_is_an_rfc_3339_timestamp() {
     at("2016-12-31T23:59:60Z");
     at("9999-12-31T23:59:59.999999999Z");
     at("0000-01-01T00:00:00Z");
-    for text in ["", "yesterday", "2026-11-22", "2026-13-01T00:00:00Z", "2026-11-22T13:44:14", "1795355054"] {
-        malformed(&time(text), "time");
+    at("9999-12-31T22:59:59-01:00");
+}
+
+#[test]
+fn a_time_that_cannot_be_read_is_dropped_and_the_payment_is_not() {
+    let time = |text: &str| with("2026-11-22T13:44:14Z", text);
+    for text in [
+        "",
+        "yesterday",
+        "2026-11-22",
+        "2026-13-01T00:00:00Z",
+        "2026-11-22T13:44:14",
+        "1795355054",
+        // In UTC these are of the years -1 and 10000, which RFC 3339 cannot write: they would spoil every answer they are part of.
+        "0000-01-01T00:00:00+08:00",
+        "0000-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-08:00",
+        "2026-11-22T13:44:14Z\\u0000",
+        &"9".repeat(200_000),
+    ] {
+        let callback = good(&time(text));
+        assert_eq!((callback.occurred_at_us, callback.fingerprint), (None, fingerprint(BODY)), "{text:.40}");
     }
-    malformed(&time(&"9".repeat(200_000)), "time");
+    for token in ["1795355054", "1e400", "true", "[]", "{\"seconds\": 1}"] {
+        assert_eq!(good(&with("\"2026-11-22T13:44:14Z\"", token)).occurred_at_us, None, "{token}");
+    }
+}
+
+/// What people really send, and the words that let them find their mistake.
+#[test]
+fn a_common_mistake_is_named_with_what_to_do() {
+    let found = |body: &[u8]| decode(body).expect_err("it is no callback").detail;
+    let utf16: Vec<u8> =
+        [0xff, 0xfe].into_iter().chain(BODY.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+    for (body, words) in [
+        (with("CNY", "cny").into_bytes(), "data.currency: found \"cny\", upper case is expected: \"CNY\""),
+        (
+            with("CNY", "Yuan").into_bytes(),
+            "data.currency: found \"Yuan\", expected an ISO 4217 alphabetic code",
+        ),
+        (
+            format!("[{BODY}, {BODY}]").into_bytes(),
+            "found a JSON array, expected a JSON object; of a batch, publish each event",
+        ),
+        (
+            with("ch_3QXb2T", "").into_bytes(),
+            "data.operation_id: is empty, expected 1 to 200 bytes; leave it out",
+        ),
+        (vec![0x1f, 0x8b, 8, 0, 0, 0], "it looks like gzip: compressed bodies are not read"),
+        (utf16, "it looks like UTF-16: UTF-8 is expected"),
+    ] {
+        let detail = found(&body);
+        assert!(detail.contains(words), "{words:?} is not in {detail:?}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_in_front_is_passed_over() {
+    assert_eq!(good(&format!("\u{feff}{BODY}")).fingerprint, fingerprint(BODY));
+    // One, and only in front.
+    malformed(&format!("\u{feff}\u{feff}{BODY}"), "object");
+    malformed(&format!(" \u{feff}{BODY}"), "object");
+    // The key of what is refused for another reason is still found.
+    let refused = decode(format!("\u{feff}{}", with("1999", "0")).as_bytes()).unwrap_err();
+    assert_eq!(refused.key, Some(good(BODY).key));
+}
+
+/// Characters that nobody sees are no control characters: such an account is real to its provider. Pages and the command line spell
+/// them out.
+#[test]
+fn an_identifier_may_hold_characters_that_cannot_be_seen() {
+    for hidden in ["\u{200b}", "\u{200d}", "\u{feff}", "\u{2028}", "\u{ad}", "\u{e0041}"] {
+        let account = format!("acct-1001{hidden}");
+        let callback = good(&with("acct-1001", &account));
+        assert_eq!(callback.account_id.as_str(), account);
+        assert_ne!(callback.fingerprint, fingerprint(BODY), "another account");
+    }
 }
 
 #[test]
