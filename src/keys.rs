@@ -17,12 +17,13 @@ use tracing::{error, info};
 
 use crate::{
     config::{from_toml, to_toml},
+    metrics,
     signature::{Headers, KEYS_MAX, Key, KeyError, Policy, Refusal, Rule},
 };
 
-/// How often a running worker looks at the file. A new key is needed before the first callback that is signed with it; two seconds
-/// leave time for that, and cost one small read.
-pub const KEYS_REFRESH_PAUSE: Duration = Duration::from_secs(2);
+/// How often a running worker looks at the file; a change is in force after two looks. A new key is needed before the first callback that
+/// is signed with it; two seconds leave time for that, and cost two small reads.
+pub const KEYS_REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The only bits of a file's mode that may be set for others: a secret that every user of the machine can read is none. The group may
 /// read, because that is how orchestrators hand secrets to a process that is not root.
@@ -56,6 +57,15 @@ pub enum KeysError {
         path: String,
         /// Where.
         line: usize,
+    },
+    /// It names no source: emptied by mistake, or read while somebody writes it. Nothing that `payonce keys` writes is like that.
+    #[error(
+        "keys_file {path}: names no source, so every callback would be refused or none verified. `payonce keys generate SOURCE` adds \
+         one; to go without rules, unset keys_file (PAYONCE_KEYS_FILE)"
+    )]
+    Empty {
+        /// Which file.
+        path: String,
     },
     /// A rule is not sound.
     #[error("keys_file {path}, source {from:?}: {problem}")]
@@ -105,6 +115,15 @@ impl Keyring {
     /// # Errors
     /// [`KeysError`], which names the file and never quotes a key.
     pub fn load(path: &Path, is_strict: bool) -> Result<Self, KeysError> {
+        let keyring = Self::load_any(path, is_strict)?;
+        if keyring.rules.is_empty() {
+            return Err(KeysError::Empty { path: path.display().to_string() });
+        }
+        Ok(keyring)
+    }
+
+    /// The same, also of a file that names no source yet.
+    fn load_any(path: &Path, is_strict: bool) -> Result<Self, KeysError> {
         let shown = path.display().to_string();
         let failed = |cause| KeysError::File { path: shown.clone(), cause };
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
@@ -139,7 +158,7 @@ impl Keyring {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let lock = File::open(folder).map_err(failed)?;
         lock.lock().map_err(failed)?;
-        let mut keyring = match Self::load(path, true) {
+        let mut keyring = match Self::load_any(path, true) {
             Err(KeysError::File { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Self::empty(true)
             }
@@ -279,11 +298,14 @@ impl Keys {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over each change of the file, until `stop`. One that cannot be used is reported, and the keys from before stay in force: a
-    /// slip of the editor must not turn every payment away.
+    /// Takes over each change of the file, until `stop`: when two looks in a row have read the same, so that a file that is being written
+    /// in place is not read by half. One that cannot be used, or names no source any more, is reported in the log and by the metric
+    /// `payonce_keys_file_ok`, and the keys from before stay in force: a slip of the editor must not turn every payment away.
     pub async fn keep_fresh(&self, pause: Duration, stop: &CancellationToken) {
+        metrics::keys_file_ok(true);
         let Some(path) = &self.path else { return };
         let mut reported = String::new();
+        let mut seen = self.current();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -292,15 +314,21 @@ impl Keys {
             match Keyring::load(path, self.is_strict) {
                 Ok(keyring) => {
                     reported.clear();
-                    if keyring != *self.current() {
+                    metrics::keys_file_ok(true);
+                    let is_settled = keyring == *seen;
+                    if is_settled && keyring != *self.current() {
                         info!(
                             sources = keyring.rules.len(),
                             "keys_file has changed; its new keys are in force"
                         );
-                        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
+                        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&seen);
+                    }
+                    if !is_settled {
+                        seen = Arc::new(keyring);
                     }
                 }
                 Err(problem) => {
+                    metrics::keys_file_ok(false);
                     let problem = problem.to_string();
                     if problem != reported {
                         error!(

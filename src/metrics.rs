@@ -20,6 +20,7 @@ const CONFLICTS: &str = "payonce_version_conflicts_total";
 const REDIS_AVAILABLE: &str = "payonce_redis_available";
 const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
+const KEYS_FILE_OK: &str = "payonce_keys_file_ok";
 const BUILD: &str = "payonce_build_info";
 // Of `payonce ops` only.
 const SERVER_UP: &str = "payonce_server_up";
@@ -71,6 +72,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(BATCH_SIZE, "Deliveries per batch.");
     describe_histogram!(BATCH_DURATION, Unit::Seconds, "Time a batch spends in each stage.");
     describe_histogram!(LATENCY, Unit::Seconds, "Time from taking a delivery to acknowledging it.");
+    describe_gauge!(
+        KEYS_FILE_OK,
+        "0 while keys_file cannot be used and the keys from before stay in force; else 1, also with no such file."
+    );
     describe_gauge!(BUILD, "1, with the version of the program.");
     describe_gauge!(SERVER_UP, "1 while this server answers `payonce ops`.");
     describe_gauge!(WORKERS_UP, "Workers that report.");
@@ -173,6 +178,11 @@ pub fn conflicts(accounts: u64) {
 /// Redis answers, or not.
 pub fn redis_available(available: bool) {
     gauge!(REDIS_AVAILABLE).set(if available { 1.0 } else { 0.0 });
+}
+
+/// `keys_file` can be used, or not.
+pub fn keys_file_ok(ok: bool) {
+    gauge!(KEYS_FILE_OK).set(if ok { 1.0 } else { 0.0 });
 }
 
 /// A message was given to the dead-letter queue.

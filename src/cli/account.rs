@@ -29,8 +29,9 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     .await?;
     let Some(story) = story else {
         return Err(Failure::No(format!(
-            "no deposit has opened an account {}; callbacks about it are in `payonce quarantine list --account`",
-            table::safe(&args.id)
+            "account {id}: no ledger row yet. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
+             ids are case-sensitive",
+            id = table::safe(&args.id)
         )));
     };
     if args.json {

@@ -27,7 +27,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             .await?;
     let Some(story) = story else {
         return Err(Failure::No(format!(
-            "no callback {} of {} was ever settled. It may still wait on the queue; both are case-sensitive",
+            "event {} of {}: no ledger row and no case yet. It may still be on the queue; both ids are case-sensitive",
             table::safe(&args.id),
             table::safe(&args.source)
         )));

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
+    body::{Body, to_bytes},
+    extract::{Path, Query, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -68,6 +70,43 @@ impl IntoResponse for Problem {
         };
         (status, Json(json!({ "error": words }))).into_response()
     }
+}
+
+/// Bytes of a refusal's words that are passed on.
+const WORDS_BYTES_MAX: usize = 4_096;
+
+/// Stands before everything: whoever refused a request under `/api` (the access rules, the router, a body or parameter that cannot be
+/// read), a program is answered in JSON. Status and headers stay.
+pub(super) async fn errors_in_json(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_api = path == "/api" || path.starts_with("/api/");
+    let response = next.run(request).await;
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_json = kind.is_some_and(|kind| kind.starts_with("application/json"));
+    if !is_api || is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // One that is longer, or breaks off, is replaced by the status in words.
+    let words = to_bytes(body, WORDS_BYTES_MAX).await.unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).trim().to_owned();
+    let words = if words.is_empty() { unsaid(status) } else { words };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Response::from_parts(parts, Body::from(json!({ "error": words }).to_string()))
+}
+
+/// What a status means that came without words.
+fn unsaid(status: StatusCode) -> String {
+    let known = match status {
+        StatusCode::NOT_FOUND => "there is nothing at this path; docs/dashboard.md lists the API",
+        StatusCode::METHOD_NOT_ALLOWED => {
+            "this path does not take that method; the header Allow says which it takes"
+        }
+        other => other.canonical_reason().unwrap_or("the request was refused"),
+    };
+    known.to_owned()
 }
 
 type Answer = Result<Response, Problem>;

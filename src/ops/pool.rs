@@ -141,6 +141,7 @@ fn router(pool: Arc<Pool>) -> Router {
         .merge(login)
         .merge(guarded)
         .layer(from_fn_with_state(access, access::shield))
+        .layer(from_fn(api::errors_in_json))
         .with_state(pool)
 }
 

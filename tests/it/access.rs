@@ -110,6 +110,41 @@ async fn with_a_token_nothing_is_shown_to_strangers() {
 }
 
 #[tokio::test]
+async fn whoever_refuses_a_request_of_the_api_answers_in_json() {
+    let world = with_a_case().await;
+    let dashboard = with_tokens(&world).await;
+    let reader = format!("Bearer {READER}");
+    let operator = format!("Bearer {OPERATOR}");
+    let asked = [
+        ("GET", "/api/overview", "", "", 401),
+        ("POST", "/api/quarantine/replay", reader.as_str(), r#"{"ids": [1], "why": "x"}"#, 403),
+        ("GET", "/api/nothing/here", &operator, "", 404),
+        ("GET", "/api/quarantine/999", &operator, "", 404),
+        ("POST", "/api/overview", &operator, "{}", 405),
+        ("GET", "/api/quarantine/replay", &operator, "", 405),
+        ("GET", "/api/quarantine/one", &operator, "", 400),
+        ("GET", "/api/event?source=a", &operator, "", 400),
+        ("POST", "/api/quarantine/replay", &operator, "not json", 400),
+        ("POST", "/api/quarantine/replay", &operator, r#"{"ids": "all", "why": "x"}"#, 422),
+        ("POST", "/api/quarantine/replay", &operator, r#"{"ids": [1]}"#, 422),
+    ];
+    for (method, path, bearer, body, status) in asked {
+        let answer = dashboard.send(method, path, &[("authorization", bearer), JSON], body).await;
+        assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
+        assert_eq!(answer.header("content-type"), "application/json", "{method} {path}: {answer:?}");
+        assert!(answer.json()["error"].as_str().is_some_and(|words| words.len() > 8), "{answer:?}");
+    }
+    let challenge = dashboard.get("/api/overview").await;
+    assert!(challenge.header("www-authenticate").starts_with("Bearer"), "{challenge:?}");
+    let not_json = dashboard
+        .send("POST", "/api/quarantine/replay", &[("authorization", &operator), FORM], "why=x")
+        .await;
+    assert_eq!((not_json.status, not_json.header("content-type")), (415, "application/json"));
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
     let world = with_a_case().await;
     let dashboard = with_tokens(&world).await;

@@ -104,13 +104,13 @@ fn every_query_of_the_dashboard_is_promql() {
     passes(&promtool(&["check", "rules"], &file));
 }
 
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").to_string()
 }
 
 /// What this address exports now; empty while nobody listens.
-async fn scrape(address: &str) -> String {
+pub(crate) async fn scrape(address: &str) -> String {
     let mut text = String::new();
     if let Ok(mut stream) = TcpStream::connect(address).await {
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -130,7 +130,7 @@ fn names(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("payonce_")).map(str::to_owned).collect()
 }
 
-fn value(scraped: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(scraped: &str, series: &str) -> Option<f64> {
     scraped.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 

@@ -14,7 +14,10 @@ use payonce::{
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Event, SOURCE, Signer, World, eventually};
+use crate::{
+    monitoring::{free_address, scrape, value},
+    support::{Event, SOURCE, Signer, World, eventually},
+};
 
 fn required(signer: &Signer) -> Vec<(&'static str, String)> {
     vec![("signatures", "required".to_owned()), ("keys_file", signer.file())]
@@ -336,6 +339,36 @@ async fn a_running_worker_takes_over_changed_keys_and_keeps_the_old_ones_after_a
     assert!(ends(&next).await);
     worker.stop().await;
     world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_emptied_keys_file_leaves_the_last_good_keys_in_force_and_raises_an_alarm() {
+    let world = World::new().await;
+    let signer = Signer::new();
+    let address = free_address();
+    let settings =
+        [&["worker", "--listen", &address, "--signatures", "required"][..], &["--keys-file", &signer.file()]];
+    let worker = world.program(&settings.concat()).spawn().expect("the payonce binary runs");
+    let alarm = "payonce_keys_file_ok";
+    eventually(alarm, Some(1.0), || async { value(&scrape(&address).await, alarm) }).await;
+    let good = std::fs::read(signer.path()).unwrap();
+    for (n, spoiled) in ["", "# nothing\n", "[sources]\n"].into_iter().enumerate() {
+        std::fs::write(signer.path(), spoiled).unwrap();
+        eventually(alarm, Some(0.0), || async { value(&scrape(&address).await, alarm) }).await;
+        world.publish_signed(&[signer.message(&Event::deposit(&format!("d{n}"), "a", 1))]).await;
+        world.settled(n as i64 + 1).await;
+        assert_eq!(refused(&world).await, [], "{spoiled:?}");
+        std::fs::write(signer.path(), &good).unwrap();
+        eventually(alarm, Some(1.0), || async { value(&scrape(&address).await, alarm) }).await;
+    }
+    drop(worker);
+    // A worker does not start with one either: it would refuse every callback.
+    std::fs::write(signer.path(), "").unwrap();
+    let output = world.program(&settings.concat()).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("names no source") && said.contains("payonce keys generate"), "{said}");
     world.close().await;
 }
 

@@ -14,6 +14,7 @@ mod properties;
 mod protocol;
 mod replays;
 mod rust_words;
+mod services;
 mod settings;
 mod signatures;
 mod state_machine;

@@ -102,7 +102,7 @@ const IMPORTS: [(&str, &[&str]); 23] = [
     ("config", &[]),
     ("crash", &[]),
     ("hosts", &[]),
-    ("keys", &["config", "signature"]),
+    ("keys", &["config", "metrics", "signature"]),
     ("latency", &[]),
     ("mask", &[]),
     ("metrics", &[]),
