@@ -7,33 +7,49 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff as
 
 use crate::config::RetryConfig;
 
-/// Pauses that double from `delay_min` to `delay_max`, each at random between half and one and a half times as long, so that
-/// workers that failed together do not come back together.
-pub struct Pauses(ExponentialBackoff);
+/// Pauses that double from `delay_min` to `delay_max`, each at random between half as long and one and a half times as long, but never
+/// longer than `delay_max`, so that workers that failed together do not come back together.
+pub struct Pauses {
+    backoff: ExponentialBackoff,
+    delay_max: Duration,
+}
 
 impl Pauses {
     /// Starts with the shortest pause.
     #[must_use]
     pub fn new(config: RetryConfig) -> Self {
-        Self(
-            ExponentialBackoffBuilder::new()
-                .with_initial_interval(config.delay_min)
-                .with_max_interval(config.delay_max)
-                .with_multiplier(2.0)
-                .with_randomization_factor(0.5)
-                .with_max_elapsed_time(None)
-                .build(),
-        )
+        let backoff = ExponentialBackoffBuilder::new()
+            .with_initial_interval(config.delay_min)
+            .with_max_interval(config.delay_max)
+            .with_multiplier(2.0)
+            .with_randomization_factor(0.5)
+            .with_max_elapsed_time(None)
+            .build();
+        Self { backoff, delay_max: config.delay_max }
     }
 
     /// How long to wait before the next try.
     pub fn next_pause(&mut self) -> Duration {
-        let longest = self.0.max_interval;
-        self.0.next_backoff().unwrap_or(longest)
+        // The crate's own limit is that of the interval before its jitter.
+        self.backoff.next_backoff().unwrap_or(self.delay_max).min(self.delay_max)
     }
 
     /// Something worked: the next pause is the shortest again.
     pub fn reset(&mut self) {
-        self.0.reset();
+        self.backoff.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pause_is_longer_than_the_setting_that_names_the_longest() {
+        let config =
+            RetryConfig { delay_min: Duration::from_millis(1), delay_max: Duration::from_millis(100) };
+        let mut pauses = Pauses::new(config);
+        let longest = (0..1_000).map(|_| pauses.next_pause()).max();
+        assert_eq!(longest, Some(config.delay_max));
     }
 }

@@ -57,7 +57,7 @@ pub struct Snapshot {
     pub operations: HashMap<OperationKey, Known>,
     /// Accounts of the batch that are open.
     pub accounts: HashMap<AccountId, Account>,
-    /// How many cases are about an account of the batch that is not open, where there are any.
+    /// The newest case about an account of the batch that is not open, where there is one.
     pub unopened_cases: HashMap<AccountId, i64>,
     /// Payments of the batch that have a row.
     pub payments: HashMap<PaymentKey, Payment>,
@@ -257,7 +257,7 @@ pub struct AccountChange {
 pub struct Unopened {
     /// Which.
     pub account_id: AccountId,
-    /// How many cases were about it when this was decided.
+    /// The newest case about it when this was decided; 0: none.
     pub cases: i64,
 }
 

@@ -13,7 +13,7 @@ use super::{
     Epoch, StoreError,
     cases::{self, Resolver, Undecodable},
     counts::{Counts, Tally, record_duplicates, record_tallies},
-    load::COUNT_CASES,
+    load::NEWEST_CASES,
     rows::{each, expect_rows, occurred_at},
 };
 use crate::{
@@ -67,9 +67,11 @@ pub struct Applied {
 /// again from the load is right in both cases.
 pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Result<Applied, StoreError> {
     let mut transaction = connection.begin().await?;
-    guard_openings(&mut transaction, &batch.plan).await?;
-    let lost = update_accounts(&mut transaction, &batch.plan.accounts).await?;
+    let mut lost = guard_openings(&mut transaction, &batch.plan).await?;
     batch.plan.drop_accounts(&lost);
+    let lost_races = update_accounts(&mut transaction, &batch.plan.accounts).await?;
+    batch.plan.drop_accounts(&lost_races);
+    lost.extend(lost_races);
     crash::reach(Point::AfterAccounts).await?;
     insert_entries(&mut transaction, &batch.plan).await?;
     crash::reach(Point::AfterInsert).await?;
@@ -91,16 +93,21 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     Ok(Applied { lost, epoch, tallies: counts.tallies })
 }
 
-/// A row of an unopened account cannot be locked, so "it is not open", "this opens it" and "this is its n-th case" exclude each
+/// A row of an unopened account cannot be locked, so "it is not open", "this opens it" and "this is the next case about it" exclude each
 /// other by an advisory lock. Openings share it; only a case about an unknown account, which is rare, takes it alone.
-async fn guard_openings(transaction: &mut PgConnection, plan: &Plan) -> Result<(), StoreError> {
+///
+/// Returns the accounts that another writer opened, or stored a case about, first.
+async fn guard_openings(
+    transaction: &mut PgConnection,
+    plan: &Plan,
+) -> Result<HashSet<AccountId>, StoreError> {
     let unopened: Vec<&str> = plan.unopened.iter().map(|unopened| unopened.account_id.as_str()).collect();
     let opened = plan.accounts.iter().filter(|change| change.opens);
-    let mut cases: HashMap<&str, i64> =
-        opened.map(|change| (change.account_id.as_str(), change.before.cases)).collect();
-    cases.extend(plan.unopened.iter().map(|unopened| (unopened.account_id.as_str(), unopened.cases)));
-    if cases.is_empty() {
-        return Ok(());
+    let mut decided_on: HashMap<&AccountId, i64> =
+        opened.map(|change| (&change.account_id, change.before.cases)).collect();
+    decided_on.extend(plan.unopened.iter().map(|unopened| (&unopened.account_id, unopened.cases)));
+    if decided_on.is_empty() {
+        return Ok(HashSet::new());
     }
     let lock = if unopened.is_empty() {
         "select pg_advisory_xact_lock_shared($1)"
@@ -108,29 +115,26 @@ async fn guard_openings(transaction: &mut PgConnection, plan: &Plan) -> Result<(
         "select pg_advisory_xact_lock($1)"
     };
     sqlx::query(lock).bind(OPENING_LOCK).execute(&mut *transaction).await?;
-    if !unopened.is_empty() {
-        let open = sqlx::query("select 1 from accounts where account_id = any($1) limit 1")
+    let opened_first: HashSet<String> = if unopened.is_empty() {
+        HashSet::new()
+    } else {
+        sqlx::query_scalar("select account_id from accounts where account_id = any($1)")
             .bind(&unopened)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        if open.is_some() {
-            return Err(StoreError::Conflict(
-                "an account was opened while a case about it was decided".to_owned(),
-            ));
-        }
-    }
-    let ids: Vec<&str> = cases.keys().copied().collect();
-    let rows = sqlx::query(COUNT_CASES).bind(&ids).fetch_all(&mut *transaction).await?;
-    let mut counted: HashMap<&str, i64> = HashMap::new();
+            .fetch_all(&mut *transaction)
+            .await?
+            .into_iter()
+            .collect()
+    };
+    let ids: Vec<&str> = decided_on.keys().map(|id| id.as_str()).collect();
+    let rows = sqlx::query(NEWEST_CASES).bind(&ids).fetch_all(&mut *transaction).await?;
+    let mut newest: HashMap<&str, i64> = HashMap::new();
     for row in &rows {
-        counted.insert(row.try_get("account_id")?, row.try_get("cases")?);
+        newest.insert(row.try_get("account_id")?, row.try_get("newest")?);
     }
-    if cases.iter().any(|(id, cases)| counted.get(id).copied().unwrap_or(0) != *cases) {
-        return Err(StoreError::Conflict(
-            "a case was stored meanwhile about an account that is not open".to_owned(),
-        ));
-    }
-    Ok(())
+    let lost = decided_on.into_iter().filter(|(id, case)| {
+        opened_first.contains(id.as_str()) || newest.get(id.as_str()).copied().unwrap_or(0) != *case
+    });
+    Ok(lost.map(|(id, _)| id.clone()).collect())
 }
 
 /// Returns the accounts that a rival changed first.
@@ -165,8 +169,10 @@ async fn update_accounts(
     if !opened.is_empty() {
         let rows: Vec<String> = sqlx::query_scalar(
             "insert into accounts (account_id, currency, balance, held, version, cases)
-             select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::bigint[]),
-                    unnest($6::bigint[])
+             select n.account_id, n.currency, n.balance, n.held, n.version,
+                    (select count(*) from quarantine q where q.account_id = n.account_id) + n.new_cases
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+                  as n(account_id, currency, balance, held, version, new_cases)
              on conflict (account_id) do nothing
              returning account_id",
         )
@@ -175,7 +181,8 @@ async fn update_accounts(
         .bind(each(&opened, |change| change.after.balance))
         .bind(each(&opened, |change| change.after.held))
         .bind(each(&opened, |change| change.after.version))
-        .bind(each(&opened, |change| change.after.cases))
+        // From here on it counts its cases: once in its life they are all read.
+        .bind(each(&opened, |change| change.after.cases.saturating_sub(change.before.cases)))
         .fetch_all(&mut *transaction)
         .await?;
         won.extend(rows);

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{StoreError, rows::each};
 use crate::ledger::{
     Account, AccountId, Amount, Callback, CaseId, Currency, EventId, Fingerprint, Key, Kind, Known,
     OperationId, OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Reason, Snapshot, Source,
@@ -40,12 +40,12 @@ pub async fn load_besides_ledger(
     let mut snapshot = Snapshot::default();
     load_accounts(connection, callbacks, &mut snapshot).await?;
     load_payments(connection, callbacks, &mut snapshot).await?;
-    add_known(connection, KNOWN_CASES, callbacks.iter().collect(), &mut snapshot).await?;
+    add_cases(connection, &callbacks.iter().collect::<Vec<_>>(), &mut snapshot).await?;
     // What waits is decided again where this batch moves its payment. A rival may have applied its fact under another event since.
     let waiting: Vec<Callback> =
         snapshot.waiting.values().flatten().map(|waiting| waiting.callback.clone()).collect();
     if !waiting.is_empty() {
-        add_known(connection, KNOWN_CASES, waiting.iter().collect(), &mut snapshot).await?;
+        add_cases(connection, &waiting.iter().collect::<Vec<_>>(), &mut snapshot).await?;
         add_ledger(connection, waiting.iter().collect(), &mut snapshot).await?;
     }
     Ok(snapshot)
@@ -63,7 +63,7 @@ pub async fn add_ledger(
     if callbacks.is_empty() {
         return Ok(());
     }
-    add_known(connection, KNOWN_ROWS, callbacks, snapshot).await
+    add_rows(connection, &callbacks, snapshot).await
 }
 
 async fn load_accounts(
@@ -96,19 +96,20 @@ async fn load_accounts(
     if unopened.is_empty() {
         return Ok(());
     }
-    let rows = sqlx::query(COUNT_CASES).bind(&unopened).fetch_all(&mut *connection).await?;
+    let rows = sqlx::query(NEWEST_CASES).bind(&unopened).fetch_all(&mut *connection).await?;
     for row in rows {
         let account_id = column(&row, "account_id", |text| AccountId::new(text).ok())?;
-        snapshot.unopened_cases.insert(account_id, row.try_get("cases")?);
+        snapshot.unopened_cases.insert(account_id, row.try_get("newest")?);
     }
     Ok(())
 }
 
-/// How many cases are about each of these accounts. Also the guard under which an account is opened.
-pub(super) const COUNT_CASES: &str = "select k.account_id, q.cases
+/// The newest case about each of these accounts. For an account that is not open this is what it knows of its cases, as the number of
+/// them is for an open one: it changes with each, and is one index entry, where counting reads all. Also the guard under which an
+/// account is opened.
+pub(super) const NEWEST_CASES: &str = "select k.account_id, q.id as newest
      from unnest($1::text[]) as k(account_id),
-          lateral (select count(*) as cases from quarantine q where q.account_id = k.account_id offset 0) q
-     where q.cases > 0";
+          lateral (select q.id from quarantine q where q.account_id = k.account_id order by q.id desc limit 1) q";
 
 async fn load_payments(
     connection: &mut PgConnection,
@@ -165,73 +166,145 @@ async fn load_payments(
     Ok(())
 }
 
-/// Both idempotency keys in quarantine, in one round trip. Messages that are no callbacks own no key, and are not looked at: a stranger
-/// can make any number of them for one key. `ord` is the position in the arguments, from 1.
-const KNOWN_CASES: &str = "
-    select k.ord, false as is_operation, q.fingerprint, q.id as case_id, q.reason, q.state = 'discarded' as is_discarded
-    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
-         lateral (select * from quarantine q
-                  where q.event_id = k.event_id and q.source = k.source and q.type is not null offset 0) q
-    union all
-    select k.ord, true, q.fingerprint, q.id, q.reason, q.state = 'discarded'
-    from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
-         lateral (select * from quarantine q
-                  where q.operation_id = k.operation_id and q.type = k.type and q.source = k.source offset 0) q";
+/// Cases of one idempotency key that a decision may look at: its owner, and, where a case is decided again, those that own it
+/// once that one and its neighbours in the same plan have ended.
+pub const OWNERS_PER_KEY_MAX: i64 = 4;
 
-/// The same in the ledger.
+/// Both idempotency keys in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
+///
+/// Whoever sends callbacks chooses their keys, and may give one key to all of them. So no part returns, or reads, more than a fixed
+/// number of rows for each distinct key: the case with exactly this content, the first owners of the key, and the first owner
+/// of the second key. The order is that of the indexes of migration 0018, word for word: first those that own a key
+/// ([`Reason::owns_key`]), of these first those that nobody has discarded, of these the oldest.
+/// Messages that are no callbacks have no type and own no key: a stranger can make any number of them for one. That is asked about
+/// the content that was found, not for it: else PostgreSQL may look for it in the index of the key's owners, among all of them.
+const KNOWN_CASES: &str = "
+    select k.ord, 'content' as found_by, q.fingerprint, q.id as case_id, q.reason, q.state = 'discarded' as is_discarded
+    from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, fingerprint, ord),
+         lateral (select * from quarantine q
+                  where q.event_id = k.event_id and q.source = k.source and q.fingerprint = k.fingerprint
+                  limit 1) q
+    where q.type is not null
+    union all
+    select k.ord, 'key', q.fingerprint, q.id, q.reason, q.state = 'discarded'
+    from unnest($4::text[], $5::text[]) with ordinality as k(source, event_id, ord),
+         lateral (select * from quarantine q
+                  where q.event_id = k.event_id and q.source = k.source and q.type is not null
+                  order by q.reason in ('payload_mismatch', 'delivery_limit'), q.state = 'discarded', q.id
+                  limit $6) q
+    union all
+    select k.ord, 'operation', q.fingerprint, q.id, q.reason, q.state = 'discarded'
+    from unnest($7::text[], $8::text[], $9::text[]) with ordinality as k(source, type, operation_id, ord),
+         lateral (select * from quarantine q
+                  where q.operation_id = k.operation_id and q.type = k.type and q.source = k.source
+                  order by q.reason in ('payload_mismatch', 'delivery_limit'), q.state = 'discarded', q.id
+                  limit 1) q";
+
+/// The same in the ledger, whose unique keys allow one row each.
 const KNOWN_ROWS: &str = "
-    select k.ord, false as is_operation, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
+    select k.ord, 'key' as found_by, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
            false as is_discarded
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
-         lateral (select * from ledger l where l.event_id = k.event_id and l.source = k.source offset 0) l
+         lateral (select * from ledger l where l.event_id = k.event_id and l.source = k.source limit 1) l
     union all
-    select k.ord, true, l.payload_sha256, null::bigint, null::text, false
+    select k.ord, 'operation', l.payload_sha256, null::bigint, null::text, false
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
          lateral (select * from ledger l
-                  where l.operation_id = k.operation_id and l.type = k.type and l.source = k.source offset 0) l";
+                  where l.operation_id = k.operation_id and l.type = k.type and l.source = k.source limit 1) l";
 
-async fn add_known(
-    connection: &mut PgConnection,
-    known_keys: &'static str,
-    callbacks: Vec<&Callback>,
-    snapshot: &mut Snapshot,
-) -> Result<(), StoreError> {
-    let keys: Vec<&Key> = callbacks.iter().map(|callback| &callback.key).collect();
-    let operations: Vec<OperationKey> =
-        callbacks.iter().filter_map(|callback| callback.operation_key()).collect();
-    let rows = sqlx::query(known_keys)
-        .bind(keys.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
-        .bind(keys.iter().map(|key| key.event_id.as_str()).collect::<Vec<_>>())
-        .bind(operations.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
-        .bind(operations.iter().map(|key| key.kind.as_str()).collect::<Vec<_>>())
-        .bind(operations.iter().map(|key| key.operation_id.as_str()).collect::<Vec<_>>())
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut seen: HashSet<(&Key, Option<i64>)> = HashSet::new();
-    for row in rows {
-        let at = usize::try_from(row.try_get::<i64, _>("ord")? - 1).unwrap_or(usize::MAX);
-        let case_id: Option<i64> = row.try_get("case_id")?;
-        let known = known(&row, case_id)?;
-        if row.try_get("is_operation")? {
-            if let Some(key) = operations.get(at).filter(|_| known.owns_key()) {
-                let owner = snapshot.operations.entry(key.clone()).or_insert(known);
-                if known.rank() < owner.rank() {
-                    *owner = known;
-                }
-            }
-        } else if let Some(key) = keys.get(at)
-            && seen.insert((*key, case_id))
-        {
-            // A key that is in the batch twice comes twice.
-            snapshot.known.entry((*key).clone()).or_default().push(known);
-        }
-    }
-    Ok(())
+/// The distinct keys of some callbacks: what is asked twice is answered twice.
+struct Wanted<'a> {
+    contents: Vec<(&'a Key, Fingerprint)>,
+    keys: Vec<&'a Key>,
+    operations: Vec<OperationKey>,
 }
 
-fn known(row: &PgRow, case_id: Option<i64>) -> Result<Known, StoreError> {
+impl<'a> Wanted<'a> {
+    fn of(callbacks: &[&'a Callback]) -> Self {
+        let distinct: HashSet<_> =
+            callbacks.iter().map(|callback| (&callback.key, callback.fingerprint)).collect();
+        let keys: HashSet<_> = callbacks.iter().map(|callback| &callback.key).collect();
+        let operations: HashSet<_> =
+            callbacks.iter().filter_map(|callback| callback.operation_key()).collect();
+        Self {
+            contents: distinct.into_iter().collect(),
+            keys: keys.into_iter().collect(),
+            operations: operations.into_iter().collect(),
+        }
+    }
+
+    /// Adds what a look-up found.
+    fn add(&self, rows: Vec<PgRow>, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+        for row in rows {
+            let at = usize::try_from(row.try_get::<i64, _>("ord")? - 1).unwrap_or(usize::MAX);
+            let known = known(&row)?;
+            let key = match row.try_get("found_by")? {
+                "content" => self.contents.get(at).map(|(key, _)| *key),
+                "key" => self.keys.get(at).copied(),
+                _ => {
+                    if let Some(key) = self.operations.get(at).filter(|_| known.owns_key()) {
+                        let owner = snapshot.operations.entry(key.clone()).or_insert(known);
+                        if known.rank() < owner.rank() {
+                            *owner = known;
+                        }
+                    }
+                    None
+                }
+            };
+            if let Some(key) = key {
+                let known_of_key = snapshot.known.entry(key.clone()).or_default();
+                if !known_of_key.contains(&known) {
+                    known_of_key.push(known);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn add_cases(
+    connection: &mut PgConnection,
+    callbacks: &[&Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let wanted = Wanted::of(callbacks);
+    let Wanted { contents, keys, operations } = &wanted;
+    let rows = sqlx::query(KNOWN_CASES)
+        .bind(each(contents, |(key, _)| key.source.as_str()))
+        .bind(each(contents, |(key, _)| key.event_id.as_str()))
+        .bind(each(contents, |(_, fingerprint)| &fingerprint.0[..]))
+        .bind(each(keys, |key| key.source.as_str()))
+        .bind(each(keys, |key| key.event_id.as_str()))
+        .bind(OWNERS_PER_KEY_MAX)
+        .bind(each(operations, |key| key.source.as_str()))
+        .bind(each(operations, |key| key.kind.as_str()))
+        .bind(each(operations, |key| key.operation_id.as_str()))
+        .fetch_all(&mut *connection)
+        .await?;
+    wanted.add(rows, snapshot)
+}
+
+async fn add_rows(
+    connection: &mut PgConnection,
+    callbacks: &[&Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let wanted = Wanted::of(callbacks);
+    let Wanted { contents: _, keys, operations } = &wanted;
+    let rows = sqlx::query(KNOWN_ROWS)
+        .bind(each(keys, |key| key.source.as_str()))
+        .bind(each(keys, |key| key.event_id.as_str()))
+        .bind(each(operations, |key| key.source.as_str()))
+        .bind(each(operations, |key| key.kind.as_str()))
+        .bind(each(operations, |key| key.operation_id.as_str()))
+        .fetch_all(&mut *connection)
+        .await?;
+    wanted.add(rows, snapshot)
+}
+
+fn known(row: &PgRow) -> Result<Known, StoreError> {
     let fingerprint = fingerprint(row)?;
-    Ok(match case_id {
+    Ok(match row.try_get("case_id")? {
         None => Known::Ledger(fingerprint),
         Some(id) => Known::Case {
             id: CaseId(id),

@@ -144,7 +144,8 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
         query.push(" and reason = ").push_bind(reason.as_str());
     }
     if let Some(source) = &filter.source {
-        query.push(" and source = ").push_bind(source.clone());
+        // The second condition is that of the index, which the look-ups of workers must not use.
+        query.push(" and source = ").push_bind(source.clone()).push(" and source <> ''");
     }
     if let Some(account_id) = &filter.account_id {
         query.push(" and account_id = ").push_bind(account_id.clone());

@@ -87,6 +87,59 @@ async fn plans_that_were_made_on_empty_tables_are_given_up() {
     world.close().await;
 }
 
+/// A provider that has one key for everything: what is read for each callback does not grow with those before it.
+async fn a_constant_key_is_looked_up_in_constant_time(before: &[Event], of_one_key: &[Event]) {
+    let world = analysed_empty().await;
+    let worker = world.worker_with(&[("batch_size_max", "20"), ("lanes", "2")]).await;
+    world.publish(before).await;
+    world.settled(before.len() as i64).await;
+    world.publish(of_one_key).await;
+    world.settled((before.len() + of_one_key.len()) as i64).await;
+    worker.stop().await;
+    let read = rows_read(
+        &world,
+        "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname in ('quarantine', 'ledger')",
+    )
+    .await;
+    let cases = world.number("select count(*) from quarantine").await;
+    assert!(cases >= of_one_key.len() as i64 - 1, "{cases} cases");
+    // A few rows for each key, some of them twice where two lanes meet. Every case of the key, even once for each batch of 20, would be
+    // 100 for each callback.
+    let most = of_one_key.len() as i64 * 15;
+    assert!((1..=most).contains(&read), "{read} index entries read for {} callbacks", of_one_key.len());
+    world.audit().await;
+    world.close().await;
+}
+
+const OF_ONE_KEY: i64 = 4_000;
+
+fn fifty_accounts() -> Vec<Event> {
+    (0..50).map(|n| Event::deposit(&format!("a{n}"), &format!("acct{n}"), 1_000)).collect()
+}
+
+#[tokio::test]
+async fn one_operation_id_for_everything_costs_no_more_with_each_callback() {
+    let constant: Vec<Event> = (0..OF_ONE_KEY)
+        .map(|n| Event::deposit(&format!("b{n}"), &format!("acct{}", n % 50), 1 + n).operation("N/A"))
+        .collect();
+    a_constant_key_is_looked_up_in_constant_time(&fifty_accounts(), &constant).await;
+}
+
+#[tokio::test]
+async fn one_event_id_for_everything_costs_no_more_with_each_callback() {
+    let constant: Vec<Event> =
+        (0..OF_ONE_KEY).map(|n| Event::deposit("N/A", &format!("acct{}", n % 50), 1 + n)).collect();
+    a_constant_key_is_looked_up_in_constant_time(&fifty_accounts(), &constant).await;
+}
+
+#[tokio::test]
+async fn one_unopened_account_for_everything_costs_no_more_with_each_callback() {
+    let constant: Vec<Event> = (0..OF_ONE_KEY)
+        .map(|n| Event::payment("payment.succeeded", &format!("b{n}"), "nobody", &format!("pay{n}"), 1 + n))
+        .collect();
+    a_constant_key_is_looked_up_in_constant_time(&[], &constant).await;
+}
+
 /// Making a plan for each batch's values costs more than carrying it out, where batches are small.
 #[tokio::test]
 async fn a_lane_keeps_its_plans_for_some_batches() {
