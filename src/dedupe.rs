@@ -1,8 +1,9 @@
 //! Redis: claims and done markers. Advice only, and any failure means "not seen": the ledger's unique key decides.
 //!
 //! A *claim* says that some worker began with a key. It proves nothing, since its owner may have died before the commit, so
-//! nobody is turned away by it. A *done marker* is written after the commit; its key starts with the database's epoch, and it
-//! is trusted only after that epoch was read again. What must not live here: any decision to acknowledge.
+//! nothing is rejected for it. A *done marker* is written after the commit, and proves nothing either: the database may have been
+//! restored since, or somebody else may have written it. It says where to look: the transaction that counts the copy looks for the
+//! ledger row, and is rolled back where that is missing. What must not live here: any decision to acknowledge.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -34,7 +35,7 @@ pub enum Advice {
     New,
     /// Nothing: somebody has claimed it, which proves nothing, or Redis did not answer.
     Nothing,
-    /// A callback with this content is committed in the epoch that was asked about.
+    /// A callback with this content was committed, it says. Only the ledger proves it.
     Done(Fingerprint),
 }
 
@@ -113,7 +114,7 @@ impl Dedupe {
     }
 
     /// Claims each key for this worker, in one round trip, and returns what Redis knew of each.
-    pub async fn claim(&self, epoch: &str, keys: &[&Key]) -> Vec<Advice> {
+    pub async fn claim(&self, keys: &[&Key]) -> Vec<Advice> {
         let unknown = || vec![Advice::Nothing; keys.len()];
         let Some(mut connection) = self.connected() else { return unknown() };
         let lease_ms = millis(self.config.claim_lease);
@@ -124,7 +125,7 @@ impl Dedupe {
             .with_expiration(SetExpiry::PX(lease_ms));
         let mut pipeline = Pipeline::with_capacity(keys.len());
         for key in keys {
-            pipeline.set_options(self.name(epoch, key), CLAIM, options.clone());
+            pipeline.set_options(self.name(key), CLAIM, options.clone());
         }
         match pipeline.query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await {
             Ok(found) if found.len() == keys.len() => {
@@ -138,14 +139,14 @@ impl Dedupe {
         }
     }
 
-    /// Remembers callbacks whose ledger row is committed in this epoch.
-    pub async fn remember(&self, epoch: &str, committed: impl Iterator<Item = (&Key, Fingerprint)>) {
+    /// Remembers callbacks whose ledger row is committed.
+    pub async fn remember(&self, committed: impl Iterator<Item = (&Key, Fingerprint)>) {
         let Some(mut connection) = self.connected() else { return };
         let options = SetOptions::default().with_expiration(SetExpiry::PX(millis(self.config.marker_ttl)));
         let mut pipeline = Pipeline::new();
         for (key, fingerprint) in committed {
             let value = [DONE, &fingerprint.0[..]].concat();
-            pipeline.set_options(self.name(epoch, key), value, options.clone()).ignore();
+            pipeline.set_options(self.name(key), value, options.clone()).ignore();
         }
         if pipeline.is_empty() {
             return;
@@ -155,22 +156,17 @@ impl Dedupe {
         }
     }
 
-    /// Reads done markers of this epoch, some thousand at a time: what it found, and where to go on; `None` at the end. Begin with 0.
+    /// Reads done markers, some thousand at a time: what it found, and where to go on; `None` at the end. Begin with 0.
     ///
     /// # Errors
     /// The kind of failure, in words.
-    pub async fn markers(
-        &self,
-        epoch: &str,
-        cursor: u64,
-    ) -> Result<(Vec<(Key, Fingerprint)>, Option<u64>), String> {
+    pub async fn markers(&self, cursor: u64) -> Result<(Vec<(Key, Fingerprint)>, Option<u64>), String> {
         const KEYS_PER_TRIP: u32 = 5_000;
-        self.scan(epoch, cursor, KEYS_PER_TRIP).await.map_err(|error| describe(&error))
+        self.scan(cursor, KEYS_PER_TRIP).await.map_err(|error| describe(&error))
     }
 
     async fn scan(
         &self,
-        epoch: &str,
         cursor: u64,
         count: u32,
     ) -> Result<(Vec<(Key, Fingerprint)>, Option<u64>), RedisError> {
@@ -178,7 +174,7 @@ impl Dedupe {
             self.probe().await?;
         }
         let Some(mut connection) = self.connected() else { return Ok((Vec::new(), None)) };
-        let beginning = format!("{}payonce:{epoch}:", self.prefix);
+        let beginning = self.beginning();
         let pattern: String = beginning
             .chars()
             .flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] })
@@ -211,8 +207,7 @@ impl Dedupe {
     }
 
     /// Writes and connects as the lanes do: a Redis that answers PING but is read-only or full is of no use. Of several hosts
-    /// the first that takes a write is used; a former replica knows nothing that could do harm, because markers name the
-    /// database's epoch.
+    /// the first that takes a write is used; what a former replica knows can do no harm, because the ledger proves each marker.
     async fn probe(&self) -> Result<(), RedisError> {
         let mut probed = Err(RedisError::from((ErrorKind::Io, "the address names no host")));
         if let Some(connection) = self.connected() {
@@ -266,15 +261,19 @@ impl Dedupe {
         }
     }
 
-    /// `<prefix>payonce:<epoch>:<length of source>:<source>:<id>`. The length keeps two pairs of source and id from having one
+    /// `<prefix>payonce:key:<length of source>:<source>:<id>`. The length keeps two pairs of source and id from having one
     /// name, whatever characters they hold.
-    fn name(&self, epoch: &str, key: &Key) -> String {
+    fn name(&self, key: &Key) -> String {
         let source = key.source.as_str();
-        format!("{}payonce:{epoch}:{}:{source}:{}", self.prefix, source.len(), key.event_id)
+        format!("{}{}:{source}:{}", self.beginning(), source.len(), key.event_id)
+    }
+
+    fn beginning(&self) -> String {
+        format!("{}payonce:key:", self.prefix)
     }
 }
 
-/// The inverse of [`Dedupe::name`], without prefix and epoch.
+/// The inverse of [`Dedupe::name`], without its beginning.
 fn key_of(name: &str) -> Option<Key> {
     let (length, rest) = name.split_once(':')?;
     let (source, event_id) = rest.split_at_checked(length.parse().ok()?)?;

@@ -28,5 +28,5 @@ grant connect on database :"database" to payonce_worker, payonce_ops, payonce_re
 \connect :"database"
 -- The default since PostgreSQL 15; a database that was upgraded from an older one still lets everybody create.
 revoke create on schema public from public;
--- A worker reads the cluster's identity with each batch, so that markers in Redis die with a failover.
+-- The cluster's identity is read with each batch, so that a former primary is recognised.
 grant execute on function pg_control_system() to payonce_owner, payonce_worker, payonce_ops, payonce_reader;

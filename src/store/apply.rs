@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::{Connection as _, PgConnection, Row};
 
 use super::{
-    Epoch, StoreError,
+    StoreError,
+    audit::not_in_ledger,
     cases::{self, Resolver, Undecodable},
     counts::{Counts, Tally, record_duplicates, record_tallies},
     load::NEWEST_CASES,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     crash::{self, Point},
-    ledger::{AccountChange, AccountId, Callback, CaseId, Key, Layer, PaymentChange, Plan},
+    ledger::{AccountChange, AccountId, Callback, CaseId, Fingerprint, Key, Layer, PaymentChange, Plan},
 };
 
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
@@ -44,8 +45,19 @@ pub struct Batch<'a> {
     /// The stored cases that `callbacks` come from, one each, where they were found to be signed right after all; empty for a batch
     /// from the queue. Such a case ends with what becomes of its callback.
     pub proven: &'a [CaseId],
-    /// Copies that a done marker turned away, by the layer they count under: further copies in one batch are the batch's.
-    pub remembered: &'a [(Key, Layer)],
+    /// What done markers say to be copies. The batch is written only where the ledger has the row of each.
+    pub remembered: &'a [Remembered],
+}
+
+/// What a done marker says to be a copy of a committed callback.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    /// Its key.
+    pub key: Key,
+    /// Its content.
+    pub fingerprint: Fingerprint,
+    /// The layer that it counts under: of several copies in one batch all but the first are the batch's.
+    pub layer: Layer,
 }
 
 /// A committed batch.
@@ -53,8 +65,6 @@ pub struct Batch<'a> {
 pub struct Applied {
     /// Accounts that a rival changed first: nothing about them was written, decide their callbacks again.
     pub lost: HashSet<AccountId>,
-    /// The history that the commit belongs to.
-    pub epoch: Epoch,
     /// What was counted.
     pub tallies: BTreeMap<Tally, i64>,
 }
@@ -62,11 +72,13 @@ pub struct Applied {
 /// Writes the batch and commits.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] where a rival changed anything but an account's version: nothing is written.
+/// [`StoreError::Conflict`] where a rival changed anything but an account's version, or where a done marker said what the ledger does
+/// not: nothing is written.
 /// [`StoreError::Unavailable`] during the commit: it is unknown whether all is written or nothing. Running the same callbacks
 /// again from the load is right in both cases.
 pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Result<Applied, StoreError> {
     let mut transaction = connection.begin().await?;
+    prove(&mut transaction, batch.remembered).await?;
     let mut lost = guard_openings(&mut transaction, &batch.plan).await?;
     batch.plan.drop_accounts(&lost);
     let lost_races = update_accounts(&mut transaction, &batch.plan.accounts).await?;
@@ -86,11 +98,31 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     }
     let counts = Counts::of(&batch, &lost, &known_cases);
     record_duplicates(&mut transaction, &counts.duplicates).await?;
-    let epoch = record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
+    record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
     crash::reach(Point::BeforeCommit).await?;
     transaction.commit().await?;
     crash::reach(Point::AfterCommit).await?;
-    Ok(Applied { lost, epoch, tallies: counts.tallies })
+    Ok(Applied { lost, tallies: counts.tallies })
+}
+
+/// Redis can be restored, emptied, or written to by somebody else, and this database can be restored to a time before a marker: so a copy
+/// is rejected only for a row that this transaction sees. The commit then confirms that row too: it is written before this one's
+/// commit record, on this server.
+async fn prove(transaction: &mut PgConnection, remembered: &[Remembered]) -> Result<(), StoreError> {
+    // Copies that count as the batch's have the key and content of one that does not.
+    let first = remembered.iter().filter(|copy| copy.layer == Layer::Redis);
+    let first: Vec<_> = first.map(|copy| (copy.key.clone(), copy.fingerprint)).collect();
+    if first.is_empty() {
+        return Ok(());
+    }
+    let unproved = not_in_ledger(transaction, &first).await?.len();
+    if unproved == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Conflict(format!(
+        "{unproved} done markers in Redis have no ledger row: this database was restored or has lost commits, or Redis was restored or \
+         written to by somebody else"
+    )))
 }
 
 /// A row of an unopened account cannot be locked, so "it is not open", "this opens it" and "this is the next case about it" exclude each

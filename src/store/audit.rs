@@ -345,7 +345,8 @@ pub async fn audit(
     Ok(findings)
 }
 
-/// Of callbacks that done markers remember, those that are not in the ledger with this content: (key, payload hash).
+/// Of callbacks that done markers remember (key, payload hash), those that are not in the ledger with this content. One look at the
+/// index of keys for each, whatever PostgreSQL believes about the table.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -356,8 +357,8 @@ pub async fn not_in_ledger(
     let missing: Vec<i64> = sqlx::query_scalar(
         "select k.ord
          from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, payload_sha256, ord)
-         left join ledger l on l.source = k.source and l.event_id = k.event_id and l.payload_sha256 = k.payload_sha256
-         where l.event_id is null",
+         where not exists (select from ledger l where l.event_id = k.event_id and l.source = k.source
+                             and l.payload_sha256 = k.payload_sha256 offset 0)",
     )
     .bind(each(remembered, |(key, _)| key.source.as_str()))
     .bind(each(remembered, |(key, _)| key.event_id.as_str()))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use sqlx::PgConnection;
 
 use super::{
-    Epoch, StoreError,
+    StoreError,
     apply::Batch,
     cases::{Content, Undecodable, content},
     rows::each,
@@ -93,8 +93,8 @@ impl Counts {
                 counts.add(TallyKind::Duplicate, None, Layer::Batch.as_str(), copies);
             }
         }
-        for (key, layer) in batch.remembered {
-            counts.add_duplicate(Some(key), *layer, 1);
+        for copy in batch.remembered {
+            counts.add_duplicate(Some(&copy.key), copy.layer, 1);
         }
         counts
     }
@@ -161,12 +161,12 @@ pub(super) async fn record_duplicates(
     Ok(())
 }
 
-/// The last statement of the transaction: counts, and reads the epoch that the commit will belong to.
+/// The last statements of the transaction: counts, and reads a row.
 pub(super) async fn record_tallies(
     transaction: &mut PgConnection,
     writer: &str,
     tallies: &BTreeMap<Tally, i64>,
-) -> Result<Epoch, StoreError> {
+) -> Result<(), StoreError> {
     if !tallies.is_empty() {
         let tallies: Vec<_> = tallies.iter().collect();
         sqlx::query(
@@ -183,5 +183,5 @@ pub(super) async fn record_tallies(
         .execute(&mut *transaction)
         .await?;
     }
-    super::epoch(transaction).await
+    super::epoch(transaction).await.map(drop)
 }

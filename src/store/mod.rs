@@ -22,7 +22,7 @@ pub mod workers;
 
 use std::fmt;
 
-pub use apply::{Applied, Batch, apply};
+pub use apply::{Applied, Batch, Remembered, apply};
 pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
 pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};

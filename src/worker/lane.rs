@@ -19,7 +19,7 @@ use crate::{
     broker::{Settlement, Verb},
     metrics::{self, Stage},
     retry::Pauses,
-    store::{self, Epoch, StoreError},
+    store::{self, StoreError},
 };
 
 /// A lane whose last batch was at least this part of a full one is behind, and waits for the next to fill: small batches cost more
@@ -52,8 +52,6 @@ pub(super) struct Lane {
     /// Worker and lane: what its counts are kept under.
     pub(super) writer: String,
     pub(super) connection: store::Connection,
-    /// The epoch that the last batch saw.
-    pub(super) epoch: Option<Epoch>,
     /// So many batches more do not believe Redis that a callback is new.
     pub(super) batches_in_doubt: u32,
     /// The batch in work, where traces are collected.
@@ -79,7 +77,7 @@ impl Lane {
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
         let span = Span::none();
-        Self { worker, origin, writer, connection, epoch: None, batches_in_doubt: 0, span, settle, stop }
+        Self { worker, origin, writer, connection, batches_in_doubt: 0, span, settle, stop }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.

@@ -26,7 +26,7 @@ use crate::{
     },
     metrics::Stage,
     retry::Pauses,
-    store::{self, Applied, Batch, Epoch, Resolver, StoreError},
+    store::{self, Applied, Batch, Remembered, Resolver, StoreError},
     wire::{self, WireError},
 };
 
@@ -53,6 +53,8 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
     let mut conflicts = 0;
+    // After a conflict this batch asks the ledger alone, of every key: what Redis says may have been the reason.
+    let mut asks_redis = true;
     // Parts of the batch still to be written: all of it, unless the database refuses some message.
     let mut parts: Vec<Range<usize>> = Vec::new();
     parts.push(0..batch.len());
@@ -62,12 +64,14 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
         let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
-        let Err(cause) = write(lane, &mut work).await else { continue };
+        let Err(cause) = write(lane, &mut work, asks_redis).await else { continue };
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
         }
         if matches!(cause, StoreError::Conflict(_)) {
+            info!(writer = lane.writer, cause = %cause, "the batch is decided again");
             conflicts += 1;
+            asks_redis = false;
             lane.batches_in_doubt = DOUBT_BATCHES;
         } else {
             conflicts = 0;
@@ -119,8 +123,10 @@ fn verify(
 }
 
 /// Writes all of `work`, in as many transactions as rivals make necessary.
-async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
-    ask_redis(lane, work).await?;
+async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result<(), StoreError> {
+    if asks_redis {
+        ask_redis(lane, work).await?;
+    }
     loop {
         let applied = write_once(lane, work).await?;
         if applied.lost.is_empty() {
@@ -135,63 +141,47 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
     }
 }
 
-/// Claims the keys, and sets aside copies of callbacks whose done marker proves a commit that this database still has.
-async fn ask_redis(lane: &mut Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
+/// Claims the keys, and sets aside what Redis says to be copies of committed callbacks. That is advice: the transaction that counts
+/// them looks for their ledger rows.
+async fn ask_redis(lane: &Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
     if work.callbacks.is_empty() || !lane.worker.dedupe.is_available() {
         return Ok(());
     }
     let stage = Timed::begin(&lane.span, Stage::Dedupe);
-    loop {
-        let epoch = match &lane.epoch {
-            Some(epoch) => epoch.clone(),
-            None => read_epoch(lane).await?,
-        };
-        // Copies inside the batch claim once: the second SET would only find the first one's claim.
-        let mut positions: BTreeMap<&Key, Vec<usize>> = BTreeMap::new();
-        for (at, callback) in work.callbacks.iter().enumerate() {
-            positions.entry(&callback.key).or_default().push(at);
-        }
-        let keys: Vec<&Key> = positions.keys().copied().collect();
-        let advice = lane.worker.dedupe.claim(epoch.as_str(), &keys).await;
-        crash::reach(Point::AfterClaim).await?;
-        // One marker turns away one copy; further copies of it in this batch are the batch's own.
-        let mut hits: HashMap<usize, Layer> = HashMap::new();
-        let mut is_new = vec![false; work.callbacks.len()];
-        for ((_, at), advice) in positions.iter().zip(&advice) {
-            let marker = match advice {
-                Advice::Nothing => continue,
-                Advice::New => {
-                    at.iter().for_each(|at| is_new[*at] = true);
-                    continue;
-                }
-                Advice::Done(marker) => marker,
-            };
-            let same = |at: &&usize| {
-                work.callbacks.get(**at).is_some_and(|callback| callback.fingerprint == *marker)
-            };
-            let layers = std::iter::once(Layer::Redis).chain(std::iter::repeat(Layer::Batch));
-            hits.extend(at.iter().filter(same).copied().zip(layers));
-        }
-        // A marker counts only if this database is, now, the one it was written for. After a failover that lost commits, or a
-        // restore, it is another one, and what the marker remembers may never have been applied here.
-        if !hits.is_empty() && read_epoch(lane).await? != epoch {
-            info!(writer = lane.writer, "another database epoch; markers of the one before are not trusted");
-            continue;
-        }
-        work.is_new = is_new;
-        let remembered =
-            hits.iter().filter_map(|(at, layer)| Some((work.callbacks.get(*at)?.key.clone(), *layer)));
-        work.remembered = remembered.collect();
-        work.retain(|at, _| !hits.contains_key(&at));
-        stage.end();
-        return Ok(());
+    // Copies inside the batch claim once: the second SET would only find the first one's claim.
+    let mut positions: BTreeMap<&Key, Vec<usize>> = BTreeMap::new();
+    for (at, callback) in work.callbacks.iter().enumerate() {
+        positions.entry(&callback.key).or_default().push(at);
     }
-}
-
-async fn read_epoch(lane: &mut Lane) -> Result<Epoch, StoreError> {
-    let epoch = lane.connection.run(async |connection| store::epoch(connection).await).await?;
-    lane.epoch = Some(epoch.clone());
-    Ok(epoch)
+    let keys: Vec<&Key> = positions.keys().copied().collect();
+    let advice = lane.worker.dedupe.claim(&keys).await;
+    crash::reach(Point::AfterClaim).await?;
+    // One marker rejects one copy; further copies of it in this batch are the batch's own.
+    let mut hits: HashMap<usize, Layer> = HashMap::new();
+    let mut is_new = vec![false; work.callbacks.len()];
+    for ((_, at), advice) in positions.iter().zip(&advice) {
+        let marker = match advice {
+            Advice::Nothing => continue,
+            Advice::New => {
+                at.iter().for_each(|at| is_new[*at] = true);
+                continue;
+            }
+            Advice::Done(marker) => marker,
+        };
+        let same =
+            |at: &&usize| work.callbacks.get(**at).is_some_and(|callback| callback.fingerprint == *marker);
+        let layers = std::iter::once(Layer::Redis).chain(std::iter::repeat(Layer::Batch));
+        hits.extend(at.iter().filter(same).copied().zip(layers));
+    }
+    work.is_new = is_new;
+    let remembered = hits.iter().filter_map(|(at, layer)| {
+        let Callback { key, fingerprint, .. } = work.callbacks.get(*at)?;
+        Some(Remembered { key: key.clone(), fingerprint: *fingerprint, layer: *layer })
+    });
+    work.remembered = remembered.collect();
+    work.retain(|at, _| !hits.contains_key(&at));
+    stage.end();
+    Ok(())
 }
 
 /// Load and decide.
@@ -253,7 +243,7 @@ fn is_proved_by_writing(outcome: Outcome) -> bool {
 /// Plan, apply, remember.
 async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
     let plan = plan(lane, work).await?;
-    let Lane { worker, writer, connection, epoch, span, .. } = lane;
+    let Lane { worker, writer, connection, span, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
 
@@ -272,15 +262,14 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreEr
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
     stage.end();
 
-    // After the commit, under the epoch that the commit itself read: never under one that another connection saw.
+    // After the commit: a marker of what was never written would cost a look-up in vain.
     let stage = Timed::begin(span, Stage::Mark);
     let committed = committed(&work.callbacks, &outcomes, &applied.lost);
     let released = released.iter().filter(|(account_id, ..)| !applied.lost.contains(account_id));
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
-    worker.dedupe.remember(applied.epoch.as_str(), committed.chain(released)).await;
+    worker.dedupe.remember(committed.chain(released)).await;
     stage.end();
     crash::reach(Point::AfterMarker).await?;
-    *epoch = Some(applied.epoch.clone());
     worker.vitals.counted(&worker.by_source, &applied.tallies);
     Ok(applied)
 }

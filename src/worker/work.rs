@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::{batch::Taken, lane::Origin};
 use crate::{
     keys::Keyring,
-    ledger::{Callback, Fingerprint, Key, Layer, Reason},
+    ledger::{Callback, Fingerprint, Key, Reason},
     signature::Headers,
-    store::Undecodable,
+    store::{Remembered, Undecodable},
     wire::{self, WireError},
 };
 
@@ -20,8 +20,8 @@ pub(super) struct Work<'a> {
     /// Whether Redis believes that nobody has seen the callback.
     pub(super) is_new: Vec<bool>,
     pub(super) undecodable: Vec<Undecodable<'a>>,
-    /// Copies that a done marker turned away, not counted yet.
-    pub(super) remembered: Vec<(Key, Layer)>,
+    /// What done markers say to be copies, neither proved nor counted yet.
+    pub(super) remembered: Vec<Remembered>,
     /// Whether all but `callbacks` is committed.
     pub(super) is_partly_committed: bool,
 }

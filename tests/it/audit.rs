@@ -119,7 +119,7 @@ async fn a_marker_without_its_row_fails_the_audit() {
     assert!(code == Some(0) && text.contains("markers_have_rows"), "{text}");
     let mut redis = world.redis().await;
     let marker = [&b"done:"[..], &[7; 32]].concat();
-    let key = world.redis_key("never-applied").await;
+    let key = world.redis_key("never-applied");
     redis::cmd("SET").arg(key).arg(marker).query_async::<()>(&mut redis).await.unwrap();
     let (code, text) = audit().await;
     assert!(code == Some(1) && text.contains("\"audit\":[\"markers_have_rows\"]"), "{text}");

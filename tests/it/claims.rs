@@ -6,7 +6,7 @@ use crate::support::{Event, World};
 async fn a_claim_left_by_a_dead_worker_does_not_swallow_the_payment() {
     let world = World::new().await;
     // What a worker leaves that died between its claim and its commit.
-    let claim = world.redis_key("e1").await;
+    let claim = world.redis_key("e1");
     let mut redis = world.redis().await;
     redis::cmd("SET").arg(&claim).arg("claim").query_async::<()>(&mut redis).await.unwrap();
 
@@ -25,7 +25,7 @@ async fn a_claim_left_by_a_dead_worker_does_not_swallow_the_payment() {
 #[tokio::test]
 async fn a_done_marker_with_another_hash_does_not_turn_a_callback_away() {
     let world = World::new().await;
-    let marker = world.redis_key("e1").await;
+    let marker = world.redis_key("e1");
     let mut redis = world.redis().await;
     let other = [b"done:".as_slice(), &[7; 32]].concat();
     redis::cmd("SET").arg(&marker).arg(other).query_async::<()>(&mut redis).await.unwrap();

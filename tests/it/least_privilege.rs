@@ -192,7 +192,7 @@ async fn the_broker_refuses(locked: &Locked) {
 
 async fn redis_refuses(locked: &Locked) {
     let prefix = &locked.admin.prefix;
-    let marker = format!("{prefix}payonce:epoch:1:s:e");
+    let marker = format!("{prefix}payonce:key:1:s:e");
     let everyone = [
         vec!["FLUSHALL"],
         vec!["KEYS", "*"],

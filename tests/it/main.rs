@@ -24,6 +24,7 @@ mod monitoring;
 mod outages;
 mod quarantine;
 mod redis_failures;
+mod restored_history;
 mod rivals;
 mod secrets;
 mod signatures;

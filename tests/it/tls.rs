@@ -95,7 +95,7 @@ async fn redis(url: String, files: TlsConfig) -> Result<(), String> {
     let config = payonce::config::load(None, &Default::default(), |_| None).expect("defaults").dedupe;
     let config = payonce::config::DedupeConfig { timeout: Patience::from_secs(10), ..config };
     let dedupe = Dedupe::with_tls(&url, "tls.", config, &files)?;
-    dedupe.markers("epoch", 0).await.map(drop)
+    dedupe.markers(0).await.map(drop)
 }
 
 async fn rabbitmq(url: String, files: TlsConfig) -> Result<(), String> {

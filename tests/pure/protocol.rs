@@ -1,6 +1,6 @@
 //! The protocol around `decide`, as a model that is searched exhaustively: two workers, a broker, Redis and PostgreSQL take every
-//! step in every order, while workers die, channels are lost, Redis forgets, and a failover loses commits. The well-known mistakes, made
-//! on purpose, must each give a trace.
+//! step in every order, while workers die, channels are lost, Redis forgets or lies, and a failover or a restore loses commits. The
+//! well-known mistakes, made on purpose, must each give a trace.
 //!
 //! One callback is a batch. The real [`decide`] decides; loading, guards and unique keys are modelled as the store has them.
 
@@ -18,16 +18,13 @@ const WORKERS: usize = 2;
 /// Two copies of key 0, and key 1; behind them what the provider sends again after a failover: keys 0 and 1.
 const KEYS: [usize; 5] = [0, 0, 1, 0, 1];
 const FIRST_RETRY: usize = 3;
-const EPOCHS: usize = 2;
 
 /// A step of the protocol done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mistake {
     None,
     AckOnForeignClaim,
-    MarkerBeforeCommit,
-    MarkerWithoutEpoch,
-    EpochNotReadAgain,
+    MarkerBelieved,
     AckBeforeCommit,
     NoVersionGuard,
     NoLedgerKey,
@@ -53,7 +50,6 @@ enum Mark {
 /// PostgreSQL: one account and the ledger, rows in the order of their commits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Database {
-    epoch: usize,
     balance: i64,
     version: i64,
     rows: Vec<usize>,
@@ -64,8 +60,8 @@ struct Database {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Step {
     Ask,
-    /// A done marker was found: is the database still the one that it speaks of?
-    Verify,
+    /// A done marker was found: the transaction that counts the copy looks for its row.
+    Prove,
     /// Whether the ledger is asked for the key: not where Redis takes the callback for new.
     Load(bool),
     /// Has what the database knew: balance, version, whether the key was in the ledger.
@@ -77,8 +73,6 @@ enum Step {
 /// A worker with at most one delivery in work.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Worker {
-    /// The epoch that it saw last.
-    epoch: Option<usize>,
     busy: Option<(usize, Step)>,
 }
 
@@ -89,14 +83,14 @@ struct Faults {
     lost_channels: u8,
     forgettings: u8,
     failovers: u8,
+    lies: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct State {
     messages: [Message; KEYS.len()],
     workers: [Worker; WORKERS],
-    /// By epoch and key: a marker's name begins with the epoch.
-    redis: [[Mark; 2]; EPOCHS],
+    redis: [Mark; 2],
     database: Database,
     faults: Faults,
 }
@@ -107,9 +101,9 @@ impl State {
         messages[FIRST_RETRY..].fill(Message::NotSent);
         Self {
             messages,
-            workers: [const { Worker { epoch: None, busy: None } }; WORKERS],
-            redis: [[Mark::None; 2]; EPOCHS],
-            database: Database { epoch: 0, balance: 0, version: 0, rows: Vec::new(), replicated: 0 },
+            workers: [const { Worker { busy: None } }; WORKERS],
+            redis: [Mark::None; 2],
+            database: Database { balance: 0, version: 0, rows: Vec::new(), replicated: 0 },
             faults,
         }
     }
@@ -198,37 +192,29 @@ fn next(state: &State, mistake: Mistake) -> Vec<(String, bool, State)> {
 fn advance(state: &State, at: usize, number: usize, step: &Step, mistake: Mistake) -> (String, State) {
     let key = KEYS[number];
     let mut after = state.clone();
-    let epoch = *after.workers[at].epoch.get_or_insert(state.database.epoch);
-    let marked = if mistake == Mistake::MarkerWithoutEpoch { 0 } else { epoch };
     let (what, next) = match step {
-        Step::Ask => match state.redis[marked][key] {
+        Step::Ask => match state.redis[key] {
             Mark::None => {
-                after.redis[marked][key] = Mark::Claim;
+                after.redis[key] = Mark::Claim;
                 ("claims the key, which nobody had".to_owned(), Some(Step::Load(false)))
             }
             Mark::Claim if mistake == Mistake::AckOnForeignClaim => {
                 ("finds a claim, and takes the callback for a duplicate".to_owned(), Some(Step::Settle))
             }
             Mark::Claim => ("finds a claim, which proves nothing".to_owned(), Some(Step::Load(true))),
-            Mark::Done if [Mistake::MarkerWithoutEpoch, Mistake::EpochNotReadAgain].contains(&mistake) => {
+            Mark::Done if mistake == Mistake::MarkerBelieved => {
                 ("finds a done marker, and believes it".to_owned(), Some(Step::Settle))
             }
-            Mark::Done => (format!("finds a done marker of epoch {epoch}"), Some(Step::Verify)),
+            Mark::Done => ("finds a done marker".to_owned(), Some(Step::Prove)),
         },
-        Step::Verify if state.database.epoch == epoch => {
-            ("reads the same epoch: a duplicate".to_owned(), Some(Step::Settle))
+        Step::Prove if state.database.rows.contains(&key) => {
+            ("finds its row: a duplicate".to_owned(), Some(Step::Settle))
         }
-        Step::Verify => {
-            after.workers[at].epoch = Some(state.database.epoch);
-            ("reads another epoch: the marker proves nothing".to_owned(), Some(Step::Ask))
-        }
+        Step::Prove => ("finds no row: the marker proves nothing".to_owned(), Some(Step::Load(true))),
         Step::Load(asks_ledger) => {
             let Database { balance, version, rows, .. } = &state.database;
             let is_known = *asks_ledger && rows.contains(&key);
             let loaded = Step::Apply(*balance, *version, is_known);
-            if mistake == Mistake::MarkerBeforeCommit {
-                after.redis[epoch][key] = Mark::Done;
-            }
             if mistake == Mistake::AckBeforeCommit {
                 settle(&mut after, at, number, mistake);
             }
@@ -236,15 +222,14 @@ fn advance(state: &State, at: usize, number: usize, step: &Step, mistake: Mistak
         }
         Step::Apply(balance, version, is_known) => {
             if commit(&mut after.database, key, (*balance, *version, *is_known), mistake) {
-                after.workers[at].epoch = Some(state.database.epoch);
                 ("commits".to_owned(), Some(Step::Mark))
             } else {
                 ("loses a race".to_owned(), Some(Step::Load(true)))
             }
         }
         Step::Mark => {
-            after.redis[marked][key] = Mark::Done;
-            (format!("writes the done marker of epoch {marked}"), Some(Step::Settle))
+            after.redis[key] = Mark::Done;
+            ("writes the done marker".to_owned(), Some(Step::Settle))
         }
         Step::Settle => {
             settle(&mut after, at, number, mistake);
@@ -278,7 +263,7 @@ fn faults(state: &State) -> Vec<(String, bool, State)> {
             let mut after = state.clone();
             after.faults.crashes -= 1;
             give_back(&mut after);
-            after.workers[at] = Worker { epoch: None, busy: None };
+            after.workers[at] = Worker { busy: None };
             found.push((format!("worker {at} dies"), true, after));
         }
         if state.faults.lost_channels > 0 && state.messages.contains(&Message::Held(at)) {
@@ -288,24 +273,31 @@ fn faults(state: &State) -> Vec<(String, bool, State)> {
             found.push((format!("worker {at} loses its channel, and works on"), true, after));
         }
     }
-    if state.faults.forgettings > 0 && state.redis.iter().flatten().any(|mark| *mark != Mark::None) {
+    if state.faults.forgettings > 0 && state.redis.iter().any(|mark| *mark != Mark::None) {
         let mut after = state.clone();
         after.faults.forgettings -= 1;
-        after.redis = [[Mark::None; 2]; EPOCHS];
+        after.redis = [Mark::None; 2];
         found.push(("Redis forgets everything".to_owned(), true, after));
-        if state.redis.iter().flatten().any(|mark| *mark == Mark::Claim) {
+        if state.redis.contains(&Mark::Claim) {
             let mut after = state.clone();
             after.faults.forgettings -= 1;
-            let claims = after.redis.iter_mut().flatten().filter(|mark| **mark == Mark::Claim);
+            let claims = after.redis.iter_mut().filter(|mark| **mark == Mark::Claim);
             claims.for_each(|mark| *mark = Mark::None);
             found.push(("claims expire".to_owned(), true, after));
+        }
+    }
+    for key in [0, 1] {
+        if state.faults.lies > 0 && state.redis[key] != Mark::Done {
+            let mut after = state.clone();
+            after.faults.lies -= 1;
+            after.redis[key] = Mark::Done;
+            found.push((format!("somebody writes a done marker of key {key}"), true, after));
         }
     }
     if state.faults.failovers > 0 {
         let mut after = state.clone();
         after.faults.failovers -= 1;
         let database = &mut after.database;
-        database.epoch += 1;
         database.rows.truncate(database.replicated);
         database.version = i64::try_from(database.rows.len()).unwrap();
         database.balance = database.version * AMOUNT;
@@ -316,7 +308,7 @@ fn faults(state: &State) -> Vec<(String, bool, State)> {
             }
         }
         let lost = state.database.rows.len() - state.database.replicated;
-        found.push((format!("failover; {lost} commits are lost"), true, after));
+        found.push((format!("failover or restore; {lost} commits are lost"), true, after));
     }
     found
 }
@@ -390,9 +382,11 @@ fn trace(seen: &HashMap<State, Option<(State, String)>>, end: &State, wrong: &st
 }
 
 /// No commit is ever lost: the standby is synchronous, or there is no failover.
-const DURABLE: Faults = Faults { crashes: 2, lost_channels: 1, forgettings: 1, failovers: 0 };
-/// A failover to an asynchronous standby.
-const FAILOVER: Faults = Faults { crashes: 1, lost_channels: 0, forgettings: 0, failovers: 1 };
+const DURABLE: Faults = Faults { crashes: 2, lost_channels: 1, forgettings: 1, failovers: 0, lies: 0 };
+/// A failover to an asynchronous standby, or a restore; nothing in the database tells it from the one before.
+const FAILOVER: Faults = Faults { crashes: 1, lost_channels: 0, forgettings: 0, failovers: 1, lies: 0 };
+/// Redis is written to by somebody else.
+const LIES: Faults = Faults { crashes: 1, lost_channels: 0, forgettings: 1, failovers: 0, lies: 2 };
 
 #[test]
 fn applied_at_most_once_acknowledged_only_when_applied_and_in_the_end_applied() {
@@ -405,6 +399,14 @@ fn applied_at_most_once_acknowledged_only_when_applied_and_in_the_end_applied() 
 #[test]
 fn what_a_failover_lost_is_applied_when_it_is_sent_again() {
     let search = search(FAILOVER, Mistake::None);
+    println!("{} states", search.states);
+    assert_eq!(search.trace, None, "\n{}", search.trace.as_deref().unwrap_or_default());
+    assert!(search.states > 10_000, "only {} states: the model has stopped moving", search.states);
+}
+
+#[test]
+fn what_redis_says_decides_nothing() {
+    let search = search(LIES, Mistake::None);
     println!("{} states", search.states);
     assert_eq!(search.trace, None, "\n{}", search.trace.as_deref().unwrap_or_default());
     assert!(search.states > 10_000, "only {} states: the model has stopped moving", search.states);
@@ -424,18 +426,13 @@ fn acknowledging_on_a_foreign_claim_loses_a_payment() {
 }
 
 #[test]
-fn a_marker_before_the_commit_loses_a_payment() {
-    gives_a_trace(Mistake::MarkerBeforeCommit, DURABLE, "acknowledged and not applied");
+fn a_marker_that_is_believed_hides_what_a_failover_lost() {
+    gives_a_trace(Mistake::MarkerBelieved, FAILOVER, "nothing is left to do");
 }
 
 #[test]
-fn a_marker_without_epoch_hides_what_a_failover_lost() {
-    gives_a_trace(Mistake::MarkerWithoutEpoch, FAILOVER, "nothing is left to do");
-}
-
-#[test]
-fn an_epoch_that_is_not_read_again_hides_what_a_failover_lost() {
-    gives_a_trace(Mistake::EpochNotReadAgain, FAILOVER, "nothing is left to do");
+fn a_marker_that_is_believed_lets_whoever_writes_to_redis_swallow_a_payment() {
+    gives_a_trace(Mistake::MarkerBelieved, LIES, "acknowledged and not applied");
 }
 
 #[test]

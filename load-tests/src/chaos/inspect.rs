@@ -94,13 +94,8 @@ pub async fn sessions(database: &mut PgConnection) -> anyhow::Result<Vec<String>
     .context("sessions cannot be read")
 }
 
-/// Every done marker of the database's present history has its ledger row, and every key has an end.
+/// Every done marker has its ledger row, and every key has an end. What a failover or a restore lost was sent again.
 pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) -> anyhow::Result<()> {
-    let history: String = sqlx::query_scalar(
-        "select system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '-' from pg_control_system()",
-    )
-    .fetch_one(&mut *database)
-    .await?;
     let rows: Vec<(String, String)> =
         sqlx::query_as("select source, event_id from ledger").fetch_all(&mut *database).await?;
     let rows: HashSet<String> =
@@ -116,9 +111,7 @@ pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) ->
             without_end.push(name.clone());
         }
         let is_done = value.is_some_and(|value| value.starts_with(b"done:"));
-        let Some((_, rest)) = name.split_once(&history).filter(|_| is_done) else { continue };
-        // Behind the history: database, storage, then the key.
-        let key = rest.split_once(':').map(|(_, key)| key).unwrap_or_default();
+        let Some((_, key)) = name.split_once("payonce:key:").filter(|_| is_done) else { continue };
         if !rows.contains(key) {
             without_row.push(name);
         }

@@ -54,6 +54,16 @@ impl OwnServer {
         self.run("start").await;
     }
 
+    /// Keeps a copy of a PostgreSQL's data under this label: `snapshot` of its disk while it is killed, `backup`, or `standby`.
+    pub async fn copy(&self, label: &str, how: &str) {
+        self.call(&["copy", label, how]).await;
+    }
+
+    /// Kills a PostgreSQL, and starts it on that copy, on the same port.
+    pub async fn restore(&self, label: &str) {
+        self.call(&["restore", label]).await;
+    }
+
     /// A script of the project that calls `$RABBITMQCTL`, aimed at this broker.
     pub fn script(&self, path: &str) -> Command {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
@@ -65,19 +75,22 @@ impl OwnServer {
     }
 
     async fn run(&self, verb: &str) {
-        let output = self.command(verb).output().await.expect("scripts/services runs");
+        self.call(&[verb, self.name]).await;
+    }
+
+    async fn call(&self, arguments: &[&str]) {
+        let output = self.command(arguments).output().await.expect("scripts/services runs");
         assert!(
             output.status.success(),
-            "scripts/services {verb} {}: {}{}",
-            self.name,
+            "scripts/services {arguments:?}: {}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
     }
 
-    fn command(&self, verb: &str) -> Command {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"));
-        command.args([verb, self.name]).env("PAYONCE_LOCAL_DIR", self.folder.path()).stdin(Stdio::null());
+        command.args(arguments).env("PAYONCE_LOCAL_DIR", self.folder.path()).stdin(Stdio::null());
         match &self.tls {
             Some(folder) => command.env("PAYONCE_TLS_DIR", folder),
             None => command.env_remove("PAYONCE_TLS_DIR"),
@@ -92,6 +105,6 @@ impl OwnServer {
 impl Drop for OwnServer {
     fn drop(&mut self) {
         // Best effort: the folder may be gone when the machine shuts down.
-        drop(self.command("clean").into_std().status());
+        drop(self.command(&["clean", self.name]).into_std().status());
     }
 }

@@ -126,9 +126,8 @@ impl World {
     }
 
     /// Where Redis keeps what it knows of this event: its claim, later its done marker.
-    pub async fn redis_key(&self, event_id: &str) -> String {
-        let epoch = store::epoch(&mut self.connect().await).await.expect("the epoch can be read");
-        format!("{}payonce:{epoch}:{}:{SOURCE}:{event_id}", self.prefix, SOURCE.len())
+    pub fn redis_key(&self, event_id: &str) -> String {
+        format!("{}payonce:key:{}:{SOURCE}:{event_id}", self.prefix, SOURCE.len())
     }
 
     pub fn names(&self) -> Names {
