@@ -33,13 +33,13 @@ demo: services build ## See it work: the dashboard, two workers, 50 000 callback
 screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`
 	@scripts/screenshots
 
-test: services browser promtool lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
+test: services browser promtool faketime lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
 	@scripts/test -p payonce --lib --test pure
 
-test-it: services browser promtool toolchain ## Only the integration tests
+test-it: services browser promtool faketime toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
 
 chaos: build faketime ## The long fault tests: every fault by itself, then ten seeds of two minutes

@@ -109,6 +109,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();
     let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    metrics::worker_starts();
     let serving = match listen {
         None => None,
         Some(address) => {

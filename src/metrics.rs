@@ -22,7 +22,12 @@ const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
 const KEYS_FILE_OK: &str = "payonce_keys_file_ok";
 const BUILD: &str = "payonce_build_info";
-// Of `payonce ops` only.
+// Of `payonce ops` only. Its totals have names of their own, so that nobody adds them up with a worker's.
+const POOL_RECEIVED: &str = "payonce_pool_callbacks_received_total";
+const POOL_APPLIED: &str = "payonce_pool_callbacks_applied_total";
+const POOL_DUPLICATES: &str = "payonce_pool_duplicates_rejected_total";
+const POOL_QUARANTINED: &str = "payonce_pool_callbacks_quarantined_total";
+const POOL_BAD_SIGNATURES: &str = "payonce_pool_bad_signatures_total";
 const SERVER_UP: &str = "payonce_server_up";
 const WORKERS_UP: &str = "payonce_workers_up";
 const WORKERS_READY: &str = "payonce_workers_ready";
@@ -32,7 +37,8 @@ const BACKLOG: &str = "payonce_backlog_messages";
 const BACKLOG_AGE: &str = "payonce_backlog_age_seconds";
 const CASES: &str = "payonce_cases";
 const AUDIT_OK: &str = "payonce_audit_ok";
-const AUDIT_TIME: &str = "payonce_audit_finished_timestamp_seconds";
+const AUDIT_AGE: &str = "payonce_audit_age_seconds";
+const AUDIT_PAUSE: &str = "payonce_audit_pause_seconds";
 const AUDIT_VIOLATIONS: &str = "payonce_audit_violations";
 
 const BATCH_SIZE_BUCKETS: [f64; 12] =
@@ -77,6 +83,14 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "0 while keys_file cannot be used and the keys from before stay in force; else 1, also with no such file."
     );
     describe_gauge!(BUILD, "1, with the version of the program.");
+    describe_counter!(POOL_RECEIVED, "Callbacks that the whole pool has settled, duplicates included.");
+    describe_counter!(POOL_APPLIED, "Callbacks that the whole pool has written to the ledger.");
+    describe_counter!(POOL_DUPLICATES, "Duplicates that the whole pool has rejected, by detection layer.");
+    describe_counter!(POOL_QUARANTINED, "Cases that the whole pool has opened, by reason.");
+    describe_counter!(
+        POOL_BAD_SIGNATURES,
+        "Of these, those with reason bad_signature, by the source they claim; an unknown one is empty."
+    );
     describe_gauge!(SERVER_UP, "1 while this server answers `payonce ops`.");
     describe_gauge!(WORKERS_UP, "Workers that report.");
     describe_gauge!(WORKERS_READY, "Workers that report and take messages.");
@@ -103,12 +117,25 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         AUDIT_OK,
         "1 where the last audit of `payonce ops` found the books right, 0 where it did not."
     );
-    describe_gauge!(AUDIT_TIME, Unit::Seconds, "When that audit ended.");
+    describe_gauge!(
+        AUDIT_AGE,
+        Unit::Seconds,
+        "How long ago the last audit of `payonce ops` ended; before the first, how long it has been waited for."
+    );
+    describe_gauge!(
+        AUDIT_PAUSE,
+        Unit::Seconds,
+        "Pause between two audits of `payonce ops`; 0: it makes none."
+    );
     describe_gauge!(AUDIT_VIOLATIONS, "Violations that it found, by check.");
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+/// This process is a worker: its counters are there before they count.
+pub fn worker_starts() {
     counter!(RECEIVED).absolute(0);
     counter!(CONFLICTS).absolute(0);
-    Ok(handle)
 }
 
 /// The parts of a batch's life, in order.
@@ -203,10 +230,14 @@ pub fn workers(up: usize, ready: usize, without_redis: usize, oldest_unsettled: 
     gauge!(OLDEST_UNSETTLED).set(oldest_unsettled.as_secs_f64());
 }
 
-/// So many callbacks wait on the queue, so many messages on that of the given up, and the oldest callback waits so long.
-pub fn backlog(ready: u32, given_up: u32, age: Option<Duration>) {
+/// So many callbacks wait on the queue, and so many messages on that of the given up.
+pub fn backlog(ready: u32, given_up: u32) {
     gauge!(BACKLOG, "queue" => "callbacks").set(f64::from(ready));
     gauge!(BACKLOG, "queue" => "given_up").set(f64::from(given_up));
+}
+
+/// The oldest callback waits so long; `None`: none waits.
+pub fn backlog_age(age: Option<Duration>) {
     gauge!(BACKLOG_AGE).set(age.unwrap_or_default().as_secs_f64());
 }
 
@@ -216,11 +247,13 @@ pub fn cases(state: &'static str, reason: &'static str, n: i64) {
     gauge!(CASES, "state" => state, "reason" => reason).set(n as f64);
 }
 
-/// An audit ended, at this time since 1970 in seconds.
-pub fn audited(ok: bool, at_s: i64) {
-    gauge!(AUDIT_OK).set(if ok { 1.0 } else { 0.0 });
-    #[expect(clippy::cast_precision_loss, reason = "a time of day that 2^52 seconds hold")]
-    gauge!(AUDIT_TIME).set(at_s as f64);
+/// The last audit found the books right or wrong (`None`: there was none yet), and ended so long ago; with this pause between two.
+pub fn audited(are_right: Option<bool>, age: Duration, pause: Duration) {
+    if let Some(are_right) = are_right {
+        gauge!(AUDIT_OK).set(if are_right { 1.0 } else { 0.0 });
+    }
+    gauge!(AUDIT_AGE).set(age.as_secs_f64());
+    gauge!(AUDIT_PAUSE).set(pause.as_secs_f64());
 }
 
 /// A check of that audit found so many violations.
@@ -264,21 +297,23 @@ impl BySource {
     /// Sets the counters to the totals that all workers have committed: (kind, source, label, how many).
     pub fn set_totals<'a>(&self, totals: impl Iterator<Item = (&'a str, &'a str, &'a str, i64)>) {
         type Series = (&'static str, Vec<(&'static str, String)>);
-        let mut sums: BTreeMap<Series, u64> = BTreeMap::new();
+        let mut sums: BTreeMap<Series, u64> = BTreeMap::from([((POOL_RECEIVED, Vec::new()), 0)]);
         for (kind, source, label, n) in totals {
             let n = u64::try_from(n).unwrap_or(0);
             let (reason, label) = (label, label.to_owned());
             let line = match kind {
-                "applied" | "released" => (APPLIED, vec![("source", self.label(source)), ("type", label)]),
-                "duplicate" => (DUPLICATES, vec![("source", self.label(source)), ("layer", label)]),
-                _ => (QUARANTINED, vec![("reason", label)]),
+                "applied" | "released" => {
+                    (POOL_APPLIED, vec![("source", self.label(source)), ("type", label)])
+                }
+                "duplicate" => (POOL_DUPLICATES, vec![("source", self.label(source)), ("layer", label)]),
+                _ => (POOL_QUARANTINED, vec![("reason", label)]),
             };
             *sums.entry(line).or_default() += n;
             if kind == "quarantined" && reason == BAD_SIGNATURE {
-                *sums.entry((BAD_SIGNATURES, vec![("source", self.label(source))])).or_default() += n;
+                *sums.entry((POOL_BAD_SIGNATURES, vec![("source", self.label(source))])).or_default() += n;
             }
             if kind != "released" {
-                *sums.entry((RECEIVED, Vec::new())).or_default() += n;
+                *sums.entry((POOL_RECEIVED, Vec::new())).or_default() += n;
             }
         }
         for ((name, labels), n) in sums {

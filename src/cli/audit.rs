@@ -10,17 +10,15 @@ use super::{
 };
 use crate::{
     app,
+    audit::{self, Place},
     config::Config,
-    store::{self, CHECKS, Finding, PgConnection, StoreError},
+    store::{self, CHECKS, Finding},
 };
-
-/// Violations that are shown.
-const EXAMPLES_MAX: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Look only at what was recorded from then on, where a check would read the whole ledger: RFC 3339, such as
-    /// 2026-11-22T00:00:00Z. The checks that are about the whole ledger are left out.
+    /// 2026-11-22T00:00:00Z. Every account is still compared with its last entry. The checks that are about the whole ledger are skipped.
     #[arg(long, value_parser = timestamp, value_name = "TIME")]
     since: Option<OffsetDateTime>,
     /// One JSON object in place of text.
@@ -37,24 +35,20 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         }
         progress.inc(1);
     };
-    let (findings, markers) = with_database(config, async |connection| {
-        let findings = store::audit(connection, args.since, show).await?;
-        Ok((findings, markers(config, connection).await?))
+    let findings = with_database(config, async |connection| {
+        let mut findings = store::audit(connection, args.since, show).await?;
+        let markers = match app::dedupe(config) {
+            Ok(dedupe) => audit::markers(&dedupe, connection, &mut Place::default(), usize::MAX).await?,
+            Err(error) => audit::not_checked(error.to_string()),
+        };
+        show(&markers);
+        findings.push(markers);
+        Ok(findings)
     })
     .await?;
     progress.finish_and_clear();
-    let mut findings = findings;
-    match markers {
-        Ok(finding) => {
-            if !args.json {
-                print(&finding);
-            }
-            findings.push(finding);
-        }
-        Err(why) => eprintln!("payonce: done markers were not checked: {why}"),
-    }
     let failed: Vec<&str> =
-        findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name).collect();
+        findings.iter().filter(|finding| finding.is_violated()).map(|finding| finding.name).collect();
     if args.json {
         let audit = if failed.is_empty() { json!("ok") } else { json!(failed) };
         print_json(&json!({ "audit": audit, "checks": findings }))?;
@@ -68,41 +62,13 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Every done marker has its ledger row. One without names a callback that was committed and acknowledged, and that this database does
-/// not have: it was restored, or lost commits. (Or Redis was restored, or written to by somebody else.) No marker can hide a payment;
-/// this says which payments to ask the provider for again. Words where Redis cannot be asked: the rest of the audit stands without it.
-async fn markers(
-    config: &Config,
-    connection: &mut PgConnection,
-) -> Result<Result<Finding, String>, StoreError> {
-    let dedupe = match app::dedupe(config) {
-        Ok(dedupe) => dedupe,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    let (mut missing, mut examples) = (0, Vec::new());
-    let mut cursor = Some(0);
-    while let Some(at) = cursor {
-        let (remembered, next) = match dedupe.markers(at).await {
-            Ok(found) => found,
-            Err(error) => return Ok(Err(format!("Redis: {error}"))),
-        };
-        let without = store::not_in_ledger(connection, &remembered).await?;
-        missing += without.len();
-        let shown = EXAMPLES_MAX.saturating_sub(examples.len());
-        examples.extend(without.iter().take(shown).map(ToString::to_string));
-        cursor = next;
-    }
-    Ok(Ok(Finding {
-        name: "markers_have_rows",
-        promise: "every callback that Redis remembers as committed has its ledger row",
-        ok: missing == 0,
-        violations: i64::try_from(missing).unwrap_or(i64::MAX),
-        examples,
-    }))
-}
-
 fn print(finding: &Finding) {
-    if finding.ok {
+    if let Some(why) = &finding.skipped {
+        let skipped = paint::out(Ink::Attention, "skipped");
+        say!("{skipped} {}: {}; {}", finding.name, finding.promise, table::safe(why));
+        return;
+    }
+    if !finding.is_violated() {
         say!("{}      {}: {}", paint::out(Ink::Good, "ok"), finding.name, finding.promise);
         return;
     }

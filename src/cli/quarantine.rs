@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::json;
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 
 use super::{Failure, print_json, progress, table, with_database};
 use crate::{
@@ -116,23 +116,26 @@ pub(super) struct How {
 }
 
 impl Which {
-    fn filter(self, states: &[&'static str]) -> Filter {
-        let now = OffsetDateTime::now_utc();
-        Filter {
+    /// Ages are counted back from the database's time, which stamps cases.
+    async fn filter(self, config: &Config, states: &[&'static str]) -> Result<Filter, Failure> {
+        let has_age = self.older_than.is_some() || self.newer_than.is_some();
+        let now = if has_age { Some(with_database(config, store::now).await?) } else { None };
+        let before = |age: Option<Duration>| now.zip(age).map(|(now, age)| now.saturating_sub(age));
+        Ok(Filter {
             ids: self.ids,
             states: states.to_vec(),
             reason: self.reason,
             source: self.source,
             account_id: self.account,
             id_max: None,
-            seen_before: self.older_than.map(|age| now.saturating_sub(age)),
-            seen_since: self.newer_than.map(|age| now.saturating_sub(age)),
-        }
+            seen_before: before(self.older_than),
+            seen_since: before(self.newer_than),
+        })
     }
 
     /// The filter of a command that changes cases: it must say which.
-    fn chosen(self, all: bool) -> Result<Filter, Failure> {
-        let filter = self.filter(&UNENDED);
+    async fn chosen(self, config: &Config, all: bool) -> Result<Filter, Failure> {
+        let filter = self.filter(config, &UNENDED).await?;
         let names_some = !filter.ids.is_empty()
             || filter.reason.is_some()
             || filter.source.is_some()
@@ -152,11 +155,15 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             let states: Vec<&str> =
                 STATES.into_iter().filter(|name| state == "all" || state == *name).collect();
             let page = Page::Before(before, i64::from(limit));
-            list(config, &which.filter(&states), page, json).await
+            list(config, &which.filter(config, &states).await?, page, json).await
         }
         Command::Show { id, json } => show(config, id, json).await,
-        Command::Replay { which, how, why } => replay(config, which.chosen(how.all)?, &how, &why).await,
-        Command::Discard { which, how, why } => discard(config, which.chosen(how.all)?, &how, &why).await,
+        Command::Replay { which, how, why } => {
+            replay(config, which.chosen(config, how.all).await?, &how, &why).await
+        }
+        Command::Discard { which, how, why } => {
+            discard(config, which.chosen(config, how.all).await?, &how, &why).await
+        }
     }
 }
 

@@ -185,8 +185,8 @@ pub const SETTINGS: &[Setting] = &[
         "audit_pause_ms",
         0,
         7 * DAY_MS,
-        "0",
-        "How long `payonce ops` waits between two audits of what is new, in milliseconds; 0: it makes none",
+        "3600000",
+        "How long `payonce ops` waits between two audits, in milliseconds: of every account, of what is new in the ledger, of all payments and cases; 0: it makes none, and an alert says so",
     ),
     number(
         "conflict_retries_max",

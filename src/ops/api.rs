@@ -131,6 +131,13 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
     };
     Json(json!({
         "at": now.at.map(rfc3339),
+        "stale_for_s": now.stale().map(|age| age.as_secs_f64()),
+        "audit": {
+            "ok": now.books.are_right(), "age_s": now.books.age().as_secs_f64(), "pause_s": now.books.pause.as_secs_f64(),
+            "failed": now.books.last.as_ref().map(|last| &last.failed),
+            "markers_skipped": now.books.last.as_ref().and_then(|last| last.markers_skipped.as_ref()),
+            "problem": now.books.problem,
+        },
         "received": now.totals.received,
         "applied": now.totals.applied,
         "released": now.totals.released,

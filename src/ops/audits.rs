@@ -1,48 +1,150 @@
-//! Audits that `payonce ops` makes by itself, where it is told to, so that an alert can say that the books are wrong.
+//! The audits that `payonce ops` makes by itself, so that a page and an alert can say that the books are wrong. When they were made is
+//! told by how long ago that is, and "what is new" by the database's clock: this machine's may be an hour off.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::{
+    audit::{self, Place},
+    dedupe::Dedupe,
     metrics,
     store::{self, Database, StoreError},
 };
 
 /// How far an audit reaches back behind the start of the one before: a transaction that was open then has its rows stamped earlier.
 const OVERLAP: Duration = Duration::from_secs(600);
+/// How far the first one reaches back at least, so that a restart leaves no hole.
+const FIRST_LOOK_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Pause after an audit that could not be made, where the pause between two is longer.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// How long one may take. A connection that died without a word would otherwise end the audits.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(4 * 60 * 60);
+/// Done markers that one audit looks at; the next one goes on behind them.
+const MARKERS_PER_AUDIT_MAX: usize = 100_000;
 
-/// Audits for ever, with this pause; with none, never. Each audit looks at what is new since the last one that found the books right,
-/// so that nothing is left out between them; the first one at what came within one pause. `payonce audit` looks at everything.
-pub(super) async fn again_and_again(database: Arc<Database>, pause: Duration) {
-    if pause.is_zero() {
-        return std::future::pending().await;
+/// What is known of the books.
+#[derive(Debug, Clone)]
+pub(super) struct Books {
+    /// Between two audits; zero: none are made.
+    pub(super) pause: Duration,
+    /// When this process began to audit.
+    began: Instant,
+    /// The last audit that came to an end.
+    pub(super) last: Option<Audited>,
+    /// Why the one after it did not.
+    pub(super) problem: Option<String>,
+}
+
+/// An audit that came to an end.
+#[derive(Debug, Clone)]
+pub(super) struct Audited {
+    ended: Instant,
+    /// The checks that found violations.
+    pub(super) failed: Vec<&'static str>,
+    /// Why the done markers in Redis were not looked at, where they were not.
+    pub(super) markers_skipped: Option<String>,
+}
+
+impl Books {
+    fn new(pause: Duration) -> Self {
+        Self { pause, began: Instant::now(), last: None, problem: None }
     }
-    let mut since = OffsetDateTime::now_utc() - pause - OVERLAP;
-    loop {
-        let started = OffsetDateTime::now_utc();
-        match audit(&database, since).await {
-            Ok(failed) => {
-                if failed.is_empty() {
-                    since = started - OVERLAP;
-                } else {
-                    error!(checks = ?failed, "the audit failed; `payonce audit` shows examples");
-                }
-                metrics::audited(failed.is_empty(), OffsetDateTime::now_utc().unix_timestamp());
-            }
-            Err(cause) => warn!(cause = %cause, "no audit"),
-        }
-        tokio::time::sleep(pause).await;
+
+    /// How long ago the last audit ended; while there was none, how long one has been waited for.
+    pub(super) fn age(&self) -> Duration {
+        self.last.as_ref().map_or(self.began, |last| last.ended).elapsed()
+    }
+
+    /// Whether they were found right; `None`: not known.
+    pub(super) fn are_right(&self) -> Option<bool> {
+        self.last.as_ref().map(|last| last.failed.is_empty())
     }
 }
 
-/// The names of the checks that failed. On a connection without a deadline: some checks read whole tables.
-async fn audit(database: &Database, since: OffsetDateTime) -> Result<Vec<&'static str>, StoreError> {
-    let mut connection = database.for_reading().connect().await?;
-    let findings = store::audit(&mut connection, Some(since), |_| {}).await?;
-    for finding in &findings {
-        metrics::audit_violations(finding.name, finding.violations);
+/// Audits again and again. Each audit looks at what is new since the last one that found the books right, so that nothing is left out
+/// between them. `payonce audit` looks at everything.
+pub(super) struct Auditor {
+    database: Arc<Database>,
+    dedupe: Arc<Dedupe>,
+    books: watch::Sender<Books>,
+}
+
+impl Auditor {
+    /// Audits of this database and this Redis, with this pause between two; zero: none.
+    pub(super) fn new(database: Arc<Database>, dedupe: Arc<Dedupe>, pause: Duration) -> Self {
+        Self { database, dedupe, books: watch::Sender::new(Books::new(pause)) }
     }
-    Ok(findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name).collect())
+
+    /// What is known, now and later.
+    pub(super) fn follow(&self) -> watch::Receiver<Books> {
+        self.books.subscribe()
+    }
+
+    /// Until `stop`.
+    pub(super) async fn run(&self, stop: &CancellationToken) {
+        let pause = self.books.borrow().pause;
+        if pause.is_zero() {
+            return stop.cancelled().await;
+        }
+        let (mut right_at, mut place) = (None, Place::default());
+        loop {
+            let auditing = tokio::time::timeout(AUDIT_DEADLINE, self.audit(right_at, &mut place));
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = auditing => ended,
+            };
+            let wait = match ended {
+                Ok(Ok((started, audited))) => {
+                    if audited.failed.is_empty() {
+                        right_at = Some(started);
+                    } else {
+                        error!(checks = ?audited.failed, "the audit failed; `payonce audit` shows examples");
+                    }
+                    self.books.send_modify(|books| (books.last, books.problem) = (Some(audited), None));
+                    pause
+                }
+                Ok(Err(cause)) => self.not_made(&cause.to_string(), pause),
+                Err(_) => self.not_made(&format!("no end within {} s", AUDIT_DEADLINE.as_secs()), pause),
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// An audit did not come to an end: the pause before the next try.
+    fn not_made(&self, problem: &str, pause: Duration) -> Duration {
+        warn!(problem, "no audit was made");
+        self.books.send_modify(|books| books.problem = Some(problem.to_owned()));
+        pause.min(RETRY_PAUSE)
+    }
+
+    /// When it began, by the database's clock, and what it found. On a connection without a deadline: some checks read whole tables.
+    async fn audit(
+        &self,
+        right_at: Option<OffsetDateTime>,
+        place: &mut Place,
+    ) -> Result<(OffsetDateTime, Audited), StoreError> {
+        let mut connection = self.database.for_reading().connect().await?;
+        let started = store::now(&mut connection).await?;
+        let first_look = self.books.borrow().pause.max(FIRST_LOOK_MIN);
+        let since = right_at.unwrap_or(started.saturating_sub(first_look.try_into().unwrap_or_default()));
+        let since = since.saturating_sub(OVERLAP.try_into().unwrap_or_default());
+        let findings = store::audit(&mut connection, Some(since), |_| {}).await?;
+        let markers = audit::markers(&self.dedupe, &mut connection, place, MARKERS_PER_AUDIT_MAX).await?;
+        for finding in findings.iter().chain([&markers]) {
+            metrics::audit_violations(finding.name, finding.violations);
+        }
+        let violated = findings.iter().chain([&markers]).filter(|finding| finding.is_violated());
+        let failed = violated.map(|finding| finding.name).collect();
+        Ok((started, Audited { ended: Instant::now(), failed, markers_skipped: markers.skipped }))
+    }
 }

@@ -11,7 +11,11 @@ const LOOKS_MAX: usize = 4_096;
 
 /// What was published in all, at each look since the oldest message that waits.
 #[derive(Debug, Default)]
-pub(super) struct Backlog(VecDeque<(Instant, u64)>);
+pub(super) struct Backlog {
+    looks: VecDeque<(Instant, u64)>,
+    /// What was settled at the last look that knew it.
+    settled: u64,
+}
 
 impl Backlog {
     /// Looks: so many callbacks are settled since the first day, and so many wait. Answers how long the oldest has waited, to
@@ -20,22 +24,52 @@ impl Backlog {
     /// What workers hold is counted as neither, so the answer is early or late by as much as they take to settle it.
     pub(super) fn look(&mut self, now: Instant, settled: u64, ready: u64) -> Option<Duration> {
         if ready == 0 {
-            self.0.clear();
+            self.looks.clear();
         }
-        self.0.push_back((now, settled.saturating_add(ready)));
+        self.settled = settled;
+        self.note(now, settled.saturating_add(ready));
         // All that had been published by the second look is settled: the first says nothing any more.
-        while self.0.get(1).is_some_and(|(_, published)| *published <= settled) {
-            self.0.pop_front();
+        while self.looks.get(1).is_some_and(|(_, published)| *published <= settled) {
+            self.looks.pop_front();
         }
-        if self.0.len() > LOOKS_MAX {
+        self.age(now).filter(|_| ready > 0)
+    }
+
+    /// Looks while nobody can say how much is settled: then nothing is, as far as is known, and what is no longer on the queue is with
+    /// workers. So what waited goes on waiting, and what comes is added.
+    pub(super) fn look_at_queue(&mut self, now: Instant, ready: u64) -> Option<Duration> {
+        let published = self.settled.saturating_add(ready).max(self.published());
+        if published == self.settled {
+            self.looks.clear();
+        }
+        self.note(now, published);
+        self.age(now)
+    }
+
+    /// The same while the queue cannot be seen either: what waited goes on waiting.
+    pub(super) fn look_away(&self, now: Instant) -> Option<Duration> {
+        self.age(now)
+    }
+
+    fn published(&self) -> u64 {
+        self.looks.back().map_or(self.settled, |(_, published)| *published)
+    }
+
+    fn note(&mut self, now: Instant, published: u64) {
+        self.looks.push_back((now, published));
+        if self.looks.len() > LOOKS_MAX {
             let mut keep = false;
-            self.0.retain(|_| {
+            self.looks.retain(|_| {
                 keep = !keep;
                 keep
             });
         }
-        let (since, _) = self.0.front()?;
-        (ready > 0).then(|| now.duration_since(*since))
+    }
+
+    /// How long the oldest of what is not settled has waited.
+    fn age(&self, now: Instant) -> Option<Duration> {
+        let (since, _) = self.looks.front()?;
+        (self.published() > self.settled).then(|| now.duration_since(*since))
     }
 }
 
@@ -77,6 +111,24 @@ mod tests {
     }
 
     #[test]
+    fn while_nobody_says_what_is_settled_an_age_only_grows() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.look(at(0), 7, 0), None);
+        assert_eq!(backlog.look_at_queue(at(60), 0), None, "nothing came");
+        assert_eq!(backlog.look_away(at(61)), None);
+        assert_eq!(backlog.look_at_queue(at(70), 5), Some(Duration::from_secs(10)));
+        // Workers took them, and hold them.
+        assert_eq!(backlog.look_at_queue(at(80), 0), Some(Duration::from_secs(20)));
+        assert_eq!(backlog.look_away(at(90)), Some(Duration::from_secs(30)));
+        assert_eq!(backlog.look_at_queue(at(100), 9), Some(Duration::from_secs(40)));
+        // It is known again: 2 of the first 5 are settled, then all.
+        assert_eq!(backlog.look(at(110), 9, 7), Some(Duration::from_secs(50)));
+        assert_eq!(backlog.look(at(120), 16, 0), None);
+    }
+
+    #[test]
     fn no_more_is_remembered_than_allowed() {
         let start = Instant::now();
         let mut backlog = Backlog::default();
@@ -85,6 +137,6 @@ mod tests {
             let age = backlog.look(start + Duration::from_secs(second), 0, 1 + second).expect("it waits");
             assert_eq!(age.as_secs(), second);
         }
-        assert!(backlog.0.len() <= LOOKS_MAX, "{}", backlog.0.len());
+        assert!(backlog.looks.len() <= LOOKS_MAX, "{}", backlog.looks.len());
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    Pool,
+    Pool, clock,
     totals::{Totals, rates},
 };
 use crate::store::{StoreError, history};
@@ -53,7 +53,7 @@ impl Range {
 
     /// Where it begins.
     pub(super) fn from(self) -> OffsetDateTime {
-        OffsetDateTime::now_utc().saturating_sub(time::Duration::seconds(self.length_s))
+        clock::now().saturating_sub(time::Duration::seconds(self.length_s))
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn chart(pool: &Pool, range: Range, source: Option<&str>) -> Re
         return Ok(recent(pool, range));
     }
     let step_s = range.step_s.max(60);
-    let now_s = OffsetDateTime::now_utc().unix_timestamp();
+    let now_s = clock::now().unix_timestamp();
     let first = (now_s - range.length_s).div_euclid(step_s) * step_s;
     let at =
         |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);

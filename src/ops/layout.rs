@@ -15,6 +15,7 @@ use tracing::warn;
 use super::{
     access::{Role, Visitor, cookie},
     assets::address,
+    clock,
     watch::Now,
 };
 use crate::store::StoreError;
@@ -246,23 +247,23 @@ pub(super) fn duration(seconds: f64) -> String {
 
 /// A time to the second, for people and programs.
 pub(super) fn instant(at: OffsetDateTime) -> Markup {
-    let text = clock(at);
+    let text = civil(at);
     html! { time datetime=(text.replacen(' ', "T", 1) + "Z") title={ (text) " UTC" } { (text) } }
 }
 
 /// A time and how long ago that was.
 pub(super) fn ago(at: OffsetDateTime) -> Markup {
-    let seconds = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
+    let seconds = (clock::now() - at).as_seconds_f64().max(0.0);
     html! { (instant(at)) " " span.faint { "(" (duration(seconds)) " ago)" } }
 }
 
 /// How long ago it was; the time itself on demand.
 pub(super) fn since(at: OffsetDateTime) -> Markup {
-    let seconds = (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0);
-    html! { time title={ (clock(at)) " UTC" } { (duration(seconds)) " ago" } }
+    let seconds = (clock::now() - at).as_seconds_f64().max(0.0);
+    html! { time title={ (civil(at)) " UTC" } { (duration(seconds)) " ago" } }
 }
 
-fn clock(at: OffsetDateTime) -> String {
+fn civil(at: OffsetDateTime) -> String {
     let (year, month, day) = at.to_offset(time::UtcOffset::UTC).to_calendar_date();
     let (hour, minute, second) = at.to_offset(time::UtcOffset::UTC).to_hms();
     format!("{year:04}-{:02}-{day:02} {hour:02}:{minute:02}:{second:02}", u8::from(month))

@@ -7,6 +7,7 @@ mod api;
 mod assets;
 mod audits;
 mod backlog;
+mod clock;
 mod history;
 mod layout;
 mod live;

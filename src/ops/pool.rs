@@ -17,7 +17,9 @@ use tracing::warn;
 
 use super::{
     access::{self, Access},
-    api, assets, audits, exposition, live, pages, readiness, scrape,
+    api, assets,
+    audits::Auditor,
+    exposition, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
@@ -79,11 +81,13 @@ pub(super) struct Pool {
 /// # Errors
 /// Where the listener fails.
 pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationToken) -> std::io::Result<()> {
+    let auditor = Auditor::new(Arc::clone(&setup.database), Arc::clone(&setup.dedupe), setup.audit_pause);
+    let books = auditor.follow();
     let pool = Arc::new(Pool {
         reader: setup.reader.clone(),
         database: setup.database,
         access: Arc::new(setup.access),
-        watch: Watch::new(),
+        watch: Watch::new(books.borrow().clone()),
         carry_out: setup.carry_out,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
@@ -91,6 +95,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         by_source: setup.by_source,
     });
     let sources = Sources {
+        books,
         reader: setup.reader,
         dedupe: setup.dedupe,
         amqp_url: setup.amqp_url,
@@ -98,7 +103,10 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         names: setup.names,
         process_name: setup.process_name,
     };
-    let auditing = tokio::spawn(audits::again_and_again(Arc::clone(&pool.database), setup.audit_pause));
+    let auditing = {
+        let stop = stop.clone();
+        tokio::spawn(async move { auditor.run(&stop).await })
+    };
     let watching = {
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
@@ -106,8 +114,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
     let served =
         axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
-    drop(watching.await);
-    auditing.abort();
+    drop(tokio::join!(watching, auditing));
     served
 }
 

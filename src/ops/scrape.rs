@@ -26,10 +26,14 @@ pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
             warn!(cause = %cause, "PostgreSQL does not answer; its metrics are those of the last time")
         }
     }
+    metrics::audited(now.books.are_right(), now.books.age(), now.books.pause);
     metrics::server_up("rabbitmq", now.broker == Link::Up);
     metrics::server_up("redis", now.redis == Link::Up);
     if let Some(depths) = now.depths {
-        metrics::backlog(depths.ready, depths.dead, now.backlog_age);
+        metrics::backlog(depths.ready, depths.dead);
+    }
+    if now.depths.is_some() || now.backlog_age.is_some() {
+        metrics::backlog_age(now.backlog_age);
     }
 }
 

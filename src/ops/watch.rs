@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
+    audits::Books,
     backlog::Backlog,
+    clock,
     layout::{duration, number, rate},
     totals::{Sample, Totals, rates},
 };
@@ -25,7 +27,7 @@ use crate::{
     config::{Secret, TlsConfig},
     dedupe::Dedupe,
     latency::Counted,
-    store::{Reader, StoreError, history, report::TotalRow, workers},
+    store::{self, Reader, StoreError, history, report::TotalRow, workers},
 };
 
 /// Pause between two readings.
@@ -36,6 +38,8 @@ const BROKER_PAUSE: Duration = Duration::from_secs(5);
 const TICKS_PER_COUNT: u32 = 5;
 /// Readings kept: what the finest chart shows.
 const SAMPLES_MAX: usize = 301;
+/// An audit that is later than twice the pause by more than this is shown as not known.
+const LATE: Duration = Duration::from_secs(600);
 /// Rates are over this many seconds.
 const RATE_S: i64 = 10;
 
@@ -64,7 +68,7 @@ impl Link {
 /// One reading. Where a server is away, its numbers are those of the reading before.
 #[derive(Debug, Clone)]
 pub(super) struct Now {
-    /// Of the numbers from PostgreSQL.
+    /// Of the numbers from PostgreSQL, by its clock.
     pub(super) at: Option<OffsetDateTime>,
     pub(super) totals: Totals,
     /// Per second, over the last seconds: as [`Totals::stack`], and of all that was received.
@@ -78,13 +82,18 @@ pub(super) struct Now {
     pub(super) broker: Link,
     /// `None`: not known, or not declared yet.
     pub(super) depths: Option<Depths>,
-    /// How long the oldest callback on the queue has waited, about; `None`: none waits, or it is not known.
+    /// How long the oldest callback on the queue has waited, about; `None`: none waits, or it is not known. While PostgreSQL does not
+    /// answer nothing is settled, as far as is known here: what waited goes on waiting.
     pub(super) backlog_age: Option<Duration>,
+    /// What the audits found.
+    pub(super) books: Books,
+    /// When PostgreSQL was last read.
+    read: Option<Instant>,
     texts: BTreeMap<&'static str, String>,
 }
 
 impl Now {
-    fn first() -> Self {
+    fn first(books: Books) -> Self {
         let mut now = Self {
             at: None,
             totals: Totals::default(),
@@ -98,6 +107,8 @@ impl Now {
             broker: Link::Unknown,
             depths: None,
             backlog_age: None,
+            books,
+            read: None,
             texts: BTreeMap::new(),
         };
         now.write();
@@ -138,6 +149,32 @@ impl Now {
         (self.rates.1 > 0.0 && ready > 0.0).then(|| ready / self.rates.1)
     }
 
+    /// How old the numbers from PostgreSQL are, where it does not answer.
+    pub(super) fn stale(&self) -> Option<Duration> {
+        match self.postgres {
+            Link::Up => None,
+            Link::Unknown | Link::Away => self.read.map(|read| read.elapsed()),
+        }
+    }
+
+    /// The audits: in words, and as the state of a server.
+    fn books(&self) -> (String, &'static str) {
+        let age = duration(self.books.age().as_secs_f64());
+        match (&self.books.last, &self.books.problem) {
+            (None, _) if self.books.pause.is_zero() => ("not audited: audits are off".to_owned(), "unknown"),
+            (None, None) => ("not audited yet".to_owned(), "unknown"),
+            (None, Some(_)) => (format!("not audited for {age}: the log says why"), "away"),
+            (Some(last), _) if !last.failed.is_empty() => {
+                (format!("WRONG ({}), audited {age} ago", last.failed.join(", ")), "away")
+            }
+            (Some(last), _) => {
+                let markers = if last.markers_skipped.is_some() { ", without Redis" } else { "" };
+                let is_late = self.books.age() > self.books.pause.saturating_mul(2).saturating_add(LATE);
+                (format!("right, audited {age} ago{markers}"), if is_late { "unknown" } else { "up" })
+            }
+        }
+    }
+
     /// Every text, from the numbers: the page and its updates say the same, because both read it here.
     fn write(&mut self) {
         let (stack, received) = self.rates;
@@ -156,16 +193,33 @@ impl Now {
             None => "–".to_owned(),
         };
         let drain = match (self.depths, self.drain_s()) {
+            (Some(_), _) if self.postgres != Link::Up => "not known: PostgreSQL does not answer".to_owned(),
             (Some(depths), _) if depths.ready == 0 => "nothing waits".to_owned(),
             (_, Some(seconds)) => format!("about {} at this rate", duration(seconds)),
             (Some(_), None) => "nothing is being settled".to_owned(),
             (None, None) => "not known".to_owned(),
         };
         let age = match (self.depths, self.backlog_age) {
+            (_, Some(age)) if self.postgres != Link::Up => {
+                format!(
+                    "about {}, as far as is known: PostgreSQL does not answer",
+                    duration(age.as_secs_f64())
+                )
+            }
             (_, Some(age)) => format!("about {}", duration(age.as_secs_f64())),
+            (Some(_), None) if self.postgres != Link::Up => {
+                "not known: PostgreSQL does not answer".to_owned()
+            }
             (Some(_), None) => "none waits".to_owned(),
             (None, None) => "not known".to_owned(),
         };
+        let stale = self.stale().map_or_else(String::new, |age| {
+            format!(
+                "PostgreSQL has not answered for {}: totals, rates, cases, workers and latency are as they were then.",
+                duration(age.as_secs_f64())
+            )
+        });
+        let (books, books_state) = self.books();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
         let oldest =
             self.oldest_held_ms().map_or_else(|| "none held".to_owned(), |ms| duration(ms as f64 / 1e3));
@@ -185,6 +239,9 @@ impl Now {
             ("backlog", backlog),
             ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
             ("backlog-age", age),
+            ("stale", stale),
+            ("books", books),
+            ("books-state", books_state.to_owned()),
             ("drain", drain),
             ("oldest", oldest),
             ("p50", percentile(0.50)),
@@ -201,6 +258,7 @@ impl Now {
 
 /// What is read from.
 pub(super) struct Sources {
+    pub(super) books: watch::Receiver<Books>,
     pub(super) reader: Reader,
     pub(super) dedupe: Arc<Dedupe>,
     /// `None`: no broker was named.
@@ -219,9 +277,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(books: Books) -> Self {
         Self {
-            now: watch::Sender::new(Arc::new(Now::first())),
+            now: watch::Sender::new(Arc::new(Now::first(books))),
             samples: Mutex::default(),
             cases_changed: Notify::new(),
         }
@@ -270,6 +328,7 @@ impl Watch {
             }
             let mut now = Now::clone(&self.now());
             (now.broker, now.depths) = *depths.borrow();
+            now.books = sources.books.borrow().clone();
             now.redis = Link::of(sources.dedupe.is_available());
             now.readiness = sources.reader.check_schema().await.map_err(|cause| cause.to_string());
             match read(&sources.reader, ticks_to_count == 0).await {
@@ -286,7 +345,9 @@ impl Watch {
                 (Some(depths), Link::Up) => {
                     backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
                 }
-                (None, _) | (_, Link::Unknown | Link::Away) => None,
+                (Some(depths), Link::Away) => backlog.look_at_queue(Instant::now(), depths.ready.into()),
+                (None, Link::Up | Link::Away) => backlog.look_away(Instant::now()),
+                (_, Link::Unknown) => None,
             };
             now.write();
             self.now.send_replace(Arc::new(now));
@@ -294,9 +355,11 @@ impl Watch {
     }
 
     fn take(&self, now: &mut Now, reading: Reading) {
-        let at = OffsetDateTime::now_utc();
+        let at = reading.at;
+        clock::observe(at);
         now.postgres = Link::Up;
         now.at = Some(at);
+        now.read = Some(Instant::now());
         now.totals = Totals::of(&reading.totals);
         now.workers = reading.workers;
         if let Some(cases) = reading.cases {
@@ -317,6 +380,8 @@ impl Watch {
 }
 
 struct Reading {
+    /// By the database's clock.
+    at: OffsetDateTime,
     totals: Vec<TotalRow>,
     workers: Vec<workers::WorkerRow>,
     /// (state, reason, how many); `None`: not counted this time.
@@ -327,6 +392,7 @@ async fn read(reader: &Reader, counts_cases: bool) -> Result<Reading, StoreError
     reader
         .run(async |connection| {
             Ok(Reading {
+                at: store::now(connection).await?,
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
                 cases: if counts_cases { Some(history::cases(connection).await?) } else { None },

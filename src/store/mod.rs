@@ -22,6 +22,8 @@ pub mod workers;
 
 use std::fmt;
 
+use time::OffsetDateTime;
+
 pub use apply::{Applied, Batch, Remembered, apply};
 pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
 pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
@@ -104,6 +106,15 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The time by the database's clock, which stamps every row: what is compared with those stamps is read from here, never from this
+/// machine's clock, which may be an hour off.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, StoreError> {
+    Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(connection).await?)
 }
 
 /// Reads the [`Epoch`] from the writable primary.

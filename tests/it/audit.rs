@@ -3,7 +3,7 @@
 use payonce::store;
 use time::OffsetDateTime;
 
-use crate::support::{Event, World};
+use crate::support::{Dashboard, Event, World, eventually};
 
 /// What lets harm in: the constraints and triggers that would refuse it.
 const OPEN_UP: &str = "
@@ -18,6 +18,8 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("balance_is_ledger_sum", "update accounts set balance = balance + 1 where account_id = 'a'", true),
     ("balance_is_ledger_sum", "delete from accounts where account_id = 'b'", false),
     ("total_is_ledger_sum", "update accounts set balance = balance + 1 where account_id = 'a'", false),
+    ("payments_stay_in_one_account", "update ledger set account_id = 'b' where event_id = 'back'", true),
+    ("payments_stay_in_one_account", "update payments set account_id = 'b' where payment_id = 'p'", true),
     ("versions_are_gapless", "delete from ledger where account_id = 'a' and account_version = 2", true),
     ("versions_are_gapless", "update accounts set version = version - 1 where account_id = 'a'", true),
     ("each_row_follows_the_one_before", "update ledger set balance_after = balance_after + 1 where event_id = 'd2'", true),
@@ -48,7 +50,7 @@ const HARMS: &[(&str, &str, bool)] = &[
 
 async fn failed(world: &World, since: Option<OffsetDateTime>) -> Vec<&'static str> {
     let findings = store::audit(&mut world.connect().await, since, |_| {}).await.expect("the audit runs");
-    findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name).collect()
+    findings.iter().filter(|finding| finding.is_violated()).map(|finding| finding.name).collect()
 }
 
 #[tokio::test]
@@ -101,6 +103,147 @@ async fn an_audit_of_what_is_new_does_not_look_at_what_is_old() {
     sqlx::raw_sql("update ledger set currency = 'USD'").execute(&mut connection).await.unwrap();
     assert!(failed(&world, None).await.contains(&"currencies_agree"));
     assert!(!failed(&world, Some(OffsetDateTime::now_utc())).await.contains(&"currencies_agree"));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_audit_of_what_is_new_sees_a_balance_that_was_changed_behind_the_ledger() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "a", 1_000), Event::deposit("d2", "b", 1_000)]).await;
+    world.settled(2).await;
+    worker.stop().await;
+    let mut connection = world.connect().await;
+    for (harm, mend) in [
+        ("balance = balance + 77", "balance = balance - 77"),
+        ("held = held + 1", "held = held - 1"),
+        ("version = version - 1", "version = version + 1"),
+        ("version = version + 1", "version = version - 1"),
+    ] {
+        // None of what is there is new.
+        let since = store::now(&mut connection).await.unwrap();
+        let change = |what| sqlx::AssertSqlSafe(format!("update accounts set {what} where account_id = 'a'"));
+        sqlx::raw_sql(change(harm)).execute(&mut connection).await.unwrap();
+        assert!(failed(&world, Some(since)).await.contains(&"balance_is_ledger_sum"), "{harm}");
+        sqlx::raw_sql(change(mend)).execute(&mut connection).await.unwrap();
+        assert_eq!(failed(&world, Some(since)).await, [""; 0], "{harm}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_check_that_was_not_made_says_why() {
+    let world = World::new().await;
+    let audit = async |arguments: &[&str], redis: &str| {
+        let mut command = world.program(&[&["audit", "--json"], arguments].concat());
+        let output = command.env("PAYONCE_REDIS_URL", redis).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().expect("checks").clone();
+        assert_eq!(checks.len(), store::CHECKS.len() + 1, "every check is listed: {checks:#?}");
+        let skipped = checks.into_iter().filter(|check| check["ok"].is_null());
+        skipped.map(|check| (check["name"].to_string(), check["skipped"].to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(audit(&[], &world.redis_url).await, []);
+    let skipped = audit(&["--since", "2026-01-01T00:00:00Z"], &world.redis_url).await;
+    assert_eq!(skipped.len(), 2, "{skipped:?}");
+    assert!(skipped.iter().all(|(_, why)| why.contains("without --since")), "{skipped:?}");
+    // Nobody listens there.
+    let skipped = audit(&[], "redis://127.0.0.1:1").await;
+    let [(name, why)] = &skipped[..] else { panic!("{skipped:?}") };
+    assert!(name.contains("markers_have_rows") && why.contains("Redis"), "{skipped:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn ops_audits_by_itself_shows_it_and_looks_at_markers_too() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "a", 1_000)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let books = async |dashboard: &Dashboard| dashboard.get("/api/overview").await.json()["audit"].clone();
+    // With no setting at all.
+    let dashboard = Dashboard::start(&world).await;
+    eventually("an audit", Some(true), || async { books(&dashboard).await["ok"].as_bool() }).await;
+    let page = dashboard.get("/").await.body;
+    assert!(page.contains("Books") && page.contains("right, audited"), "{page}");
+    assert!(books(&dashboard).await["pause_s"].as_f64().is_some_and(|pause| pause > 60.0));
+    dashboard.stop().await;
+
+    let dashboard = Dashboard::start_with(&world, |command| {
+        command.env("PAYONCE_AUDIT_PAUSE_MS", "200");
+    })
+    .await;
+    eventually("an audit", Some(true), || async { books(&dashboard).await["ok"].as_bool() }).await;
+    let mut redis = world.redis().await;
+    let marker = [&b"done:"[..], &[7; 32]].concat();
+    let key = world.redis_key("never-applied");
+    redis::cmd("SET").arg(&key).arg(marker).query_async::<()>(&mut redis).await.unwrap();
+    eventually("the false marker", Some(false), || async { books(&dashboard).await["ok"].as_bool() }).await;
+    assert_eq!(books(&dashboard).await["failed"], serde_json::json!(["markers_have_rows"]));
+    assert!(dashboard.get("/").await.body.contains("WRONG (markers_have_rows)"));
+    redis::cmd("DEL").arg(&key).query_async::<()>(&mut redis).await.unwrap();
+    eventually("right again", Some(true), || async { books(&dashboard).await["ok"].as_bool() }).await;
+    dashboard.stop().await;
+
+    let dashboard = Dashboard::start_with(&world, |command| {
+        command.env("PAYONCE_AUDIT_PAUSE_MS", "0");
+    })
+    .await;
+    let page = dashboard.get("/").await.body;
+    assert!(page.contains("not audited: audits are off"), "{page}");
+    dashboard.stop().await;
+    world.close().await;
+}
+
+/// The library that shows a process another time, as it is installed by `make test`.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Shows this process a clock that is an hour ahead of the database's.
+fn an_hour_ahead(command: &mut tokio::process::Command) {
+    assert!(std::path::Path::new(FAKETIME).exists(), "no {FAKETIME}: scripts/services install faketime");
+    command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", "+1h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_an_hour_ahead_hides_neither_wrong_books_nor_new_cases() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "a", 1_000), Event::deposit("d2", "b", 1_000)]).await;
+    world.publish(&[Event::payment("payment.succeeded", "p", "a", "pay", 5_000)]).await;
+    world.settled(3).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start_with(&world, |command| {
+        command.env("PAYONCE_AUDIT_PAUSE_MS", "200");
+        an_hour_ahead(command);
+    })
+    .await;
+    let ok = async || dashboard.get("/api/overview").await.json()["audit"]["ok"].as_bool();
+    eventually("an audit", Some(true), &ok).await;
+    let mut connection = world.connect().await;
+    sqlx::raw_sql(OPEN_UP).execute(&mut connection).await.unwrap();
+    // Seen by a check of what is new only.
+    sqlx::raw_sql("update ledger set balance_delta = 1 where event_id = 'd1'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    eventually("wrong books", Some(false), &ok).await;
+    // What happened just now is in the last minutes, and a few seconds ago.
+    let history = dashboard.get("/api/history?range=15m").await.json();
+    let applied: f64 = history["y"][0].as_array().expect("rates").iter().filter_map(|y| y.as_f64()).sum();
+    assert!(applied > 0.0, "{history}");
+    let page = dashboard.get("/quarantine/1").await.body;
+    assert!(page.contains(" s ago)") || page.contains(" ms ago)"), "{page}");
+    dashboard.stop().await;
+
+    for (age, expected) in [("--newer-than", 1), ("--older-than", 0)] {
+        let mut command = world.program(&["quarantine", "list", "--json", age, "30m"]);
+        an_hour_ahead(&mut command);
+        let output = command.output().await.unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap().lines().count();
+        assert_eq!((output.status.code(), lines), (Some(0), expected), "{age}");
+    }
     world.close().await;
 }
 

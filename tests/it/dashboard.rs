@@ -66,10 +66,10 @@ async fn by_api(dashboard: &Dashboard) -> [i64; 5] {
 async fn by_metrics(dashboard: &Dashboard) -> [i64; 4] {
     let text = dashboard.get("/metrics").await.body;
     [
-        "payonce_callbacks_received_total",
-        "payonce_callbacks_applied_total",
-        "payonce_duplicates_rejected_total",
-        "payonce_callbacks_quarantined_total",
+        "payonce_pool_callbacks_received_total",
+        "payonce_pool_callbacks_applied_total",
+        "payonce_pool_duplicates_rejected_total",
+        "payonce_pool_callbacks_quarantined_total",
     ]
     .map(|name| {
         let lines = text.lines().filter(|line| {

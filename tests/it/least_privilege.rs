@@ -304,7 +304,7 @@ async fn the_pool_is_served(world: &World) {
         .stderr(Stdio::null())
         .spawn()
         .expect("the program runs");
-    for (path, expected) in [("/readyz", "ready"), ("/metrics", "payonce_callbacks_applied_total")] {
+    for (path, expected) in [("/readyz", "ready"), ("/metrics", "payonce_pool_callbacks_applied_total")] {
         eventually(path, true, || async { get(&address, path).await.contains(expected) }).await;
     }
     serving.kill().await.unwrap();

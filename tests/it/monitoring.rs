@@ -16,7 +16,7 @@ use tokio::{
     process::Child,
 };
 
-use crate::support::{Event, World, eventually};
+use crate::support::{Dashboard, Event, World, eventually};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -166,25 +166,60 @@ async fn without_postgresql_the_last_known_numbers_are_exported_and_a_gauge_says
     worker.stop().await;
     let address = free_address();
     let ops = start(&world, &["ops", "--listen", &address]);
-    let (total, is_up) = ("payonce_callbacks_received_total", "payonce_server_up{server=\"postgresql\"}");
+    let (total, is_up) =
+        ("payonce_pool_callbacks_received_total", "payonce_server_up{server=\"postgresql\"}");
     eventually(is_up, Some(1.0), || async { value(&scrape(&address).await, is_up) }).await;
     let mut connection = world.connect().await;
-    sqlx::raw_sql(
-        "update pg_database set datallowconn = false where datname = current_database();
-         select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and pid <> pg_backend_pid()",
-    )
-    .execute(&mut connection)
-    .await
-    .expect("nobody else may connect");
+    shut(&mut connection, true).await;
     eventually(is_up, Some(0.0), || async { value(&scrape(&address).await, is_up) }).await;
     assert_eq!(value(&scrape(&address).await, total), Some(1.0));
-    sqlx::raw_sql("update pg_database set datallowconn = true where datname = current_database()")
-        .execute(&mut connection)
-        .await
-        .expect("all may connect again");
+    shut(&mut connection, false).await;
     eventually(is_up, Some(1.0), || async { value(&scrape(&address).await, is_up) }).await;
     drop(ops);
+    world.close().await;
+}
+
+/// Nobody may connect to this world's database, and nobody is; or all may again.
+async fn shut(connection: &mut sqlx::PgConnection, is_shut: bool) {
+    let sql = format!(
+        "update pg_database set datallowconn = {} where datname = current_database();
+         select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()",
+        !is_shut
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await.expect("it can be changed");
+}
+
+#[tokio::test]
+async fn while_postgresql_is_away_the_backlog_grows_older_and_the_page_says_what_is_stale() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let events: Vec<Event> = (0..7).map(|n| Event::deposit(&format!("d{n}"), "a", 1)).collect();
+    let overview = async || dashboard.get("/api/overview").await.json();
+    let age = async || overview().await["backlog"]["oldest_ready_s_estimate"].as_f64();
+    eventually("the queue is seen", Some(0), || async { overview().await["backlog"]["ready"].as_i64() })
+        .await;
+    world.publish(&events).await;
+    eventually("it grows old", true, || async { age().await.is_some_and(|age| age > 1.0) }).await;
+    let mut connection = world.connect().await;
+    shut(&mut connection, true).await;
+    let is_up = || async { overview().await["servers"]["postgresql"].as_bool() };
+    eventually("PostgreSQL is away", Some(false), is_up).await;
+    let before = age().await.expect("it still waits");
+    eventually("it grows older", true, || async { age().await.is_some_and(|age| age > before + 2.0) }).await;
+    let metrics = dashboard.get("/metrics").await.body;
+    assert!(value(&metrics, "payonce_backlog_age_seconds").is_some_and(|age| age > before), "{metrics}");
+    let page = dashboard.get("/").await.body;
+    assert!(page.contains("PostgreSQL has not answered for"), "{page}");
+    assert!(page.contains("as far as is known: PostgreSQL does not answer"), "{page}");
+    assert!(!page.contains("none waits") && !page.contains("nothing waits"), "{page}");
+    assert!(overview().await["stale_for_s"].as_f64().is_some_and(|age| age > 2.0));
+    shut(&mut connection, false).await;
+    eventually("PostgreSQL is back", Some(true), is_up).await;
+    assert!(age().await.is_some_and(|age| age > before + 2.0), "nothing was settled meanwhile");
+    let page = dashboard.get("/").await.body;
+    assert!(!page.contains("PostgreSQL has not answered"), "{page}");
+    dashboard.stop().await;
     world.close().await;
 }
 
@@ -200,10 +235,10 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     world.publish(&[deposit.clone(), deposit, other, unpaid]).await;
     world.settled(4).await;
     let expected = [
-        ("payonce_callbacks_received_total", 4.0),
-        ("payonce_callbacks_applied_total{source=\"/providers/test\",type=\"deposit.succeeded\"}", 1.0),
-        ("payonce_duplicates_rejected_total{source=\"/providers/test\",layer=\"batch\"}", 1.0),
-        ("payonce_callbacks_quarantined_total{reason=\"payload_mismatch\"}", 1.0),
+        ("payonce_pool_callbacks_received_total", 4.0),
+        ("payonce_pool_callbacks_applied_total{source=\"/providers/test\",type=\"deposit.succeeded\"}", 1.0),
+        ("payonce_pool_duplicates_rejected_total{source=\"/providers/test\",layer=\"batch\"}", 1.0),
+        ("payonce_pool_callbacks_quarantined_total{reason=\"payload_mismatch\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"payload_mismatch\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"insufficient_funds\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"malformed\"}", 0.0),

@@ -8,13 +8,12 @@ use axum::{
 };
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 use super::overview::chart;
 use crate::{
     ledger::{Layer, Reason},
     ops::{
-        Pool,
+        Pool, clock,
         history::{Range, SERIES},
         layout::{Frame, Place, ago, bar, empty, id, id_or_dash, instant, link, number, percent, visible},
         totals::Totals,
@@ -68,7 +67,7 @@ pub(in crate::ops) struct Seen {
 }
 
 pub(in crate::ops) async fn seen(pool: &Pool, range: Range) -> Result<Seen, StoreError> {
-    let (from, to) = (range.from(), OffsetDateTime::now_utc().saturating_add(time::Duration::MINUTE));
+    let (from, to) = (range.from(), clock::now().saturating_add(time::Duration::MINUTE));
     // Counts are by the minute, and older ones by the hour: the one that is cut by `from` is in.
     let from = from.saturating_sub(time::Duration::seconds(range.step_s.max(60)));
     // Side by side: each reads tens of thousands of rows.

@@ -32,6 +32,7 @@ pub(in crate::ops) async fn page(
     let body = html! {
         h1.unseen { "Overview" }
         (servers(&now))
+        p.stale role="status" data-text="stale" { (now.text("stale")) }
         div.tiles {
             (tile(&now, "Received", "received", html! { "in total" }))
             (tile(&now, "Applied", "applied", html! { "in total, " (live(&now, "released")) " of them out of quarantine" }))
@@ -97,6 +98,7 @@ fn servers(now: &Now) -> Markup {
             (server("PostgreSQL", "postgres", "postgres"))
             (server("RabbitMQ", "broker", "broker"))
             (server("Redis", "redis", "redis"))
+            (server("Books", "books", "books-state"))
             li data-state=(now.text("workers-state")) data-state-of="workers-state" {
                 span.dot aria-hidden="true" {} "Workers up " strong data-text="workers" { (now.text("workers")) }
             }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use maud::{Markup, html};
-use time::OffsetDateTime;
 
 use crate::{
     ops::{
-        Pool,
+        Pool, clock,
         layout::{Frame, Place, ago, duration, empty, id, number, rate, since, state, visible},
         watch::Now,
     },
@@ -93,7 +92,7 @@ pub(in crate::ops) fn list(now: &Now) -> Markup {
                             td.n { (rate(worker.settled_per_second)) }
                             td.n { (worker.latency_buckets.percentile_s(0.99).map_or_else(|| "–".to_owned(), duration)) }
                             td.n { (worker.lanes) }
-                            td.n { (duration((OffsetDateTime::now_utc() - worker.started_at).as_seconds_f64())) }
+                            td.n { (duration((clock::now() - worker.started_at).as_seconds_f64())) }
                         }
                     }
                 }
