@@ -18,6 +18,7 @@ pub mod config;
 pub mod crash;
 pub mod dedupe;
 pub mod hosts;
+pub mod ingress;
 pub mod keys;
 pub mod latency;
 pub mod ledger;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ConfigError, Domain, SETTINGS, Setting, error};
+use super::{ConfigError, Domain, IngressConfig, SETTINGS, Setting, error};
 
 /// After the name of a secret: the file that holds it.
 pub(super) const FILE_SUFFIX: &str = "_file";
@@ -44,7 +44,8 @@ fn read_secret(name: &str, path: &Path) -> Result<String, ConfigError> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-pub(super) fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+/// What the configuration file says: settings by name, and the table `[ingress]`.
+pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, IngressConfig), ConfigError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|cause| error(&format!("--config {shown}"), cause.to_string()))?;
@@ -52,7 +53,12 @@ pub(super) fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigE
         // The parser's own message quotes the line, which may hold a password.
         text.parse().map_err(|cause: toml::de::Error| error(&format!("--config {shown}"), format!("not TOML: {}", cause.message())))?;
     let mut values = BTreeMap::new();
+    let mut ingress = IngressConfig::default();
     for (name, value) in table {
+        if name == "ingress" {
+            ingress = IngressConfig::from_toml(value, path.parent().unwrap_or(Path::new("")))?;
+            continue;
+        }
         let is_setting = |setting: &Setting| {
             setting.name == name
                 || matches!(setting.domain, Domain::Secret)
@@ -80,7 +86,7 @@ pub(super) fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigE
         };
         values.insert(name, value);
     }
-    Ok(values)
+    Ok((values, ingress))
 }
 
 /// Reads TOML that holds secrets.

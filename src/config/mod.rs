@@ -2,6 +2,7 @@
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
 mod files;
+mod ingress;
 mod settings;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
+pub use ingress::{EndpointConfig, IngressConfig};
 pub use settings::{Domain, SETTINGS, Setting};
 
 /// Shortest token of `payonce ops`.
@@ -179,6 +181,8 @@ pub struct Config {
     pub log_level: String,
     /// Whether logs are JSON.
     pub log_json: bool,
+    /// Endpoints of `payonce ingress`; the configuration file alone holds them.
+    pub ingress: IngressConfig,
 }
 
 /// Reads and checks all settings.
@@ -192,7 +196,7 @@ pub fn load(
     flags: &BTreeMap<String, String>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
-    let file = file.map(read_file).transpose()?.unwrap_or_default();
+    let (file, ingress) = file.map(read_file).transpose()?.unwrap_or_default();
     let mut values = BTreeMap::new();
     for setting in SETTINGS {
         let from_flag = flags
@@ -231,7 +235,7 @@ pub fn load(
         }
         values.insert(setting.name, found.map_or_else(|| setting.default.to_owned(), |(_, value)| value));
     }
-    build(&Values(values))
+    Ok(Config { ingress, ..build(&Values(values))? })
 }
 
 struct Values(BTreeMap<&'static str, String>);
@@ -314,6 +318,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         mask_cards: values.text("mask_cards") == "on",
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
+        ingress: IngressConfig::default(),
     };
     check_together(&config)?;
     Ok(config)

@@ -12,6 +12,8 @@ mod model;
 mod outcomes;
 mod properties;
 mod protocol;
+mod provider_tables;
+mod provider_vectors;
 mod replays;
 mod rust_words;
 mod services;

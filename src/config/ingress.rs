@@ -1,0 +1,116 @@
+//! The table `[ingress]` of the configuration file: endpoints, and limits of the edge. Names and limits are checked here; what a provider
+//! needs is checked by `ingress`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, error};
+
+/// Endpoints of one process.
+pub const ENDPOINTS_MAX: usize = 1_000;
+
+/// One path that takes one provider's webhooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// The path of the address, such as `/stripe-eu`.
+    pub path: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The CloudEvents `source` of what it publishes.
+    pub source: String,
+    /// `deposit` or `payment`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    /// Where the account stands in the provider's object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// What ends the account there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_until: Option<String>,
+    /// File with the secrets; relative to the configuration file.
+    pub secrets_file: PathBuf,
+    /// `automatic` or `manual`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+    /// Whether only live or only test events are money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<bool>,
+}
+
+/// The table `[ingress]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngressConfig {
+    /// The paths.
+    pub endpoint: Vec<EndpointConfig>,
+    /// PEM file with the certificate and its chain; with `tls_key_file`. Without them the edge speaks plain HTTP, behind a proxy.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// PEM file with its key.
+    pub tls_key_file: Option<PathBuf>,
+    /// Addresses of proxies whose `forwarded_header` is believed.
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// The header in which they say from whom a request came; its last address counts.
+    pub forwarded_header: String,
+    /// Connections at once, at most.
+    pub connections_max: usize,
+    /// Requests in work at once, at most; further ones are answered with 503.
+    pub requests_max: usize,
+    /// Requests a second from one address to one endpoint, at most, on average.
+    pub rate_per_second_max: u32,
+    /// Requests at once that an address may send beyond that.
+    pub rate_burst_max: u32,
+    /// Channels to the broker.
+    pub channels: usize,
+}
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: Vec::new(),
+            tls_certificate_file: None,
+            tls_key_file: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: "x-forwarded-for".to_owned(),
+            connections_max: 12_000,
+            requests_max: 512,
+            rate_per_second_max: 500,
+            rate_burst_max: 2_000,
+            channels: 4,
+        }
+    }
+}
+
+impl IngressConfig {
+    /// Reads the table, and makes paths of files relative to `folder` whole.
+    pub(super) fn from_toml(table: toml::Value, folder: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = table.try_into().map_err(|cause: toml::de::Error| {
+            error("ingress (configuration file)", cause.message().to_owned())
+        })?;
+        for (name, found, min, max) in [
+            ("connections_max", config.connections_max, 1, 1_000_000),
+            ("requests_max", config.requests_max, 1, 100_000),
+            ("rate_per_second_max", config.rate_per_second_max as usize, 1, 1_000_000),
+            ("rate_burst_max", config.rate_burst_max as usize, 1, 1_000_000),
+            ("channels", config.channels, 1, 64),
+        ] {
+            if !(min..=max).contains(&found) {
+                return Err(error(
+                    &format!("ingress.{name} (configuration file)"),
+                    format!("{found} is not a whole number from {min} to {max}"),
+                ));
+            }
+        }
+        if config.endpoint.len() > ENDPOINTS_MAX {
+            let problem = format!("{} endpoints, at most {ENDPOINTS_MAX} are allowed", config.endpoint.len());
+            return Err(error("ingress.endpoint (configuration file)", problem));
+        }
+        let files = config.endpoint.iter_mut().map(|endpoint| &mut endpoint.secrets_file);
+        let tls = [&mut config.tls_certificate_file, &mut config.tls_key_file];
+        for path in files.chain(tls.into_iter().flatten()) {
+            *path = folder.join(&*path);
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,209 @@
+//! Endpoints as the edge works with them: an `EndpointConfig` whose names, files and provider are checked. What must not live here: HTTP.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    envelope::{self, Kept},
+    mapping::{AccountPath, Capture, Item, Outcome, Purpose, Terms},
+    providers::{self, Kind, Provider, Refused},
+    request::Request,
+    secrets::Secrets,
+};
+use crate::config::EndpointConfig;
+
+/// Longest path, in bytes.
+const PATH_BYTES_MAX: usize = 200;
+
+/// An endpoint that is ready to take requests.
+pub struct Endpoint {
+    /// The path of its address.
+    pub path: String,
+    /// Its provider.
+    pub kind: &'static Kind,
+    /// How its events are read.
+    pub terms: Terms,
+    /// Its provider, with the secrets.
+    pub provider: Box<dyn Provider>,
+}
+
+/// A message that a request turns into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The account id, else the payment's, else the event's.
+    pub routing_key: String,
+    /// The event's id, which is signed.
+    pub id: String,
+    /// The event.
+    pub body: Vec<u8>,
+}
+
+/// What a request is, all told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// What is to be published before yes is said.
+    pub messages: Vec<Message>,
+    /// Callbacks among them.
+    pub accepted: u64,
+    /// Requests' events among them that could not be mapped: the kinds.
+    pub unmapped: Vec<String>,
+    /// Events that are no money.
+    pub ignored: u64,
+}
+
+impl Endpoint {
+    /// Checks an endpoint and reads its secrets.
+    ///
+    /// # Errors
+    /// Words for what is wrong and what to do; they quote no secret.
+    pub fn open(config: &EndpointConfig) -> Result<Self, String> {
+        let at = format!("ingress.endpoint {}", config.path);
+        let kind = providers::kind(&config.provider).ok_or_else(|| {
+            let names: Vec<&str> = providers::KINDS.iter().map(|kind| kind.name).collect();
+            format!("{at}: provider: {:?} is not one of {}", config.provider, names.join(", "))
+        })?;
+        let terms = terms(config, kind).map_err(|problem| format!("{at}: {problem}"))?;
+        let names: Vec<&str> = kind.names.iter().map(|(name, _)| *name).collect();
+        let secrets = Secrets::load(&config.secrets_file, &names);
+        let secrets = secrets.map_err(|problem| format!("{at}: secrets_file {problem}"))?;
+        let provider = (kind.build)(&secrets)
+            .map_err(|problem| format!("{at}: secrets_file {}: {problem}", config.secrets_file.display()))?;
+        Ok(Self { path: config.path.clone(), kind, terms, provider })
+    }
+
+    /// What a request is, at `now_s` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn receive(&self, request: &Request, now_s: i64) -> Result<Received, Refused> {
+        self.provider.verify(request, now_s)?;
+        let items = self.provider.map(request, &self.terms).map_err(Refused::Malformed)?;
+        let mut received = Received { messages: Vec::new(), accepted: 0, unmapped: Vec::new(), ignored: 0 };
+        for (at, item) in items.iter().enumerate() {
+            match &item.outcome {
+                Outcome::Ignored(_) => received.ignored += 1,
+                Outcome::Accepted(accepted) => {
+                    received.accepted += 1;
+                    received.messages.push(Message {
+                        routing_key: accepted.routing_key.clone(),
+                        id: accepted.id.clone(),
+                        body: accepted.body.clone(),
+                    });
+                }
+                Outcome::Unmapped(why) => {
+                    received.messages.push(self.unmapped(at, item, why, request)?);
+                    received.unmapped.push(item.kind.clone());
+                }
+            }
+        }
+        Ok(received)
+    }
+
+    fn unmapped(&self, at: usize, item: &Item, why: &str, request: &Request) -> Result<Message, Refused> {
+        let about =
+            envelope::About { endpoint: &self.path, provider: self.kind.name, source: &self.terms.source };
+        let kept = self.provider.kept_headers();
+        let unmapped = envelope::write(about, (at, item, why), request, kept).map_err(Refused::Malformed)?;
+        Ok(Message { routing_key: unmapped.id.clone(), id: unmapped.id, body: unmapped.body })
+    }
+}
+
+fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
+    let path = &config.path;
+    let is_path = path.len() > 1
+        && path.len() <= PATH_BYTES_MAX
+        && path.starts_with('/')
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+    if !is_path {
+        return Err("path: expected / and letters, digits, - _ . ~ / (2 to 200 of them)".to_owned());
+    }
+    if !super::mapping::is_id(&config.source) {
+        return Err("source: expected 1 to 200 bytes without control characters".to_owned());
+    }
+    let purpose = match config.purpose.as_deref() {
+        Some("deposit") => Some(Purpose::Deposit),
+        Some("payment") => Some(Purpose::Payment),
+        None if !kind.needs_purpose => None,
+        None => {
+            return Err(format!(
+                "purpose: missing; \"deposit\" where {} brings money into accounts, \"payment\" where accounts pay by it",
+                kind.title
+            ));
+        }
+        Some(other) => return Err(format!("purpose: {other:?} is not deposit or payment")),
+    };
+    if purpose.is_some() && !kind.needs_purpose {
+        return Err(format!("purpose: not for {}, whose events say themselves what they are", kind.title));
+    }
+    let capture = match config.capture.as_deref() {
+        Some("automatic") => Capture::Automatic,
+        Some("manual") => Capture::Manual,
+        None if !kind.needs_capture => Capture::Automatic,
+        None => {
+            return Err("capture: missing; \"automatic\" where an authorisation is money at once, \"manual\" where it is captured later"
+                .to_owned());
+        }
+        Some(other) => return Err(format!("capture: {other:?} is not automatic or manual")),
+    };
+    let mut account = kind.default_account();
+    if let Some(path) = &config.account {
+        account = AccountPath { path: path.clone(), until: None };
+    }
+    if let Some(until) = &config.account_until {
+        account.until = Some(until.clone()).filter(|until| !until.is_empty());
+    }
+    if account.path.is_empty() || account.path.split('.').any(str::is_empty) {
+        return Err("account: expected names of members, separated by dots".to_owned());
+    }
+    Ok(Terms { source: config.source.clone(), purpose, capture, account, is_live: config.live })
+}
+
+/// Every endpoint, by path.
+#[derive(Clone, Default)]
+pub struct Endpoints {
+    by_path: BTreeMap<String, Arc<Endpoint>>,
+}
+
+impl Endpoints {
+    /// Checks every endpoint.
+    ///
+    /// # Errors
+    /// One line for each that is wrong.
+    pub fn open(configs: &[EndpointConfig]) -> Result<Self, Vec<String>> {
+        let mut endpoints = Self::default();
+        let mut problems = Vec::new();
+        for config in configs {
+            match Endpoint::open(config) {
+                Err(problem) => problems.push(problem),
+                Ok(endpoint) => {
+                    if endpoints.by_path.insert(config.path.clone(), Arc::new(endpoint)).is_some() {
+                        problems.push(format!("ingress.endpoint {}: the path stands twice", config.path));
+                    }
+                }
+            }
+        }
+        if problems.is_empty() { Ok(endpoints) } else { Err(problems) }
+    }
+
+    /// The endpoint of a path.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        self.by_path.get(path)
+    }
+
+    /// Every endpoint.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_path.values()
+    }
+
+    /// Maps a request again that could not be mapped when it came: the callback's JSON.
+    ///
+    /// # Errors
+    /// Why it still cannot.
+    pub fn map_again(&self, kept: &Kept) -> Result<Vec<u8>, String> {
+        let endpoint = self.get(&kept.endpoint).filter(|endpoint| endpoint.terms.source == kept.source);
+        let endpoint = endpoint.ok_or_else(|| {
+            format!("the configuration has no endpoint {} with source {:?}", kept.endpoint, kept.source)
+        })?;
+        envelope::map_again(kept, endpoint.provider.as_ref(), &endpoint.terms)
+    }
+}

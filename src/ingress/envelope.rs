@@ -1,0 +1,147 @@
+//! A request that is verified and cannot be mapped, as a message on the queue: a CloudEvents event of its own type, signed with the source's
+//! key like any other, so that the worker keeps it as a case `unmapped`. A replay takes it apart here and maps it again. What must not live
+//! here: why it could not be mapped.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    mapping::{Item, Outcome, Terms},
+    providers::Provider,
+    request::Request,
+    verify::{from_base64, to_base64, to_hex},
+};
+
+/// The CloudEvents `type` of such a message.
+pub const UNMAPPED_TYPE: &str = "payonce.ingress.unmapped";
+/// Largest of them, in bytes: a request of 1 MiB in base64, and what is said of it.
+pub const UNMAPPED_BYTES_MAX: usize = 1_500_000;
+
+#[derive(Serialize, Deserialize)]
+struct Event {
+    specversion: String,
+    #[serde(rename = "type")]
+    kind: String,
+    id: String,
+    source: String,
+    datacontenttype: String,
+    data: Data,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Data {
+    /// Why it could not be mapped, and which kind of event it is.
+    why: String,
+    event: String,
+    endpoint: String,
+    provider: String,
+    /// Which event of the request, from 0.
+    item: usize,
+    /// Those that the mapping reads; signatures and times of sending stay out, so that all copies are the same message.
+    headers: Vec<(String, String)>,
+    body_base64: String,
+}
+
+/// A message for what could not be mapped.
+pub struct Unmapped {
+    /// The event's id where it has one, else one made of the request's hash.
+    pub id: String,
+    /// Its JSON.
+    pub body: Vec<u8>,
+}
+
+/// What is needed to write one.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    /// The endpoint's path.
+    pub endpoint: &'a str,
+    /// Its provider's name.
+    pub provider: &'a str,
+    /// Its source.
+    pub source: &'a str,
+}
+
+/// Writes the message of one event of a request. The same request gives the same bytes.
+///
+/// # Errors
+/// Words where it cannot be written.
+pub fn write(
+    about: About<'_>,
+    (at, item, why): (usize, &Item, &str),
+    request: &Request,
+    kept: &[&str],
+) -> Result<Unmapped, String> {
+    let id = item.id.clone().unwrap_or_else(|| {
+        let hash = Sha256::digest(&request.body);
+        format!("sha256:{}:{at}", to_hex(&hash))
+    });
+    let event = Event {
+        specversion: "1.0".to_owned(),
+        kind: UNMAPPED_TYPE.to_owned(),
+        id: id.clone(),
+        source: about.source.to_owned(),
+        datacontenttype: "application/json".to_owned(),
+        data: Data {
+            why: why.to_owned(),
+            event: item.kind.clone(),
+            endpoint: about.endpoint.to_owned(),
+            provider: about.provider.to_owned(),
+            item: at,
+            headers: request.kept(kept),
+            body_base64: to_base64(&request.body),
+        },
+    };
+    let body = serde_json::to_vec(&event).map_err(|error| error.to_string())?;
+    Ok(Unmapped { id, body })
+}
+
+/// A request that waits to be mapped again.
+pub struct Kept {
+    /// The path of the endpoint that took it.
+    pub endpoint: String,
+    /// The source that it was signed for.
+    pub source: String,
+    /// The message's id.
+    pub id: String,
+    /// Which event of the request, from 0.
+    pub item: usize,
+    /// The request.
+    pub request: Request,
+}
+
+/// Takes such a message apart.
+///
+/// # Errors
+/// Words for what it is not.
+pub fn read(body: &[u8]) -> Result<Kept, String> {
+    let event: Event =
+        serde_json::from_slice(body).map_err(|error| format!("not an unmapped request: {error}"))?;
+    if event.kind != UNMAPPED_TYPE {
+        return Err(format!("type: expected {UNMAPPED_TYPE}"));
+    }
+    let body = from_base64(&event.data.body_base64).ok_or("data.body_base64: not base64")?;
+    let request = Request::new(event.data.headers, body);
+    Ok(Kept {
+        endpoint: event.data.endpoint,
+        source: event.source,
+        id: event.id,
+        item: event.data.item,
+        request,
+    })
+}
+
+/// Maps a kept request again, with the configuration as it is now.
+///
+/// # Errors
+/// Why it still cannot be mapped, or that it turned out to be no money.
+pub fn map_again(kept: &Kept, provider: &dyn Provider, terms: &Terms) -> Result<Vec<u8>, String> {
+    let mut items = provider.map(&kept.request, terms)?;
+    if kept.item >= items.len() {
+        return Err("the request has fewer events now".to_owned());
+    }
+    match items.swap_remove(kept.item).outcome {
+        Outcome::Accepted(accepted) => Ok(accepted.body),
+        Outcome::Ignored(why) => Err(format!("no money, as it is mapped now: {why}; discard the case")),
+        Outcome::Unmapped(why) => Err(why),
+    }
+}

@@ -1,0 +1,185 @@
+//! One file a provider, each pure: how its requests are verified, and what its events mean. What must not live here: clocks, files, sockets,
+//! and anything that two providers share (`mapping`, `verify`).
+
+mod adyen;
+mod alipay;
+mod braintree;
+mod checkout;
+mod cloudevents;
+mod form;
+mod gocardless;
+mod mollie;
+pub mod paypal;
+mod razorpay;
+mod square;
+mod standard_webhooks;
+mod stripe;
+mod wechatpay;
+
+use super::{
+    mapping::{AccountPath, Item, Row, Terms},
+    request::Request,
+    secrets::Secrets,
+    verify::Cause,
+};
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It does not prove where it comes from: answered with 401.
+    BadSignature(Cause),
+    /// It is not what this provider sends: answered with 400.
+    Malformed(String),
+}
+
+impl From<Cause> for Refused {
+    fn from(cause: Cause) -> Self {
+        Self::BadSignature(cause)
+    }
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Of the body; empty: no body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+    /// Further headers.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Answer {
+    /// A status without a body.
+    #[must_use]
+    pub fn empty(status: u16) -> Self {
+        Self { status, content_type: "", body: String::new(), headers: Vec::new() }
+    }
+
+    /// A status with a text.
+    #[must_use]
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into(), headers: Vec::new() }
+    }
+
+    /// A status with JSON.
+    #[must_use]
+    pub fn json(status: u16, body: impl Into<String>) -> Self {
+        Self { status, content_type: "application/json", body: body.into(), headers: Vec::new() }
+    }
+}
+
+/// What a request that is no webhook asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe<'a> {
+    /// `GET` or `OPTIONS`.
+    pub method: &'a str,
+    /// What stands after `?`.
+    pub query: &'a str,
+    /// Its headers.
+    pub request: &'a Request,
+}
+
+/// A provider's webhooks, with the secrets of one endpoint.
+pub trait Provider: Send + Sync {
+    /// Whether the request proves that it comes from the provider, at `now_s` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`Refused`].
+    fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused>;
+
+    /// What its events are, in order. Depends on the request and the configuration alone. Not a verdict of where it comes from: that is
+    /// [`Provider::verify`].
+    ///
+    /// # Errors
+    /// Words for a body that is not what this provider sends.
+    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String>;
+
+    /// Headers that [`Provider::map`] reads.
+    fn kept_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The provider's own form of yes.
+    fn yes(&self) -> Answer {
+        Answer::empty(200)
+    }
+
+    /// The answer that says no in the provider's form, with this status.
+    fn no(&self, status: u16) -> Answer {
+        Answer::empty(status)
+    }
+
+    /// The answer to a request that is no webhook but belongs to the provider's set-up; `None`: there is none.
+    fn probe(&self, _probe: Probe<'_>) -> Option<Answer> {
+        None
+    }
+}
+
+/// A provider that payonce knows.
+pub struct Kind {
+    /// Its name in the configuration.
+    pub name: &'static str,
+    /// Its name in sentences.
+    pub title: &'static str,
+    /// Where its object holds the account id, where the endpoint does not say.
+    pub account: &'static str,
+    /// What ends the account there; empty: nothing.
+    pub account_until: &'static str,
+    /// Whether its events are money of one purpose, so that the endpoint must name it.
+    pub needs_purpose: bool,
+    /// Whether the endpoint must say what an authorisation is.
+    pub needs_capture: bool,
+    /// Names of lines in its secrets file, with what each holds; a line without a name is a secret.
+    pub names: &'static [(&'static str, &'static str)],
+    /// What its events mean.
+    pub rows: &'static [Row],
+    /// Reads the secrets.
+    pub build: fn(&Secrets) -> Result<Box<dyn Provider>, String>,
+}
+
+impl Kind {
+    /// Where the account stands by default.
+    #[must_use]
+    pub fn default_account(&self) -> AccountPath {
+        let until = Some(self.account_until).filter(|until| !until.is_empty());
+        AccountPath { path: self.account.to_owned(), until: until.map(str::to_owned) }
+    }
+}
+
+/// Every provider.
+pub const KINDS: [&Kind; 13] = [
+    &stripe::KIND,
+    &adyen::KIND,
+    &paypal::KIND,
+    &alipay::KIND,
+    &wechatpay::KIND,
+    &square::KIND,
+    &razorpay::KIND,
+    &checkout::KIND,
+    &gocardless::KIND,
+    &mollie::KIND,
+    &braintree::KIND,
+    &standard_webhooks::KIND,
+    &cloudevents::KIND,
+];
+
+/// The provider of this name.
+#[must_use]
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|kind| kind.name == name)
+}
+
+/// The body as JSON whose outermost value is an object.
+fn json(body: &[u8]) -> Result<serde_json::Value, String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    if value.is_object() { Ok(value) } else { Err("the body is not a JSON object".to_owned()) }
+}
+
+/// What a table says of an event; the reading of an event that the table does not know.
+fn find(rows: &'static [Row], event: &str) -> Option<&'static Row> {
+    rows.iter().find(|row| row.event == event)
+}

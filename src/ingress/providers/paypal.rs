@@ -1,0 +1,262 @@
+//! PayPal: RSA over transmission id, time, webhook id and the body's CRC-32
+//! (<https://developer.paypal.com/api/rest/webhooks/rest/>), with certificates pinned by file. CRC-32 binds 32 bits of the body: whoever holds
+//! one genuine delivery can make another body that verifies, so the address must be reached by TLS alone.
+
+use serde_json::Value;
+
+use super::{Kind, Provider, Refused, find, json};
+use crate::ingress::{
+    amount::decimal,
+    mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    members::{amount_problem, at, currency, decimal_at, needed, rfc3339, text},
+    request::Request,
+    verify::{Cause, Certificate, from_base64},
+};
+
+/// The webhook id that PayPal's simulator signs for, with the live certificate: whoever has a developer's login can make such events.
+const SIMULATOR: &str = "WEBHOOK_ID";
+const ALGORITHM: &str = "SHA256withRSA";
+const CERTIFICATE_PATH: &str = "/v1/notifications/certs/CERT-";
+const LIVE_HOSTS: [&str; 2] = ["api.paypal.com", "api-m.paypal.com"];
+const SANDBOX_HOSTS: [&str; 2] = ["api.sandbox.paypal.com", "api-m.sandbox.paypal.com"];
+
+pub(super) const KIND: Kind = Kind {
+    name: "paypal",
+    title: "PayPal",
+    account: "custom_id",
+    account_until: "",
+    needs_purpose: true,
+    needs_capture: false,
+    names: &[
+        ("webhook_id", "the webhook's id, as the developer dashboard shows it; several lines for several"),
+        ("certificate", "PEM file with the certificate that PayPal signs with; several lines for several"),
+        ("environment", "live (the default) or sandbox"),
+    ],
+    rows: &ROWS,
+    build: |secrets| {
+        let webhook_ids: Vec<String> = secrets.all("webhook_id").map(str::to_owned).collect();
+        if webhook_ids.is_empty() || webhook_ids.iter().any(|id| id == SIMULATOR) {
+            return Err(format!(
+                "expected a line `webhook_id = …`, and not {SIMULATOR}: anybody can make the simulator sign for that"
+            ));
+        }
+        let hosts = match secrets.all("environment").next() {
+            None | Some("live") => LIVE_HOSTS,
+            Some("sandbox") => SANDBOX_HOSTS,
+            Some(_) => return Err("environment: expected live or sandbox".to_owned()),
+        };
+        let certificates: Result<Vec<Certificate>, String> =
+            secrets.all("certificate").map(|name| Certificate::from_pem(&secrets.file(name)?)).collect();
+        let certificates = certificates?;
+        if certificates.is_empty() {
+            return Err(
+                "expected a line `certificate = FILE` with the certificate that PAYPAL-CERT-URL names"
+                    .to_owned(),
+            );
+        }
+        Ok(Box::new(PayPal::pinned(webhook_ids, hosts == SANDBOX_HOSTS, certificates)))
+    },
+};
+
+const ROWS: [Row; 27] = [
+    row(
+        "PAYMENT.AUTHORIZATION.CREATED",
+        Means::Money(Step::Authorized),
+        "amount; payment and operation the authorization's id",
+    ),
+    row("PAYMENT.AUTHORIZATION.VOIDED", Means::Money(Step::Voided), "amount"),
+    row(
+        "PAYMENT.CAPTURE.COMPLETED",
+        Means::Money(Step::Succeeded),
+        "amount; operation the capture's id. With related_ids.authorization_id: a capture of that hold, final by final_capture",
+    ),
+    row(
+        "PAYMENT.CAPTURE.DENIED",
+        Means::Money(Step::Failed),
+        "without an authorization only: else another capture may follow",
+    ),
+    row(
+        "PAYMENT.CAPTURE.DECLINED",
+        Means::Money(Step::Failed),
+        "without an authorization only: else another capture may follow",
+    ),
+    row(
+        "PAYMENT.CAPTURE.REFUNDED",
+        Means::Money(Step::Refunded),
+        "amount, this refund's; operation the refund's id; payment the capture's id, from links rel=up",
+    ),
+    row(
+        "PAYMENT.CAPTURE.REVERSED",
+        Means::Money(Step::Disputed),
+        "amount; operation the reversal's id; payment the capture's id, from links rel=up",
+    ),
+    row(
+        "PAYMENT.SALE.COMPLETED",
+        Means::Money(Step::Succeeded),
+        "amount.total; payment and operation the sale's id",
+    ),
+    row(
+        "PAYMENT.SALE.REFUNDED",
+        Means::Money(Step::Refunded),
+        "amount.total without its sign; payment sale_id",
+    ),
+    row(
+        "PAYMENT.SALE.REVERSED",
+        Means::Money(Step::Disputed),
+        "amount.total without its sign; payment sale_id, else the id",
+    ),
+    row("PAYMENT.CAPTURE.PENDING", Means::Nothing, "no money yet"),
+    row("PAYMENT.SALE.PENDING", Means::Nothing, "no money yet"),
+    row("PAYMENT.SALE.DENIED", Means::Nothing, "no money moved"),
+    row("PAYMENT.REFUND.PENDING", Means::Nothing, "no money yet"),
+    row("PAYMENT.REFUND.FAILED", Means::Money(Step::RefundFailed), "takes back the refund of the same id"),
+    row("PAYMENT.ORDER.CREATED", Means::Nothing, "no money moves"),
+    row("PAYMENT.ORDER.CANCELLED", Means::Nothing, "no money moves"),
+    row("CHECKOUT.ORDER.APPROVED", Means::Nothing, "no money yet"),
+    row("CHECKOUT.ORDER.COMPLETED", Means::Nothing, "the same fact as PAYMENT.CAPTURE.COMPLETED"),
+    row("CHECKOUT.ORDER.SAVED", Means::Nothing, "no money moves"),
+    row("CHECKOUT.ORDER.VOIDED", Means::Nothing, "PAYMENT.AUTHORIZATION.VOIDED says it"),
+    row("CHECKOUT.PAYMENT-APPROVAL.REVERSED", Means::Nothing, "no money moved"),
+    row("CUSTOMER.DISPUTE.CREATED", Means::Nothing, "no money by itself"),
+    row("CUSTOMER.DISPUTE.UPDATED", Means::Nothing, "no money by itself"),
+    row("CUSTOMER.DISPUTE.RESOLVED", Means::Nothing, "no money by itself; a reversal says it"),
+    row("PAYMENT.PAYOUTSBATCH.SUCCESS", Means::Nothing, "not a customer's money"),
+    row("RISK.DISPUTE.CREATED", Means::Nothing, "no money by itself"),
+];
+
+/// Events under these names that no row knows may be money.
+const MONEY: [&str; 4] = ["PAYMENT.AUTHORIZATION.", "PAYMENT.CAPTURE.", "PAYMENT.SALE.", "PAYMENT.REFUND."];
+
+/// PayPal's webhooks, for these webhook ids.
+pub struct PayPal {
+    webhook_ids: Vec<String>,
+    hosts: [&'static str; 2],
+    certificates: Vec<Certificate>,
+}
+
+impl PayPal {
+    /// For webhooks with these ids, signed by these certificates. That nobody else can make PayPal sign for such an id is for the
+    /// configuration to see to.
+    #[must_use]
+    pub fn pinned(webhook_ids: Vec<String>, is_sandbox: bool, certificates: Vec<Certificate>) -> Self {
+        Self { webhook_ids, hosts: if is_sandbox { SANDBOX_HOSTS } else { LIVE_HOSTS }, certificates }
+    }
+
+    /// Whether the address of the certificate is one of PayPal's own, character by character: nothing is fetched from it, but a request
+    /// that names another is a forgery.
+    fn is_theirs(&self, url: &str) -> bool {
+        let Some((host, name)) =
+            url.strip_prefix("https://").and_then(|rest| rest.split_once(CERTIFICATE_PATH))
+        else {
+            return false;
+        };
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        self.hosts.contains(&host) && is_name
+    }
+}
+
+impl Provider for PayPal {
+    fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused> {
+        let header = |name| request.header(name).ok_or(Cause::Missing);
+        let (id, time) = (header("paypal-transmission-id")?, header("paypal-transmission-time")?);
+        if header("paypal-auth-algo")? != ALGORITHM {
+            return Err(Cause::Unreadable.into());
+        }
+        if !self.is_theirs(header("paypal-cert-url")?) {
+            return Err(Cause::UnknownKey.into());
+        }
+        let signature = from_base64(header("paypal-transmission-sig")?).ok_or(Cause::Unreadable)?;
+        let checksum = crc32fast::hash(&request.body);
+        let mut why = Cause::Certificate;
+        for certificate in &self.certificates {
+            let Ok(key) = certificate.key_at(now_s) else { continue };
+            why = Cause::NoMatch;
+            for webhook_id in &self.webhook_ids {
+                let content = format!("{id}|{time}|{webhook_id}|{checksum}");
+                if key.verify(content.as_bytes(), &signature).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(why.into())
+    }
+
+    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
+        let event = json(&request.body)?;
+        let kind = text(&event, "event_type").unwrap_or_default();
+        Ok(vec![terms.item(text(&event, "id"), kind, read(&event, kind, terms))])
+    }
+}
+
+fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
+    let mut step = match find(&ROWS, kind) {
+        Some(Row { means: Means::Money(step), .. }) => *step,
+        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
+        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
+        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
+            return Err(format!("event {kind:?} is not known"));
+        }
+        None => return nothing("not an event of a payment"),
+    };
+    let object = event.get("resource").ok_or("resource: missing")?;
+    let id = needed(object, "id")?;
+    let authorization = text(object, "supplementary_data.related_ids.authorization_id");
+    let is_v1 = at(object, "amount.total").is_some();
+    let (code, value) =
+        if is_v1 { ("amount.currency", "amount.total") } else { ("amount.currency_code", "amount.value") };
+    let money = currency(object, code)?;
+    let goes_back = matches!(step, Step::Refunded | Step::Disputed | Step::RefundFailed);
+    let amount = match needed(object, value)?.strip_prefix('-') {
+        // Reversals of the first version carry their sign.
+        Some(positive) if is_v1 && goes_back => {
+            decimal(positive, money).map_err(|problem| amount_problem(value, problem))?
+        }
+        Some(_) | None => decimal_at(object, value, money)?,
+    };
+    let mut is_final = None;
+    let payment_id = match step {
+        Step::Authorized | Step::Voided => id,
+        Step::Refunded | Step::Disputed | Step::RefundFailed if is_v1 => {
+            text(object, "sale_id").unwrap_or(id)
+        }
+        Step::Refunded | Step::Disputed | Step::RefundFailed => {
+            up(object).ok_or("links: none with rel up")?
+        }
+        Step::Failed if authorization.is_some() => {
+            return nothing("another capture of the authorization may follow");
+        }
+        Step::Succeeded => match authorization {
+            Some(authorization) => {
+                step = Step::CapturedOfHold;
+                is_final = object.get("final_capture").and_then(Value::as_bool);
+                authorization
+            }
+            None => id,
+        },
+        _ => id,
+    };
+    Ok(Ok(Fact {
+        step,
+        account: if goes_back {
+            None
+        } else {
+            terms.account.of(object).or_else(|| terms.account.cut(text(object, "custom").filter(|_| is_v1)?))
+        },
+        payment_id: payment_id.to_owned(),
+        operation_id: Some(id.to_owned()),
+        amount,
+        currency: money,
+        time: text(event, "create_time").and_then(rfc3339),
+        is_cumulative: false,
+        is_final,
+        expires_at: text(object, "expiration_time").and_then(rfc3339),
+    }))
+}
+
+/// The id at the end of the link to what this object belongs to.
+fn up(object: &Value) -> Option<&str> {
+    let links = object.get("links")?.as_array()?;
+    let link = links.iter().find(|link| text(link, "rel") == Some("up"))?;
+    text(link, "href")?.rsplit('/').next().filter(|id| !id.is_empty())
+}
