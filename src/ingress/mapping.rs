@@ -386,7 +386,7 @@ impl Terms {
         let is_refund = matches!(kind, Type::RefundSucceeded | Type::DepositRefunded);
         let optional = [
             ("operation_id", fact.operation_id.as_ref().map(|id| json!(id))),
-            ("cumulative", (fact.is_cumulative && (is_capture || is_refund)).then(|| json!(true))),
+            ("cumulative", Some(json!(true)).filter(|_| fact.is_cumulative && (is_capture || is_refund))),
             (
                 "final",
                 fact.is_final

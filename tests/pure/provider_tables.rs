@@ -79,7 +79,7 @@ fn an_event_moves_the_same_money_whichever_purpose_and_at_most_one_way() {
             for (purpose, expected) in [(Purpose::Deposit, deposit), (Purpose::Payment, payment)] {
                 match becomes(purpose, capture, step) {
                     Becomes::Callback(kind) => assert_eq!(kind.as_str(), expected, "{step:?}"),
-                    other => panic!("{step:?}: {other:?}"),
+                    other @ (Becomes::Nothing(_) | Becomes::NoType(_)) => panic!("{step:?}: {other:?}"),
                 }
             }
         }

@@ -251,9 +251,9 @@ fn read(item: &Value, kind: &str, is_success: bool, terms: &Terms) -> Reading {
         account: if names_account { terms.account.of(item) } else { None },
         payment_id: text(item, "originalReference").unwrap_or(reference).to_owned(),
         operation_id: Some(reference.to_owned()),
-        amount: match step {
-            Step::Voided => minor(item, "amount.value", money, DIFFERENCES).unwrap_or(0),
-            _ => minor(item, "amount.value", money, DIFFERENCES)?,
+        amount: match minor(item, "amount.value", money, DIFFERENCES) {
+            Err(_) if step == Step::Voided => 0,
+            amount => amount?,
         },
         currency: money,
         time: text(item, "eventDate").and_then(rfc3339),

@@ -80,7 +80,7 @@ impl Provider for Alipay {
         let signature = form::text(&members, "sign").ok_or(Cause::Missing)?;
         let signature = from_base64(signature).ok_or(Cause::Unreadable)?;
         // sign_type is not signed: nothing is read from it.
-        let mut signed: Vec<&(Vec<u8>, Vec<u8>)> =
+        let mut signed: Vec<&form::Member> =
             members.iter().filter(|(name, _)| name != b"sign" && name != b"sign_type").collect();
         signed.sort();
         if signed.windows(2).any(|pair| matches!(pair, [(one, _), (other, _)] if one == other)) {
@@ -116,7 +116,7 @@ impl Provider for Alipay {
     }
 }
 
-fn account(members: &[(Vec<u8>, Vec<u8>)], terms: &Terms) -> Option<String> {
+fn account(members: &[form::Member], terms: &Terms) -> Option<String> {
     match terms.account.path.split_once('.') {
         None => terms.account.cut(form::text(members, &terms.account.path)?),
         // What the merchant passed along is still encoded once more.
@@ -131,7 +131,7 @@ fn account(members: &[(Vec<u8>, Vec<u8>)], terms: &Terms) -> Option<String> {
     }
 }
 
-fn read(members: &[(Vec<u8>, Vec<u8>)], kind: &str, terms: &Terms) -> Reading {
+fn read(members: &[form::Member], kind: &str, terms: &Terms) -> Reading {
     match find(&ROWS, kind) {
         Some(Row { means: Means::Money(_), .. }) => {}
         Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),

@@ -102,21 +102,17 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
     };
     let data = event.get("data").ok_or("data: missing")?;
     let money = currency(data, "currency")?;
+    // A payment that failed may have had no action.
+    let is_whole = step == Step::Failed && text(data, "action_id").is_none();
+    let operation = if is_whole { "id" } else { "action_id" };
     Ok(Ok(Fact {
         step,
         account: terms.account.of(data),
         payment_id: needed(data, "id")?.to_owned(),
-        operation_id: Some(
-            needed(data, "action_id")
-                .or_else(|problem| match step {
-                    Step::Failed => needed(data, "id"),
-                    _ => Err(problem),
-                })?
-                .to_owned(),
-        ),
-        amount: match step {
-            Step::Failed | Step::Voided => minor(data, "amount", money, DIFFERENCES).unwrap_or(0),
-            _ => minor(data, "amount", money, DIFFERENCES)?,
+        operation_id: Some(needed(data, operation)?.to_owned()),
+        amount: match minor(data, "amount", money, DIFFERENCES) {
+            Err(_) if matches!(step, Step::Failed | Step::Voided) => 0,
+            amount => amount?,
         },
         currency: money,
         time: text(event, "created_on").and_then(rfc3339),

@@ -1,6 +1,9 @@
 //! `application/x-www-form-urlencoded` as bytes: signatures are over what was sent in whatever character set, not over text. What must not
 //! live here: signatures.
 
+/// A name and a value, as bytes.
+pub(super) type Member = (Vec<u8>, Vec<u8>);
+
 /// Members of a form that are looked at.
 pub(super) const MEMBERS_MAX: usize = 200;
 
@@ -8,7 +11,7 @@ pub(super) const MEMBERS_MAX: usize = 200;
 ///
 /// # Errors
 /// Words for a `%` without two hexadecimal digits, or too many members.
-pub(super) fn members(body: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+pub(super) fn members(body: &[u8]) -> Result<Vec<Member>, String> {
     let mut members = Vec::new();
     for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
         if members.len() == MEMBERS_MAX {
@@ -22,7 +25,7 @@ pub(super) fn members(body: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
 }
 
 /// The text of a member that came once and is UTF-8; `None` where it did not.
-pub(super) fn text<'a>(members: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(members: &'a [Member], name: &str) -> Option<&'a str> {
     let mut found = members.iter().filter(|(found, _)| found == name.as_bytes());
     let (_, value) = found.next()?;
     if found.next().is_some() {

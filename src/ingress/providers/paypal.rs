@@ -215,27 +215,23 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
         Some(_) | None => decimal_at(object, value, money)?,
     };
     let mut is_final = None;
-    let payment_id = match step {
-        Step::Authorized | Step::Voided => id,
-        Step::Refunded | Step::Disputed | Step::RefundFailed if is_v1 => {
+    let mut payment_id = id;
+    if goes_back {
+        payment_id = if is_v1 {
             text(object, "sale_id").unwrap_or(id)
-        }
-        Step::Refunded | Step::Disputed | Step::RefundFailed => {
+        } else {
             up(object).ok_or("links: none with rel up")?
-        }
-        Step::Failed if authorization.is_some() => {
+        };
+    } else if let Some(authorization) = authorization {
+        if step == Step::Failed {
             return nothing("another capture of the authorization may follow");
         }
-        Step::Succeeded => match authorization {
-            Some(authorization) => {
-                step = Step::CapturedOfHold;
-                is_final = object.get("final_capture").and_then(Value::as_bool);
-                authorization
-            }
-            None => id,
-        },
-        _ => id,
-    };
+        if step == Step::Succeeded {
+            step = Step::CapturedOfHold;
+            is_final = object.get("final_capture").and_then(Value::as_bool);
+            payment_id = authorization;
+        }
+    }
     Ok(Ok(Fact {
         step,
         account: if goes_back {

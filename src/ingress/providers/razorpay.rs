@@ -95,23 +95,24 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
         None => return nothing("not an event of a payment"),
     };
     let payment = event.pointer("/payload/payment/entity").ok_or("payload.payment.entity: missing")?;
-    let object = match step {
-        Step::Refunded => event.pointer("/payload/refund/entity").ok_or("payload.refund.entity: missing")?,
-        _ => payment,
+    let object = if step == Step::Refunded {
+        event.pointer("/payload/refund/entity").ok_or("payload.refund.entity: missing")?
+    } else {
+        payment
     };
     let is_manual = terms.capture == Capture::Manual;
-    let step = match step {
-        Step::Authorized if !is_manual => {
-            return nothing("payment.captured follows (capture = \"automatic\")");
+    let was_captured = payment.get("captured").and_then(Value::as_bool) != Some(false);
+    let step = if step == Step::Refunded && !was_captured {
+        if !is_manual {
+            return nothing("the refund of a payment that was never captured");
         }
-        Step::Captured if !is_manual => Step::Succeeded,
-        Step::Refunded if payment.get("captured").and_then(Value::as_bool) == Some(false) => {
-            if !is_manual {
-                return nothing("the refund of a payment that was never captured");
-            }
-            Step::Voided
-        }
-        step => step,
+        Step::Voided
+    } else if step == Step::Captured && !is_manual {
+        Step::Succeeded
+    } else if step == Step::Authorized && !is_manual {
+        return nothing("payment.captured follows (capture = \"automatic\")");
+    } else {
+        step
     };
     let money = currency(object, "currency")?;
     Ok(Ok(Fact {
