@@ -34,6 +34,56 @@ pub struct WireError {
     pub key: Option<Key>,
 }
 
+/// What properties and headers of a message say of its body. It changes the words of a refusal, and by which key its case is found;
+/// whether a body is a callback, it alone decides.
+#[derive(Debug, Clone, Default)]
+pub struct Framing {
+    /// `content_type`.
+    pub content_type: Option<String>,
+    /// `content_encoding`.
+    pub content_encoding: Option<String>,
+    /// The CloudEvents attribute `source`, where it travels as a header.
+    pub source: Option<String>,
+    /// The CloudEvents attribute `id`, where it travels as a header.
+    pub id: Option<String>,
+}
+
+impl WireError {
+    /// The same in the light of what came with the body.
+    #[must_use]
+    pub fn framed(self, framing: &Framing) -> Self {
+        if self.reason != Reason::Malformed {
+            return self;
+        }
+        let is = |found: &Option<String>, expected: &[&str]| {
+            found.as_deref().is_none_or(|found| expected.iter().any(|name| found.eq_ignore_ascii_case(name)))
+        };
+        let is_json = framing.content_type.as_deref().is_none_or(|found| {
+            found.split(';').next().unwrap_or_default().trim_end().to_ascii_lowercase().ends_with("json")
+        });
+        let hint = if framing.source.is_some() || framing.id.is_some() {
+            "CloudEvents binary mode (attributes in headers) is not read; expected is structured mode: the whole event as one JSON \
+             object in the body, content type application/cloudevents+json"
+                .to_owned()
+        } else if !is(&framing.content_encoding, &["", "identity", "utf-8", "utf8"]) {
+            let found = framing.content_encoding.as_deref().unwrap_or_default();
+            format!("content-encoding {found:?}: compressed bodies are not read, publish it uncompressed")
+        } else if !is_json {
+            let found = framing.content_type.as_deref().unwrap_or_default();
+            format!("content type {found:?}, expected application/cloudevents+json")
+        } else {
+            return self;
+        };
+        let key_of_headers = || {
+            Some(Key {
+                source: Source::new(framing.source.as_deref()?).ok()?,
+                event_id: EventId::new(framing.id.as_deref()?).ok()?,
+            })
+        };
+        refused(self.reason, self.key.or_else(key_of_headers), format!("{hint}; {}", self.detail))
+    }
+}
+
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason.as_str(), self.detail)

@@ -1,17 +1,14 @@
 //! Takes deliveries off a queue, a bounded number at a time.
 
-use std::borrow::Cow;
-
 use futures_util::{StreamExt, stream::ReadyChunks};
 use lapin::{
     Acker, Channel, Connection,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    protocol::BasicProperties,
-    types::{AMQPValue, FieldTable},
+    types::FieldTable,
 };
 
-use super::{BrokerError, answer};
-use crate::signature::{self, Headers};
+use super::{BrokerError, answer, envelope::Envelope};
+use crate::signature::Headers;
 
 /// Most deliveries that are handed on at once.
 const RUN_MAX: usize = 1_000;
@@ -21,67 +18,35 @@ const RUN_MAX: usize = 1_000;
 pub struct Delivery {
     /// The raw body.
     pub body: Vec<u8>,
-    /// The routing key it was published with: the account id, by contract, but nobody has checked that.
-    pub routing_key: String,
+    /// What came with it.
+    pub envelope: Envelope,
     /// Which trace it was published in: a W3C `traceparent` header, as far as this version of it reads.
     pub traceparent: Option<[u8; 55]>,
     /// What it claims about where it comes from; nothing of it is verified.
     pub signature: Headers,
+    /// Whether a worker may have had it before, and perhaps ended over it.
+    pub is_redelivered: bool,
     /// What settles it.
     pub receipt: Receipt,
 }
 
-impl From<lapin::message::Delivery> for Delivery {
-    fn from(delivery: lapin::message::Delivery) -> Self {
+impl Delivery {
+    fn new(delivery: lapin::message::Delivery, queue: &str) -> Self {
+        let envelope = Envelope::new(delivery.routing_key.as_str(), delivery.properties, queue);
         Self {
-            traceparent: traceparent(&delivery),
-            signature: signature_of(&delivery.properties),
+            traceparent: envelope.traceparent(),
+            signature: envelope.signature(),
+            envelope,
             body: delivery.data,
-            routing_key: delivery.routing_key.to_string(),
+            is_redelivered: delivery.redelivered,
             receipt: Receipt { tag: delivery.delivery_tag, acker: delivery.acker },
         }
     }
-}
 
-fn traceparent(delivery: &lapin::message::Delivery) -> Option<[u8; 55]> {
-    let header = delivery.properties.headers().as_ref()?.inner().get("traceparent")?;
-    let AMQPValue::LongString(text) = header else { return None };
-    text.as_bytes().get(..55)?.try_into().ok()
-}
-
-fn signature_of(properties: &BasicProperties) -> Headers {
-    let Some(headers) = properties.headers().as_ref().map(FieldTable::inner) else {
-        return Headers::default();
-    };
-    let header = |name: &str| headers.get(name).map(text);
-    Headers::received(
-        header(signature::ID_HEADER).as_deref(),
-        header(signature::TIMESTAMP_HEADER).as_deref(),
-        header(signature::SIGNATURE_HEADER).as_deref(),
-    )
-}
-
-/// A header's text. Client libraries write a number that is given as one as a number: for a timestamp that is no mistake.
-fn text(value: &AMQPValue) -> Cow<'_, [u8]> {
-    match value {
-        AMQPValue::LongString(text) => Cow::Borrowed(text.as_bytes()),
-        AMQPValue::ShortString(text) => Cow::Borrowed(text.as_str().as_bytes()),
-        AMQPValue::LongInt(number) => Cow::Owned(number.to_string().into_bytes()),
-        AMQPValue::LongUInt(number) => Cow::Owned(number.to_string().into_bytes()),
-        AMQPValue::LongLongInt(number) => Cow::Owned(number.to_string().into_bytes()),
-        AMQPValue::Timestamp(number) => Cow::Owned(number.to_string().into_bytes()),
-        AMQPValue::Boolean(_)
-        | AMQPValue::ShortShortInt(_)
-        | AMQPValue::ShortShortUInt(_)
-        | AMQPValue::ShortInt(_)
-        | AMQPValue::ShortUInt(_)
-        | AMQPValue::Float(_)
-        | AMQPValue::Double(_)
-        | AMQPValue::DecimalValue(_)
-        | AMQPValue::FieldArray(_)
-        | AMQPValue::FieldTable(_)
-        | AMQPValue::ByteArray(_)
-        | AMQPValue::Void => Cow::Borrowed(b""),
+    /// What it takes in memory, in bytes, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len() + self.envelope.bytes()
     }
 }
 
@@ -139,7 +104,8 @@ impl Consumer {
     /// Cancel-safe: no delivery is lost when this future is dropped.
     pub async fn next(&mut self) -> Option<Result<Vec<Delivery>, BrokerError>> {
         let run = self.runs.next().await?;
-        Some(run.into_iter().map(|delivery| Ok(Delivery::from(delivery?))).collect())
+        let queue = &self.queue;
+        Some(run.into_iter().map(|delivery| Ok(Delivery::new(delivery?, queue))).collect())
     }
 
     /// Asks the broker for no more deliveries, and does not wait: those that are on their way come before its answer, and whoever

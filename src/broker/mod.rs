@@ -6,6 +6,7 @@
 
 mod consume;
 mod depth;
+mod envelope;
 mod publish;
 mod settle;
 pub mod topology;
@@ -21,6 +22,7 @@ use lapin::{
 
 pub use consume::{Consumer, Delivery, Receipt};
 pub use depth::{Depths, Gauge};
+pub use envelope::{Death, Envelope, HEADERS_BYTES_MAX};
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 

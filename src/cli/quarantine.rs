@@ -12,7 +12,6 @@ use crate::{
     config::Config,
     keys::Keyring,
     ledger::Reason,
-    mask::mask,
     signature,
     store::{
         self,
@@ -206,10 +205,7 @@ async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
         )));
     };
     if config.mask_cards {
-        // Again: the case may be older than the setting.
-        let identifiers = detail.identifiers();
-        let masked = mask(&detail.body, &identifiers).into_owned();
-        detail.body = masked;
+        detail.mask_cards();
     }
     let body = String::from_utf8_lossy(&detail.body);
     if json {
@@ -260,6 +256,15 @@ fn print(detail: &CaseDetail, body: &str) {
             (signature::SIGNATURE_HEADER, &detail.webhook_signature),
         ] {
             say!("  {name}: {}", table::optional(value.as_ref()));
+        }
+    }
+    for (name, value) in [
+        ("routing key", &detail.routing_key),
+        ("properties", &detail.properties),
+        ("headers", &detail.headers),
+    ] {
+        if let Some(value) = value {
+            say!("  {name}: {}", table::safe(value));
         }
     }
     say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));

@@ -227,6 +227,11 @@ pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> 
     let Some(detail) = detail else { return Err(Problem::NotFound("case")) };
     let mut value = serde_json::to_value(&detail).map_err(|error| Problem::Wrong(error.to_string()))?;
     value["body"] = json!(mask::body(&detail.body, &detail.identifiers()));
+    for (name, text) in [("properties", &detail.properties), ("headers", &detail.headers)] {
+        value[name] = json!(text.as_ref().map(|text| mask::body(text.as_bytes(), &detail.identifiers())));
+    }
+    value["routing_key"] =
+        json!(detail.routing_key.as_deref().map(|key| mask::body(key.as_bytes(), &detail.identifiers())));
     Ok(Json(value).into_response())
 }
 

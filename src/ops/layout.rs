@@ -18,7 +18,7 @@ use super::{
     clock,
     watch::Now,
 };
-use crate::store::StoreError;
+use crate::{shown::is_hidden, store::StoreError};
 
 /// The pages, in the order of the menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,21 +283,13 @@ pub(super) fn id_or_dash(text: Option<&str>) -> Markup {
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_invisible(c) {
+        if is_hidden(c) {
             shown.push_str(&format!("‹U+{:04X}›", u32::from(c)));
         } else {
             shown.push(c);
         }
     }
     shown
-}
-
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180F}'
-            | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}'
-            | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
 /// A bar as long as a share, 0 to 1.

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
+use serde_json::Value;
 use sqlx::{PgConnection, Row};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     ledger::{AccountId, Callback, CaseEnd, Fingerprint, Key, Outcome, Plan, Reason},
-    mask::mask,
+    mask::{mask, mask_text},
     signature::Headers,
 };
 
@@ -35,6 +36,12 @@ pub struct Undecodable<'a> {
     pub detail: String,
     /// The raw message.
     pub body: &'a [u8],
+    /// What it was published with.
+    pub routing_key: String,
+    /// Its properties by name: a JSON object.
+    pub properties: Value,
+    /// Its headers by name, bounded by whoever read them: a JSON object.
+    pub headers: Value,
     /// What it claims about where it comes from; kept where the reason is [`Reason::BadSignature`].
     pub signature: &'a Headers,
     /// What it claims to be, where only its signature is wrong: so that its identifiers are not taken for card numbers, and it can
@@ -69,6 +76,47 @@ struct CaseRow<'a> {
     attempts: i32,
     callback: Option<&'a Callback>,
     signature: Option<&'a Headers>,
+    envelope: Option<KeptEnvelope>,
+}
+
+/// Routing key, properties and headers as their case keeps them.
+struct KeptEnvelope {
+    routing_key: String,
+    properties: String,
+    headers: String,
+}
+
+impl KeptEnvelope {
+    fn of(message: &Undecodable<'_>, mask_cards: bool, identifiers: &[&str]) -> Self {
+        let text = |json: &Value| match mask_text(&json.to_string(), identifiers) {
+            // A number whose digits are masked is no JSON any more: in that case all of them are texts.
+            Cow::Owned(_) if mask_cards => {
+                mask_text(&with_numbers_as_texts(json).to_string(), identifiers).into_owned()
+            }
+            Cow::Owned(_) | Cow::Borrowed(_) => json.to_string(),
+        };
+        let routing_key = storable(&message.routing_key);
+        Self {
+            properties: text(&message.properties),
+            headers: text(&message.headers),
+            routing_key: if mask_cards {
+                mask_text(&routing_key, identifiers).into_owned()
+            } else {
+                routing_key
+            },
+        }
+    }
+}
+
+fn with_numbers_as_texts(json: &Value) -> Value {
+    match json {
+        Value::Number(number) => Value::String(number.to_string()),
+        Value::Array(values) => values.iter().map(with_numbers_as_texts).collect(),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| (name.clone(), with_numbers_as_texts(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => json.clone(),
+    }
 }
 
 /// The message as its case keeps it. The case's fingerprint is made of all of the original.
@@ -110,6 +158,7 @@ fn undecodable<'a>(message: &'a Undecodable<'a>, mask_cards: bool) -> CaseRow<'a
         attempts: message.attempts,
         callback: None,
         signature: is_unproven.then_some(message.signature),
+        envelope: Some(KeptEnvelope::of(message, mask_cards, &identifiers)),
     }
 }
 
@@ -140,6 +189,7 @@ pub(super) async fn insert(
         attempts: case.attempts,
         callback: Some(&case.callback),
         signature: None,
+        envelope: None,
     });
     let undecodable = batch.undecodable.iter().map(|message| undecodable(message, batch.mask_cards));
     let mut cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
@@ -150,16 +200,17 @@ pub(super) async fn insert(
     let rows = sqlx::query(
         "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
                                       payment_id, operation_id, amount, currency, is_final, occurred_at, webhook_id,
-                                      webhook_timestamp, webhook_signature)
+                                      webhook_timestamp, webhook_signature, routing_key, properties, headers)
          select n.source, n.event_id, n.reason, n.detail, n.body,
                 case when n.reason = 'waiting_for_payment' then 'waiting' else 'open' end,
                 n.attempts, n.fingerprint, n.type, n.account_id, n.payment_id, n.operation_id, n.amount, n.currency, n.is_final,
-                n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature
+                n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature, n.routing_key, n.properties, n.headers
          from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
                      $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[],
-                     $16::text[], $17::text[], $18::text[])
+                     $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[])
               as n(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id, operation_id,
-                   amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp, webhook_signature)
+                   amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp, webhook_signature, routing_key,
+                   properties, headers)
          on conflict on constraint quarantine_content do update
          set attempts = least(q.attempts::bigint + excluded.attempts, 2147483647)::integer, last_seen_at = clock_timestamp()
          returning q.source, q.event_id, q.fingerprint, q.xmax <> 0 as was_known",
@@ -182,6 +233,9 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.signature.and_then(|headers| headers.id.as_deref())))
     .bind(each(&cases, |case| case.signature.and_then(|headers| headers.timestamp.as_deref())))
     .bind(each(&cases, |case| case.signature.and_then(|headers| headers.signature.as_deref())))
+    .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.routing_key.as_str())))
+    .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.properties.as_str())))
+    .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.headers.as_str())))
     .fetch_all(&mut *transaction)
     .await?;
     let mut known = HashSet::new();

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
 use time::OffsetDateTime;
 
 use super::{StoreError, load, report::CaseRow};
 use crate::{
     ledger::{Callback, CaseId, Reason, Snapshot, StoredCase},
+    mask::{mask, mask_text},
     signature::Headers,
 };
 
@@ -105,6 +106,14 @@ pub struct CaseDetail {
     pub amount: Option<i64>,
     /// ISO 4217 code.
     pub currency: Option<String>,
+    /// What the message was published with; null in these three for a callback, whose body says all of it.
+    pub routing_key: Option<String>,
+    /// The message's properties by name: a JSON object.
+    #[serde(serialize_with = "as_json")]
+    pub properties: Option<String>,
+    /// The message's headers by name: a JSON object.
+    #[serde(serialize_with = "as_json")]
+    pub headers: Option<String>,
     /// `webhook-id` as it came; null in these three but for `bad_signature`.
     pub webhook_id: Option<String>,
     /// `webhook-timestamp`.
@@ -117,6 +126,18 @@ pub struct CaseDetail {
 }
 
 impl CaseDetail {
+    /// Masks card data again: the case may be older than the setting.
+    pub fn mask_cards(&mut self) {
+        let identifiers = self.identifiers();
+        let body = mask(&self.body, &identifiers).into_owned();
+        let text =
+            |text: &Option<String>| text.as_ref().map(|text| mask_text(text, &identifiers).into_owned());
+        let [routing_key, properties, headers] =
+            [&self.routing_key, &self.properties, &self.headers].map(text);
+        (self.body, self.routing_key, self.properties, self.headers) =
+            (body, routing_key, properties, headers);
+    }
+
     /// What was read of the callback.
     #[must_use]
     pub fn identifiers(&self) -> Vec<&str> {
@@ -124,6 +145,14 @@ impl CaseDetail {
             [&self.case.source, &self.case.event_id, &self.account_id, &self.payment_id, &self.operation_id];
         all.into_iter().filter_map(Option::as_deref).collect()
     }
+}
+
+/// Stored as text, because it may be masked; what is no JSON is shown as text too.
+fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let value = text
+        .as_ref()
+        .map(|text| serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.clone())));
+    value.serialize(serializer)
 }
 
 const COLUMNS: &str = "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, \
@@ -282,8 +311,8 @@ impl fmt::Display for Replayed {
 /// [`StoreError`].
 pub async fn show(connection: &mut PgConnection, id: i64) -> Result<Option<CaseDetail>, StoreError> {
     let mut query = QueryBuilder::new(format!(
-        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, webhook_id, webhook_timestamp, \
-         webhook_signature, body from quarantine where id = "
+        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, routing_key, properties, headers, \
+         webhook_id, webhook_timestamp, webhook_signature, body from quarantine where id = "
     ));
     query.push_bind(id);
     Ok(query.build_query_as().fetch_optional(connection).await?)
@@ -356,6 +385,26 @@ pub async fn load_cases(
     let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
     let snapshot = load(connection, &callbacks).await?;
     Ok((cases, snapshot))
+}
+
+/// The open case of a callback that came from the dead-letter queue; at most one.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn dead_letter(
+    connection: &mut PgConnection,
+    callback: &Callback,
+) -> Result<Option<CaseId>, StoreError> {
+    let id: Option<i64> = sqlx::query_scalar(
+        "select id from quarantine
+         where event_id = $1 and source = $2 and fingerprint = $3 and state = 'open' and reason = 'delivery_limit'",
+    )
+    .bind(callback.key.event_id.as_str())
+    .bind(callback.key.source.as_str())
+    .bind(&callback.fingerprint.0[..])
+    .fetch_optional(connection)
+    .await?;
+    Ok(id.map(CaseId))
 }
 
 /// A message that was quarantined because nothing proved where it comes from.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Held;
 use crate::broker::Delivery;
 
-/// Bytes of bodies after which a batch is closed: a transaction may hold copies of all of them.
+/// Bytes of messages after which a batch is closed: a transaction may hold copies of all of them.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A delivery and when it was taken.
@@ -33,11 +33,11 @@ pub(super) async fn next(
         () = stop.cancelled() => return None,
         first = deliveries.recv() => first?,
     };
-    let mut bytes = first.delivery.body.len();
+    let mut bytes = first.delivery.bytes();
     let mut batch = Vec::with_capacity(size_max.min(deliveries.len() + 1));
     batch.push(first);
     let mut add = |batch: &mut Vec<Taken>, taken: Taken| {
-        bytes += taken.delivery.body.len();
+        bytes += taken.delivery.bytes();
         batch.push(taken);
         batch.len() >= size_max || bytes >= BATCH_BYTES_MAX
     };

@@ -41,7 +41,8 @@ pub(super) enum LaneEnd {
 pub(super) enum Origin {
     /// Callbacks that publishers sent.
     Queue,
-    /// Those that the broker gave up, or that PostgreSQL refused: quarantined with reason `delivery_limit`, unless known.
+    /// Those that the broker took off that queue, for whatever reason: decided like the others, but one that a worker had before becomes a
+    /// case first (`dead_letter::decide_stored`).
     GivenUp,
 }
 

@@ -6,6 +6,7 @@
 
 mod batch;
 mod budget;
+mod dead_letter;
 pub mod deeds;
 mod disposition;
 mod lane;

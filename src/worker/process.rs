@@ -11,13 +11,14 @@ use tracing::{error, info};
 
 use super::{
     batch::Taken,
+    dead_letter,
     disposition::{self, NextStep},
     lane::{Lane, LaneEnd, Origin},
     stage::Timed,
     work::Work,
 };
 use crate::{
-    broker::Verb,
+    broker::{Delivery, Verb},
     crash::{self, Point},
     dedupe::Advice,
     keys::Keyring,
@@ -27,7 +28,7 @@ use crate::{
     metrics::Stage,
     retry::Pauses,
     store::{self, Applied, Batch, Remembered, Resolver, StoreError},
-    wire::{self, WireError},
+    wire::{self, Framing, WireError},
 };
 
 /// After a lost race so many batches look for every callback in the ledger, whatever Redis says: one that was emptied takes old
@@ -43,7 +44,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let started = Instant::now();
     let stage = Timed::begin(&lane.span, Stage::Decode);
     let decoded: Vec<Result<Callback, WireError>> =
-        batch.iter().map(|taken| wire::decode(&taken.delivery.body)).collect();
+        batch.iter().map(|taken| decode(&taken.delivery)).collect();
     stage.end();
     let keyring = lane.worker.keys.current();
     let stage = Timed::begin(&lane.span, Stage::Verify);
@@ -57,14 +58,29 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let mut asks_redis = true;
     // Parts of the batch still to be written: all of it, unless the database refuses some message.
     let mut parts: Vec<Range<usize>> = Vec::new();
-    parts.push(0..batch.len());
+    let may_end_a_worker =
+        lane.origin == Origin::GivenUp && batch.iter().any(|taken| taken.delivery.is_redelivered);
+    if may_end_a_worker {
+        // Each alone, so that the one which does so is the only one to pay for it.
+        parts.extend((0..batch.len()).rev().map(|at| at..at + 1));
+    } else {
+        parts.push(0..batch.len());
+    }
     // What is committed already: a part that loses a race after that must not count it again.
     let mut is_committed = vec![false; batch.len()];
+    let mut is_stored = false;
     lane.batches_in_doubt = lane.batches_in_doubt.saturating_sub(1);
     while let Some(part) = parts.pop() {
         let left = part.clone().filter(|at| !is_committed[*at]);
         let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
-        let Err(cause) = write(lane, &mut work, asks_redis).await else { continue };
+        let written = write(lane, &mut work, asks_redis).await;
+        is_stored |= work.is_stored;
+        let Err(cause) = written else {
+            if std::mem::take(&mut is_stored) {
+                dead_letter::decide_stored(lane, &work, started, &mut pauses).await?;
+            }
+            continue;
+        };
         if work.is_partly_committed {
             part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
         }
@@ -100,6 +116,17 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     Ok(verbs)
 }
 
+fn decode(Delivery { body, envelope, .. }: &Delivery) -> Result<Callback, WireError> {
+    wire::decode(body).map_err(|error| {
+        error.framed(&Framing {
+            content_type: envelope.content_type().map(str::to_owned),
+            content_encoding: envelope.content_encoding().map(str::to_owned),
+            source: envelope.attribute("source"),
+            id: envelope.attribute("id"),
+        })
+    })
+}
+
 /// Keeps callbacks that come from their provider. From here on a callback is what it says; whatever is not goes no further than a
 /// message that cannot be read: into quarantine, without a key of its own, so that it cannot stand in a real one's way.
 fn verify(
@@ -128,7 +155,10 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result
         ask_redis(lane, work).await?;
     }
     loop {
-        let applied = write_once(lane, work).await?;
+        let plan = plan(lane, work).await?;
+        // Before the commit, whose outcome may stay unknown.
+        work.is_stored |= work.is_suspect && !plan.new_cases.is_empty();
+        let applied = write_once(lane, work, plan).await?;
         if applied.lost.is_empty() {
             return Ok(());
         }
@@ -214,10 +244,11 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
         crash::reach(Point::AfterLoad).await?;
 
         stage = Timed::begin(&lane.span, Stage::Decide);
-        let plan = match lane.origin {
-            Origin::Queue => decide(&snapshot, callbacks),
-            Origin::GivenUp => give_up(&snapshot, callbacks),
-        };
+        let mut plan =
+            if work.is_suspect { give_up(&snapshot, callbacks) } else { decide(&snapshot, callbacks) };
+        if work.is_suspect {
+            plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
+        }
         stage.end();
         for (wanted, outcome) in is_wanted.iter_mut().zip(&plan.outcomes) {
             *wanted |= !is_proved_by_writing(*outcome);
@@ -240,9 +271,8 @@ fn is_proved_by_writing(outcome: Outcome) -> bool {
     }
 }
 
-/// Plan, apply, remember.
-async fn write_once(lane: &mut Lane, work: &Work<'_>) -> Result<Applied, StoreError> {
-    let plan = plan(lane, work).await?;
+/// Apply, remember.
+async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Applied, StoreError> {
     let Lane { worker, writer, connection, span, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);

@@ -188,7 +188,7 @@ impl Intake {
     fn hand_over(&self, run: Vec<Delivery>, budget: &mut Budget) -> Result<(), SessionEnd> {
         let at = Instant::now();
         for delivery in run {
-            let held = budget.take(delivery.body.len()).map_err(|Overflow| SessionEnd::TooMuch)?;
+            let held = budget.take(delivery.bytes()).map_err(|Overflow| SessionEnd::TooMuch)?;
             self.lanes.hand_over(Taken { delivery, at, _held: held });
         }
         Ok(())
@@ -232,7 +232,7 @@ impl Lanes {
     /// account id by contract; where a publisher breaks that, the version guards still hold.
     fn hand_over(&self, taken: Taken) {
         let mut hasher = DefaultHasher::new();
-        taken.delivery.routing_key.hash(&mut hasher);
+        taken.delivery.envelope.routing_key.hash(&mut hasher);
         let lane = usize::try_from(hasher.finish() % self.inputs.len().max(1) as u64).unwrap_or(0);
         if let Some(input) = self.inputs.get(lane) {
             // A lane that is gone shows in `ended`; the delivery goes back with the channel.

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{batch::Taken, lane::Origin};
+use serde_json::Value;
+
+use super::{batch::Taken, dead_letter, lane::Origin};
 use crate::{
+    broker::Delivery,
     keys::Keyring,
     ledger::{Callback, Fingerprint, Key, Reason},
     signature::Headers,
@@ -24,6 +27,10 @@ pub(super) struct Work<'a> {
     pub(super) remembered: Vec<Remembered>,
     /// Whether all but `callbacks` is committed.
     pub(super) is_partly_committed: bool,
+    /// Dead letters that a worker had before, and perhaps ended over: they become cases first, and are decided then.
+    pub(super) is_suspect: bool,
+    /// Whether a suspect's case is new.
+    pub(super) is_stored: bool,
 }
 
 impl<'a> Work<'a> {
@@ -37,6 +44,8 @@ impl<'a> Work<'a> {
         let mut work = Self {
             positions: Vec::new(),
             is_partly_committed: false,
+            is_suspect: origin == Origin::GivenUp,
+            is_stored: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),
             is_new: Vec::new(),
@@ -47,6 +56,7 @@ impl<'a> Work<'a> {
         for at in positions {
             let (Some(taken), Some(decoded)) = (batch.get(at), decoded.get(at)) else { continue };
             let body = taken.delivery.body.as_slice();
+            work.is_suspect &= taken.delivery.is_redelivered;
             match decoded {
                 Ok(callback) => {
                     work.positions.push(at);
@@ -55,8 +65,12 @@ impl<'a> Work<'a> {
                     work.is_new.push(false);
                 }
                 Err(WireError { reason, detail, key }) => {
-                    let signature = &taken.delivery.signature;
-                    let fingerprint = identity(*reason, signature, body);
+                    let Delivery { envelope, signature, .. } = &taken.delivery;
+                    let fingerprint = if *reason == Reason::BadSignature {
+                        signed_identity(signature, body)
+                    } else {
+                        Fingerprint::of_bytes(&[&envelope.identity(), body].concat())
+                    };
                     let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
@@ -64,14 +78,12 @@ impl<'a> Work<'a> {
                                 .as_ref()
                                 .is_some_and(|key| keyring.vouches_for(key.source.as_str())),
                             key,
-                            reason: match origin {
-                                Origin::Queue => *reason,
-                                // It stays what it is: once its key is known, it can be verified and decided.
-                                Origin::GivenUp if *reason == Reason::BadSignature => *reason,
-                                Origin::GivenUp => Reason::DeliveryLimit,
-                            },
+                            reason: dead_letter::reason(*reason, origin, envelope.death()),
                             detail,
                             body,
+                            routing_key: envelope.routing_key.clone(),
+                            properties: Value::Object(envelope.properties()),
+                            headers: Value::Object(envelope.kept_headers()),
                             signature,
                             claims: (*reason == Reason::BadSignature)
                                 .then(|| wire::decode(body).ok())
@@ -106,11 +118,12 @@ fn retain_flagged<T>(list: &mut Vec<T>, kept: &[bool]) {
     list.retain(|_| flags.next().copied().unwrap_or(true));
 }
 
-/// What makes two messages that are no callbacks the same one. Of messages with one body and different signatures one may be the
-/// provider's, and show it when its key is known: so the signature belongs to the identity. Headers hold no control characters, which
-/// makes the marks before each unmistakable.
-fn identity(reason: Reason, signature: &Headers, body: &[u8]) -> Fingerprint {
-    if reason != Reason::BadSignature || signature.is_empty() {
+/// What makes two callbacks that nobody vouches for the same one. Who and what they are is in the body. Of those with one body and different
+/// signatures one may be the provider's, and show it when its key is known: so the signature belongs to the identity, and no other header,
+/// or a forger could make any number of cases of one message. Headers hold no control characters, which makes the marks before each
+/// unmistakable.
+fn signed_identity(signature: &Headers, body: &[u8]) -> Fingerprint {
+    if signature.is_empty() {
         return Fingerprint::of_bytes(body);
     }
     let mut bytes = Vec::with_capacity(body.len());

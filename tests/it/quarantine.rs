@@ -231,7 +231,7 @@ async fn what_waits_too_long_becomes_an_open_case_and_can_still_be_replayed() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_quarantined_unless_they_are_known() {
+async fn dead_letters_are_decided_like_any_other_callback() {
     let world = World::new().await;
     let worker = world.worker().await;
     world.publish(&[Event::deposit("known", "a", 100)]).await;
@@ -242,6 +242,7 @@ async fn dead_letters_are_quarantined_unless_they_are_known() {
     let bodies = [
         Event::deposit("known", "a", 100).body(),
         Event::deposit("given-up", "a", 7).body(),
+        debit("poor", "p", 5_000).body(),
         b"not even JSON".to_vec(),
     ];
     for body in &bodies {
@@ -257,21 +258,15 @@ async fn dead_letters_are_quarantined_unless_they_are_known() {
             .await
             .unwrap();
     }
-    world.settled(4).await;
-    let given_up = cases(&world).await;
-    assert!(
-        given_up
-            .iter()
-            .all(|(_, reason, state)| (reason.as_str(), state.as_str()) == ("delivery_limit", "open"))
-    );
-    assert_eq!(given_up.len(), 2, "{given_up:?}");
-    assert_eq!(world.account("a").await, Some((100, 0, 1)));
-    // A copy of it that comes by the queue is a copy of the case; a person lets it go on.
-    world.publish(&[Event::deposit("given-up", "a", 7)]).await;
     world.settled(5).await;
-    assert_eq!(world.account("a").await, Some((100, 0, 1)));
-    let (code, report) = quarantine(&world, &["replay", "--all"]).await;
-    assert_eq!((code, &report[0]["applied"], &report[0]["untouched"]), (0, &1.into(), &1.into()));
+    let mut given_up = cases(&world).await;
+    given_up.sort();
+    let expected = [case("", "delivery_limit", "open"), case("poor", "insufficient_funds", "open")];
+    assert_eq!(given_up, expected);
+    assert_eq!(world.account("a").await, Some((107, 0, 2)));
+    // A copy of it that comes by the queue is a copy.
+    world.publish(&[Event::deposit("given-up", "a", 7)]).await;
+    world.settled(6).await;
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((107, 0, 2)));
     assert_eq!(world.ready_messages(&world.names().dead_queue).await, 0);

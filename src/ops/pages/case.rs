@@ -88,6 +88,13 @@ fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
             section.card {
                 h2 { "Message, " (number(i64::try_from(detail.body.len()).unwrap_or(i64::MAX))) " bytes" }
                 pre.body tabindex="0" { (mask::body(&detail.body, &detail.identifiers())) }
+                @if let Some(routing_key) = &detail.routing_key { dl.facts { dt { "Routing key" } dd { (id(routing_key)) } } }
+                @for (title, text) in [("Properties", &detail.properties), ("Headers", &detail.headers)] {
+                    @if let Some(text) = text {
+                        h3 { (title) }
+                        pre.body tabindex="0" { (mask::body(text.as_bytes(), &detail.identifiers())) }
+                    }
+                }
                 p.note { "As it came; values of members known to be sensitive, and the middle of card numbers, are masked." }
             }
         }
