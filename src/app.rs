@@ -2,14 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    balances::Balances,
     broker::Names,
     config::{Config, Secret},
     dedupe::Dedupe,
+    feed,
     keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics, ops,
     store::{Database, Reader},
@@ -26,6 +31,9 @@ pub enum AppError {
     /// The worker cannot go on.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The feed cannot go on.
+    #[error(transparent)]
+    FeedRefused(#[from] feed::Refusal),
     /// A defect of this machine, such as a port that closes by itself.
     #[error("{0}")]
     Failed(String),
@@ -108,19 +116,9 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
     let stop = stop_on_signal()?;
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();
-    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let ready = readiness.clone();
+    let serving = serve_health(listen, Arc::new(move || ready.is_ready()), &stop).await?;
     metrics::worker_starts();
-    let serving = match listen {
-        None => None,
-        Some(address) => {
-            let listener = ops::bind(address).await.map_err(AppError::Usage)?;
-            info!(address = %address, "serving /healthz, /readyz and /metrics");
-            let ready = readiness.clone();
-            let served =
-                ops::serve_worker(listener, prometheus, Arc::new(move || ready.is_ready()), stop.clone());
-            Some(tokio::spawn(served))
-        }
-    };
     let worker = Worker {
         database: Arc::new(database(&config, &name)?),
         dedupe: Arc::new(dedupe(&config)?),
@@ -137,11 +135,69 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
     };
     let result = worker::run(worker, stop.clone()).await;
     stop.cancel();
-    if let Some(serving) = serving {
-        // The worker has drained; what becomes of a last scrape does not matter.
-        drop(serving.await);
-    }
+    drop(serving.await);
     Ok(result?)
+}
+
+/// Sends what the ledger says until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AppError`]; a server that is away is not one, it is waited for.
+pub async fn run_feed(
+    config: Config,
+    listen: Option<SocketAddr>,
+    from_beginning: bool,
+) -> Result<(), AppError> {
+    warn_of_risks(&config);
+    let stop = stop_on_signal()?;
+    let name = process_name("payonce-feed");
+    let readiness = feed::Readiness::default();
+    let ready = readiness.clone();
+    let balances =
+        match (config.feed.balance_cache, &config.redis_url) {
+            (false, _) => None,
+            (true, url) => {
+                let (url, feed) = (required(url.as_ref(), "redis_url")?, &config.feed);
+                let (timeout, ttl) = (config.dedupe.timeout, feed.balance_ttl);
+                let opened = Balances::new(url.expose(), &config.prefix, timeout, ttl, &config.tls);
+                Some(opened.map_err(|problem| {
+                    AppError::Usage(format!("redis_url (PAYONCE_REDIS_URL): {problem}"))
+                })?)
+            }
+        };
+    let feed = feed::Feed {
+        balances,
+        database: Arc::new(database(&config, &name)?),
+        amqp_url: amqp_url(&config)?.clone(),
+        tls: config.tls,
+        names: Names::new(&config.prefix),
+        config: config.feed,
+        retry: config.retry,
+        from_beginning,
+        readiness,
+        name,
+    };
+    let serving = serve_health(listen, Arc::new(move || ready.is_ready()), &stop).await?;
+    let result = feed::run(feed, stop.clone()).await;
+    stop.cancel();
+    drop(serving.await);
+    Ok(result?)
+}
+
+/// Health and metrics of a process that is not looked at by people; without an address a task that has nothing to do.
+async fn serve_health(
+    listen: Option<SocketAddr>,
+    ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    stop: &CancellationToken,
+) -> Result<JoinHandle<()>, AppError> {
+    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let Some(address) = listen else { return Ok(tokio::spawn(async {})) };
+    let listener = ops::bind(address).await.map_err(AppError::Usage)?;
+    let address = listener.local_addr().unwrap_or(address);
+    info!(address = %address, "serving /healthz, /readyz and /metrics");
+    let served = ops::serve_worker(listener, prometheus, ready, stop.clone());
+    // What becomes of a last scrape does not matter.
+    Ok(tokio::spawn(async move { drop(served.await) }))
 }
 
 /// Serves the pool's pages until SIGTERM or SIGINT.

@@ -69,19 +69,8 @@ impl Dedupe {
         config: DedupeConfig,
         files: &TlsConfig,
     ) -> Result<Self, String> {
-        let pem = tls::load(files)?;
-        let open = |url: String| {
-            if !url.starts_with("rediss:") {
-                return Client::open(url);
-            }
-            let client_tls = pem.identity.clone();
-            let client_tls =
-                client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-            Client::build_with_tls(url, TlsCertificates { client_tls, root_cert: pem.ca.clone() })
-        };
-        let clients: Result<Vec<_>, _> = each_host(url).map(open).collect();
         Ok(Self {
-            clients: clients.map_err(|error| describe(&error))?,
+            clients: open_clients(url, files)?,
             prefix: prefix.to_owned(),
             config,
             connection: Mutex::new(None),
@@ -273,6 +262,25 @@ impl Dedupe {
     }
 }
 
+/// One for each host of the address. Connects to none.
+///
+/// # Errors
+/// Words for what is wrong with the URL or a file.
+pub fn open_clients(url: &str, files: &TlsConfig) -> Result<Vec<Client>, String> {
+    let pem = tls::load(files)?;
+    let open = |url: String| {
+        if !url.starts_with("rediss:") {
+            return Client::open(url);
+        }
+        let client_tls = pem.identity.clone();
+        let client_tls =
+            client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        Client::build_with_tls(url, TlsCertificates { client_tls, root_cert: pem.ca.clone() })
+    };
+    let clients: Result<Vec<_>, _> = each_host(url).map(open).collect();
+    clients.map_err(|error| describe(&error))
+}
+
 /// The inverse of [`Dedupe::name`], without its beginning.
 fn key_of(name: &str) -> Option<Key> {
     let (length, rest) = name.split_once(':')?;
@@ -298,7 +306,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// An error's kind, without the server's text: that can quote keys and values. What the network or TLS says quotes neither, and a
 /// refused certificate is worth its words.
-fn describe(error: &RedisError) -> String {
+#[must_use]
+pub fn describe(error: &RedisError) -> String {
     match error.code() {
         None if error.is_io_error() => error.to_string(),
         Some(code) => format!("{} ({code})", error.category()),

@@ -5,18 +5,20 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
+//! Imports only go down: `cli → app → {worker, ops, feed} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
 //! `mask`, `metrics`, `retry`, `shown`, `signature`, `telemetry` and `tls` are leaves.
 
 #![forbid(unsafe_code)]
 
 pub mod app;
 pub mod audit;
+pub mod balances;
 pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod dedupe;
+pub mod feed;
 pub mod hosts;
 pub mod ingress;
 pub mod keys;

@@ -22,6 +22,11 @@ const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
 const KEYS_FILE_OK: &str = "payonce_keys_file_ok";
 const BUILD: &str = "payonce_build_info";
+const FEED_SENT: &str = "payonce_feed_sent_total";
+const FEED_UNROUTABLE: &str = "payonce_feed_unroutable_total";
+const FEED_LEADER: &str = "payonce_feed_is_leader";
+const FEED_LAG_ROWS: &str = "payonce_feed_lag_rows";
+const FEED_LAG: &str = "payonce_feed_lag_seconds";
 // Of `payonce ops` only. Its totals have names of their own, so that nobody adds them up with a worker's.
 const POOL_RECEIVED: &str = "payonce_pool_callbacks_received_total";
 const POOL_APPLIED: &str = "payonce_pool_callbacks_applied_total";
@@ -36,6 +41,9 @@ const OLDEST_UNSETTLED: &str = "payonce_oldest_unsettled_seconds";
 const BACKLOG: &str = "payonce_backlog_messages";
 const BACKLOG_AGE: &str = "payonce_backlog_age_seconds";
 const CASES: &str = "payonce_cases";
+const POOL_FEED_UP: &str = "payonce_pool_feed_up";
+const POOL_FEED_LAG_ROWS: &str = "payonce_pool_feed_lag_rows";
+const POOL_FEED_LAG: &str = "payonce_pool_feed_lag_seconds";
 const AUDIT_OK: &str = "payonce_audit_ok";
 const AUDIT_AGE: &str = "payonce_audit_age_seconds";
 const AUDIT_PAUSE: &str = "payonce_audit_pause_seconds";
@@ -128,6 +136,22 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Pause between two audits of `payonce ops`; 0: it makes none."
     );
     describe_gauge!(AUDIT_VIOLATIONS, "Violations that it found, by check.");
+    describe_counter!(FEED_SENT, "Ledger rows whose receiver has confirmed them, copies included, by feed.");
+    describe_counter!(FEED_UNROUTABLE, "Events that no queue is bound for.");
+    describe_gauge!(FEED_LEADER, "1 in the process that works for this feed.");
+    describe_gauge!(FEED_LAG_ROWS, "Committed ledger rows that the feed has not sent, at most 100 000.");
+    describe_gauge!(
+        FEED_LAG,
+        Unit::Seconds,
+        "How long the oldest row that the feed has not sent is in the ledger."
+    );
+    describe_gauge!(POOL_FEED_UP, "1 while a process works for this feed.");
+    describe_gauge!(POOL_FEED_LAG_ROWS, "As payonce_feed_lag_rows, of every feed, seen from the database.");
+    describe_gauge!(
+        POOL_FEED_LAG,
+        Unit::Seconds,
+        "As payonce_feed_lag_seconds, of every feed, seen from the database."
+    );
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
@@ -215,6 +239,36 @@ pub fn keys_file_ok(ok: bool) {
 /// A message was given to the dead-letter queue.
 pub fn dead_lettered() {
     counter!(DEAD_LETTERED).increment(1);
+}
+
+/// So many rows are confirmed by the receiver of this feed.
+pub fn feed_sent(feed: &str, rows: usize) {
+    counter!(FEED_SENT, "feed" => feed.to_owned()).increment(rows as u64);
+}
+
+/// No queue was bound for an event.
+pub fn feed_unroutable() {
+    counter!(FEED_UNROUTABLE).increment(1);
+}
+
+/// This process works for this feed, or not.
+pub fn feed_is_leader(feed: &str, is_leader: bool) {
+    gauge!(FEED_LEADER, "feed" => feed.to_owned()).set(if is_leader { 1.0 } else { 0.0 });
+}
+
+/// A feed is so many rows behind, and so many seconds.
+pub fn feed_lag(feed: &str, rows: i64, seconds: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "at most 100 000 are counted")]
+    gauge!(FEED_LAG_ROWS, "feed" => feed.to_owned()).set(rows as f64);
+    gauge!(FEED_LAG, "feed" => feed.to_owned()).set(seconds);
+}
+
+/// What the database says of a feed: whether somebody works for it, and how far it is behind.
+pub fn pool_feed(feed: &str, is_up: bool, rows: i64, seconds: f64) {
+    gauge!(POOL_FEED_UP, "feed" => feed.to_owned()).set(if is_up { 1.0 } else { 0.0 });
+    #[expect(clippy::cast_precision_loss, reason = "at most 100 000 are counted")]
+    gauge!(POOL_FEED_LAG_ROWS, "feed" => feed.to_owned()).set(rows as f64);
+    gauge!(POOL_FEED_LAG, "feed" => feed.to_owned()).set(seconds);
 }
 
 /// A server answers `payonce ops`, or not.

@@ -7,6 +7,7 @@
 mod consume;
 mod depth;
 mod envelope;
+mod events;
 mod publish;
 mod settle;
 pub mod topology;
@@ -23,6 +24,7 @@ use lapin::{
 pub use consume::{Consumer, Delivery, Receipt};
 pub use depth::{Depths, Gauge};
 pub use envelope::{Death, Envelope, HEADERS_BYTES_MAX};
+pub use events::{EventConfirm, EventPublisher, declare_events};
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 
@@ -44,6 +46,8 @@ pub struct Names {
     pub queue: String,
     /// Quorum queue of messages that the broker gave up.
     pub dead_queue: String,
+    /// Topic exchange that `payonce feed` sends to.
+    pub events_exchange: String,
 }
 
 impl Names {
@@ -54,6 +58,7 @@ impl Names {
             exchange: format!("{prefix}payment.callbacks"),
             queue: format!("{prefix}payment.callbacks"),
             dead_queue: format!("{prefix}payment.callbacks.dead"),
+            events_exchange: format!("{prefix}payment.events"),
         }
     }
 }

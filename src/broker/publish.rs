@@ -9,8 +9,8 @@ use lapin::{
 use super::{BrokerError, Names, answer};
 use crate::signature::{self, Headers};
 
-const PERSISTENT: u8 = 2;
-const CONTENT_TYPE: &str = "application/cloudevents+json";
+pub(super) const PERSISTENT: u8 = 2;
+pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// Why a message is not safely on the queue. It may be sent again: workers turn the copy away.
 #[derive(Debug, thiserror::Error)]

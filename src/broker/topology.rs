@@ -138,12 +138,17 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 
+/// The user may not configure.
+pub(super) fn is_refused(error: &lapin::Error) -> bool {
+    is(error, ACCESS_REFUSED)
+}
+
 fn is(error: &lapin::Error, code: u16) -> bool {
     matches!(error.kind(), lapin::ErrorKind::ProtocolError(amqp) if amqp.get_id() == code)
 }
 
 /// RabbitMQ answers a declaration that differs with 406 PRECONDITION_FAILED and says which argument, found and expected.
-fn differs(what: &str, name: &str, error: lapin::Error) -> TopologyError {
+pub(super) fn differs(what: &str, name: &str, error: lapin::Error) -> TopologyError {
     if let lapin::ErrorKind::ProtocolError(amqp) = error.kind()
         && amqp.get_id() == PRECONDITION_FAILED
     {
@@ -152,7 +157,7 @@ fn differs(what: &str, name: &str, error: lapin::Error) -> TopologyError {
     TopologyError::Broker(BrokerError::Lapin(error))
 }
 
-fn missing(what: &str, name: &str, error: lapin::Error) -> TopologyError {
+pub(super) fn missing(what: &str, name: &str, error: lapin::Error) -> TopologyError {
     if is(&error, NOT_FOUND) {
         return TopologyError::Missing(format!("{what} {name:?}"));
     }

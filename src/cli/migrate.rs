@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// The same for those who only look: all reading, no writing.
     #[arg(long, env = "PAYONCE_GRANT_READER", value_name = "ROLE")]
     grant_reader: Option<String>,
+    /// The same for `payonce feed`: reading the ledger, and keeping how far it has sent it.
+    #[arg(long, env = "PAYONCE_GRANT_FEED", value_name = "ROLE")]
+    grant_feed: Option<String>,
     /// Declare exchange and queues on the broker, so that the workers' user needs no right to configure.
     #[arg(long)]
     declare: bool,
@@ -37,6 +40,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         (args.grant_worker, Grantee::Worker),
         (args.grant_ops, Grantee::Ops),
         (args.grant_reader, Grantee::Reader),
+        (args.grant_feed, Grantee::Feed),
     ];
     let grants: Vec<(String, Grantee)> =
         grants.into_iter().filter_map(|(role, grantee)| Some((role?, grantee))).collect();
@@ -46,7 +50,9 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.declare {
         let url = app::amqp_url(config)?.expose();
         let connection = broker::connect(url, "payonce-migrate", &config.tls).await?;
-        broker::topology::declare(&connection, &Names::new(&config.prefix)).await?;
+        let names = Names::new(&config.prefix);
+        broker::topology::declare(&connection, &names).await?;
+        broker::declare_events(&connection, &names).await?;
         broker::disconnect(connection).await?;
     }
     if args.json {

@@ -12,6 +12,7 @@ macro_rules! say {
 mod account;
 mod audit;
 mod event;
+mod feed;
 mod keys;
 mod manual;
 mod migrate;
@@ -78,6 +79,8 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9300")]
         listen: SocketAddr,
     },
+    /// Sends every committed ledger row to other services, until SIGTERM or SIGINT.
+    Feed(feed::Args),
     /// Publishes callbacks from NDJSON files, with confirms; reports each refused line by number.
     Publish(publish::Args),
     /// Makes, lists and rotates the keys that sources sign with.
@@ -131,6 +134,7 @@ impl From<AppError> for Failure {
             AppError::Refused(refusal @ (Refusal::Schema(_) | Refusal::Topology(_))) => {
                 Self::Usage(refusal.to_string())
             }
+            AppError::FeedRefused(refusal) => Self::Usage(refusal.to_string()),
             AppError::Failed(text) => Self::No(text),
         }
     }
@@ -151,9 +155,10 @@ impl From<StoreError> for Failure {
 impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {
         match error {
-            SchemaError::TooOld { .. } | SchemaError::TooNew { .. } | SchemaError::Migration(_) => {
-                Self::Usage(error.to_string())
-            }
+            SchemaError::TooOld { .. }
+            | SchemaError::TooNew { .. }
+            | SchemaError::FromDump
+            | SchemaError::Migration(_) => Self::Usage(error.to_string()),
             SchemaError::Store(error) => error.into(),
         }
     }
@@ -239,6 +244,7 @@ async fn run(command: Command, config: Config) -> Result<(), Failure> {
         Command::Migrate(args) => migrate::run(&config, args).await,
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
+        Command::Feed(args) => feed::run(config, args).await,
         Command::Publish(args) => publish::run(&config, args).await,
         Command::Keys(command) => keys::run(&config, command),
         Command::Event(args) => event::run(&config, args).await,

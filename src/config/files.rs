@@ -73,14 +73,14 @@ pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Ingres
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(yes) => yes.to_string(),
             toml::Value::Float(_)
-            | toml::Value::Boolean(_)
             | toml::Value::Datetime(_)
             | toml::Value::Array(_)
             | toml::Value::Table(_) => {
                 return Err(error(
                     &format!("{name} (configuration file)"),
-                    "expected a text or a whole number".to_owned(),
+                    "expected a text, a whole number, true or false".to_owned(),
                 ));
             }
         };

@@ -118,6 +118,19 @@ pub struct TlsConfig {
     pub key_file: Option<PathBuf>,
 }
 
+/// What `payonce feed` sends.
+#[derive(Debug, Clone)]
+pub struct FeedConfig {
+    /// Names the position, and the CloudEvents source.
+    pub name: String,
+    /// How long a feed that says nothing keeps the right to send.
+    pub lease: Duration,
+    /// Whether the balance cache in Redis is kept.
+    pub balance_cache: bool,
+    /// How long an account without news stays in it.
+    pub balance_ttl: Duration,
+}
+
 /// The advice that Redis gives.
 #[derive(Debug, Clone)]
 pub struct DedupeConfig {
@@ -159,6 +172,8 @@ pub struct Config {
     pub keys_file: Option<PathBuf>,
     /// The pool.
     pub worker: WorkerConfig,
+    /// What is sent to others.
+    pub feed: FeedConfig,
     /// Pauses.
     pub retry: RetryConfig,
     /// Redis.
@@ -296,6 +311,12 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
                 sources_max: values.number("source_labels_max")?,
             },
         },
+        feed: FeedConfig {
+            name: values.text("feed_name"),
+            lease: values.duration("feed_lease_ms")?,
+            balance_cache: values.text("balance_cache") == "true",
+            balance_ttl: values.duration("balance_cache_ttl_ms")?,
+        },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,
             delay_max: values.duration("retry_delay_max_ms")?,
@@ -339,6 +360,11 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     check_tokens(&config.access)?;
+    if config.feed.name.is_empty() || !config.feed.name.bytes().all(is_plain) {
+        let problem =
+            format!("{:?}: expected letters, digits, '-', '_' and '.', at least one", config.feed.name);
+        return Err(error("feed_name", problem));
+    }
     if config.retry.delay_max < config.retry.delay_min {
         return Err(error(
             "retry_delay_max_ms",
@@ -389,6 +415,11 @@ fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
         return Err(error("ops_local_name", "empty; name who acts".to_owned()));
     }
     Ok(())
+}
+
+/// May stand in a URN and in the name of a Redis key as it is.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
 fn error(setting: &str, problem: String) -> ConfigError {

@@ -273,6 +273,32 @@ pub const SETTINGS: &[Setting] = &[
         "Distinct sources that metrics and history name; further ones count as `other`",
     ),
     Setting {
+        name: "feed_name",
+        domain: Domain::Text,
+        default: "main",
+        help: "Name of what `payonce feed` sends: the CloudEvents source is urn:payonce:ledger:NAME, and its position is kept by this name",
+    },
+    number(
+        "feed_lease_ms",
+        500,
+        600_000,
+        "5000",
+        "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds",
+    ),
+    Setting {
+        name: "balance_cache",
+        domain: Domain::Word(&["true", "false"]),
+        default: "false",
+        help: "Whether `payonce feed` keeps a hash with balance, held, currency and version of each account in Redis",
+    },
+    number(
+        "balance_cache_ttl_ms",
+        1_000,
+        30 * DAY_MS,
+        "86400000",
+        "How long an account without news stays in the balance cache, in milliseconds",
+    ),
+    Setting {
         name: "otlp_endpoint",
         domain: Domain::Text,
         default: "",

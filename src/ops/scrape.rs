@@ -10,7 +10,9 @@ use crate::{
     ledger::Reason,
     metrics::{self, BySource},
     store::{
-        Reader, StoreError, history,
+        Reader, StoreError,
+        feed::{self, FeedRow},
+        history,
         report::TotalRow,
         workers::{self, WorkerRow},
     },
@@ -41,6 +43,7 @@ struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
     cases: Vec<(String, String, i64)>,
+    feeds: Vec<FeedRow>,
 }
 
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
@@ -50,6 +53,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
                 cases: history::cases(connection).await?,
+                feeds: feed::list(connection).await?,
             })
         })
         .await
@@ -67,6 +71,9 @@ fn tell(by_source: &BySource, read: &Read) {
         up().filter(|worker| !worker.redis_available).count(),
         Duration::from_millis(oldest_ms.unsigned_abs()),
     );
+    for feed in &read.feeds {
+        metrics::pool_feed(&feed.name, feed.holder.is_some(), feed.lag_rows, feed.lag_seconds);
+    }
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
         let state = if reason == Reason::WaitingForPayment { "waiting" } else { "open" };

@@ -343,6 +343,20 @@ pub const CHECKS: &[Check] = &[
               where h.n is distinct from t.n",
         since: Since::Whole,
     },
+    Check {
+        name: "versions_rise_with_transactions",
+        promise: "no version of an account was written by an older transaction than the version before it, so that feeds read them in order",
+        sql: "select format('account %s version %s: transaction %s, after %s', account_id, account_version, txn, before)
+              from (select account_id, account_version, txn, lag(txn) over (partition by account_id order by account_version) as before
+                    from ledger) l
+              where txn < before",
+        since: Since::Sql(
+            "select format('account %s version %s: transaction %s, after %s', l.account_id, l.account_version, l.txn, b.txn)
+             from ledger l
+             join ledger b on b.account_id = l.account_id and b.account_version = l.account_version - 1
+             where l.recorded_at >= $1 and l.txn < b.txn",
+        ),
+    },
 ];
 
 /// Runs every check on one snapshot of the database. With `since`, by the database's clock ([`super::now`]), those that would read the

@@ -15,6 +15,8 @@ pub enum Grantee {
     Ops,
     /// Reads everything.
     Reader,
+    /// Reads the ledger, and keeps how far it has sent it.
+    Feed,
 }
 
 impl Grantee {
@@ -25,6 +27,7 @@ impl Grantee {
             Self::Worker => "a worker",
             Self::Ops => "ops",
             Self::Reader => "a reader",
+            Self::Feed => "a feed",
         }
     }
 }
@@ -67,6 +70,21 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("workers", "select, insert, update"),
     ("operator_actions", ""),
     ("operator_action_cases", ""),
+    // Whether the ledger is ahead of its cluster is asked before the first batch.
+    ("ledger_clock", "select"),
+    ("feeds", ""),
+];
+
+/// What sends the ledger on may do.
+const FEED_RIGHTS: &[(&str, &str)] = &[
+    ("_sqlx_migrations", "select"),
+    ("accounts", "select"),
+    ("ledger", "select"),
+    ("ledger_clock", "select"),
+    (
+        "feeds",
+        "select, insert, update (txn, account_id, account_version, sent, epoch, holder, lease_until, updated_at, last_error)",
+    ),
 ];
 
 /// What those who work cases may do besides.
@@ -77,6 +95,9 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
 const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
+
+/// What keeps the feed's index fresh, with the owner's rights.
+const FEED_FUNCTIONS: &str = "summarize_ledger_txn";
 
 /// Gives `role` its rights on the tables and functions of this database and takes all others there away, in one transaction: a running worker
 /// never sees less. By the owner of the tables.
@@ -91,13 +112,14 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map(|_| ())
     };
     run(format!("revoke all on all tables in schema public from {role}")).await?;
-    run(format!("revoke all on function {FUNCTIONS} from {role}")).await?;
+    run(format!("revoke all on function {FUNCTIONS}, {FEED_FUNCTIONS} from {role}")).await?;
     run(format!("grant usage on schema public to {role}")).await?;
     // Taking a right on the table away, as above, takes it on its columns too.
     let (reads_all, writes) = match grantee {
         Grantee::Worker => (false, true),
         Grantee::Ops => (true, true),
         Grantee::Reader => (true, false),
+        Grantee::Feed => (false, false),
     };
     for (table, rights) in WORKER_RIGHTS {
         if writes && !rights.is_empty() {
@@ -114,6 +136,12 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         for (table, rights) in OPS_RIGHTS {
             run(format!("grant {rights} on {table} to {role}")).await?;
         }
+    }
+    if grantee == Grantee::Feed {
+        for (table, rights) in FEED_RIGHTS {
+            run(format!("grant {rights} on {table} to {role}")).await?;
+        }
+        run(format!("grant execute on function {FEED_FUNCTIONS} to {role}")).await?;
     }
     transaction.commit().await?;
     Ok(())

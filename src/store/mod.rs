@@ -10,6 +10,7 @@ mod audit;
 mod cases;
 mod counts;
 mod database;
+pub mod feed;
 pub mod find;
 mod grants;
 pub mod history;

@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, migrate::Migrator};
 
-use super::StoreError;
+use super::{StoreError, feed};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -25,6 +25,11 @@ pub enum SchemaError {
         /// Newest migration this program knows.
         known: i64,
     },
+    /// Its rows come from another cluster, and new ones would be out of their order.
+    #[error(
+        "the ledger was restored from a dump into another cluster: run `payonce migrate`, which lets its order go on"
+    )]
+    FromDump,
     /// A migration failed, or was changed after it was applied.
     #[error("the schema cannot be brought up to date: {0}")]
     Migration(String),
@@ -43,6 +48,9 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaEr
         return Err(SchemaError::TooNew { found, known: newest() });
     }
     MIGRATOR.run(&mut *connection).await.map_err(|error| SchemaError::Migration(error.to_string()))?;
+    if feed::is_ahead_of_its_cluster(connection).await? {
+        feed::catch_up_with_dump(connection).await?;
+    }
     let after = applied(connection).await?;
     Ok(after.into_iter().filter(|version| !before.contains(version)).collect())
 }
@@ -56,6 +64,9 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
     match found.cmp(&newest()) {
         std::cmp::Ordering::Less => Err(SchemaError::TooOld { found, needed: newest() }),
         std::cmp::Ordering::Greater => Err(SchemaError::TooNew { found, known: newest() }),
+        std::cmp::Ordering::Equal if feed::is_ahead_of_its_cluster(connection).await? => {
+            Err(SchemaError::FromDump)
+        }
         std::cmp::Ordering::Equal => Ok(()),
     }
 }

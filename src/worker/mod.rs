@@ -200,7 +200,10 @@ async fn wait_for_database(worker: &Worker, stop: &CancellationToken) -> Result<
                 sleep_unless(pause, stop).await;
             }
             Err(
-                cause @ (SchemaError::TooOld { .. } | SchemaError::TooNew { .. } | SchemaError::Migration(_)),
+                cause @ (SchemaError::TooOld { .. }
+                | SchemaError::TooNew { .. }
+                | SchemaError::FromDump
+                | SchemaError::Migration(_)),
             ) => {
                 return Err(Refusal::Schema(cause));
             }

@@ -45,6 +45,7 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("replayed_cases_are_applied", "update quarantine set state = 'replayed', resolved_at = now() where state = 'open'", true),
     ("cases_are_counted", "update accounts set cases = cases + 1 where account_id = 'a'", true),
     ("counts_match_rows", "delete from tallies where kind = 'applied'", false),
+    ("versions_rise_with_transactions", "update ledger set txn = txn + 1 + (select max(txn) from ledger) where event_id = 'd1'", true),
     ("totals_match_history", "insert into tally_totals values ('duplicate', '/a', 'redis', 1)", true),
 ];
 

@@ -17,7 +17,7 @@ use payonce::{
 
 use crate::{
     secrets::get,
-    support::{Event, Locked, World, eventually},
+    support::{Event, EventReader, Locked, World, eventually},
 };
 
 /// What nobody but the owner may do.
@@ -97,12 +97,15 @@ async fn no_role_may_do_more_than_it_needs() {
     let deletes = || {
         WORKER_RIGHTS.iter().map(|(table, _)| format!("delete from {table} where false")).collect::<Vec<_>>()
     };
-    for world in [&locked.worker, &locked.ops, &locked.reader] {
+    for world in [&locked.worker, &locked.ops, &locked.reader, &locked.feed] {
         refused(world, owned(FORBIDDEN_TO_ALL)).await;
         refused(world, deletes()).await;
     }
     refused(&locked.worker, owned(&["select * from duplicates"])).await;
     refused(&locked.reader, owned(FORBIDDEN_TO_READERS)).await;
+    refused(&locked.feed, owned(FORBIDDEN_TO_READERS)).await;
+    refused(&locked.feed, owned(&["select * from quarantine", "update feeds set name = 'x' where false"]))
+        .await;
     // The owner is stopped by the trigger, also where no row would be touched.
     let on_ledger =
         ["update ledger set amount = 1 where false", "delete from ledger where false", "truncate ledger"];
@@ -136,8 +139,12 @@ async fn access_refused<T>(
 
 async fn the_broker_refuses(locked: &Locked) {
     let names = locked.admin.names();
-    for (user, world) in [("worker", &locked.worker), ("publisher", &locked.publisher), ("ops", &locked.ops)]
-    {
+    for (user, world) in [
+        ("worker", &locked.worker),
+        ("publisher", &locked.publisher),
+        ("ops", &locked.ops),
+        ("feed", &locked.feed),
+    ] {
         let connection = broker::connect(&world.amqp_url, "payonce-it", &Default::default())
             .await
             .expect("the user may connect");
@@ -221,7 +228,7 @@ async fn redis_refuses(locked: &Locked) {
 #[tokio::test]
 async fn everything_works_with_these_rights_alone() {
     let locked = Locked::new().await;
-    let Locked { owner, worker, publisher, ops, reader, .. } = &locked;
+    let Locked { owner, worker, publisher, ops, reader, feed, .. } = &locked;
     // A role without rights, or a broker without queues, is told apart from an outage, in words.
     answer(owner, &["migrate", "--json"]).await;
     let output = reader.program(&["audit"]).output().await.unwrap();
@@ -275,6 +282,10 @@ async fn everything_works_with_these_rights_alone() {
         the_pool_is_served(world).await;
     }
     assert_eq!(locked.admin.account("a").await, Some((590, 0, 5)));
+    let mut reading = EventReader::new(&locked.admin).await;
+    let mut feeding = feed.program(&["feed"]).stderr(Stdio::null()).spawn().unwrap();
+    reading.knows(5).await;
+    feeding.kill().await.unwrap();
     locked.admin.audit().await;
     let id = working.id().expect("the worker runs").to_string();
     assert!(std::process::Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());

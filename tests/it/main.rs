@@ -13,6 +13,7 @@ mod crash_points;
 mod dashboard;
 mod dead_letters;
 mod duplicates;
+mod feed;
 mod history;
 mod hostile_messages;
 mod hot_account;

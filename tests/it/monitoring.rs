@@ -226,7 +226,7 @@ async fn while_postgresql_is_away_the_backlog_grows_older_and_the_page_says_what
 #[tokio::test]
 async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     let world = World::new().await;
-    let (worker_address, ops_address) = (free_address(), free_address());
+    let (worker_address, ops_address, feed_address) = (free_address(), free_address(), free_address());
     let worker = start(&world, &["worker", "--listen", &worker_address, "--worker-report-ms", "200"]);
     let ops = start(&world, &["ops", "--listen", &ops_address, "--audit-pause-ms", "200"]);
     let deposit = Event::deposit("d", "a", 10);
@@ -234,7 +234,10 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     let unpaid = Event::payment("payment.succeeded", "p", "a", "pay", 1_000);
     world.publish(&[deposit.clone(), deposit, other, unpaid]).await;
     world.settled(4).await;
+    let feed = start(&world, &["feed", "--listen", &feed_address]);
     let expected = [
+        ("payonce_pool_feed_up{feed=\"main\"}", 1.0),
+        ("payonce_pool_feed_lag_rows{feed=\"main\"}", 0.0),
         ("payonce_pool_callbacks_received_total", 4.0),
         ("payonce_pool_callbacks_applied_total{source=\"/providers/test\",type=\"deposit.succeeded\"}", 1.0),
         ("payonce_pool_duplicates_rejected_total{source=\"/providers/test\",layer=\"batch\"}", 1.0),
@@ -291,6 +294,11 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         value(&scrape(&ops_address).await, "payonce_audit_ok")
     })
     .await;
-    drop((worker, ops));
+    for (series, number) in
+        [("payonce_feed_is_leader{feed=\"main\"}", 1.0), ("payonce_feed_sent_total{feed=\"main\"}", 1.0)]
+    {
+        eventually(series, Some(number), || async { value(&scrape(&feed_address).await, series) }).await;
+    }
+    drop((worker, ops, feed));
     world.close().await;
 }

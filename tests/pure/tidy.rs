@@ -10,7 +10,7 @@ use std::{
 use crate::rust_words::words;
 
 /// Which of our modules each may import. A new module needs a line here, and so a thought.
-const IMPORTS: [(&str, &[&str]); 25] = [
+const IMPORTS: [(&str, &[&str]); 27] = [
     ("audit", &["dedupe", "store"]),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -22,6 +22,7 @@ const IMPORTS: [(&str, &[&str]); 25] = [
             "broker",
             "config",
             "dedupe",
+            "feed",
             "ingress",
             "keys",
             "ledger",
@@ -41,9 +42,11 @@ const IMPORTS: [(&str, &[&str]); 25] = [
     (
         "app",
         &[
+            "balances",
             "broker",
             "config",
             "dedupe",
+            "feed",
             "ingress",
             "keys",
             "ledger",
@@ -101,7 +104,9 @@ const IMPORTS: [(&str, &[&str]); 25] = [
             "wire",
         ],
     ),
+    ("feed", &["balances", "broker", "config", "metrics", "retry", "store"]),
     ("broker", &["config", "crash", "hosts", "ledger", "metrics", "retry", "signature", "tls"]),
+    ("balances", &["config", "dedupe"]),
     ("dedupe", &["config", "hosts", "ledger", "metrics", "retry", "tls"]),
     (
         "store",
@@ -128,7 +133,7 @@ const IMPORTS: [(&str, &[&str]); 25] = [
 const PLACES: [(&str, &[&str]); 17] = [
     ("sqlx", &["store"]),
     ("lapin", &["broker"]),
-    ("redis", &["dedupe"]),
+    ("redis", &["balances", "dedupe"]),
     ("axum", &["ops"]),
     ("backoff", &["retry"]),
     ("toml", &["config"]),

@@ -11,17 +11,46 @@ use crate::{
         layout::{Frame, Place, ago, duration, empty, id, number, rate, since, state, visible},
         watch::Now,
     },
-    store::workers::WorkerRow,
+    store::{
+        feed::{self, FeedRow},
+        workers::WorkerRow,
+    },
 };
 
 pub(in crate::ops) async fn page(State(pool): State<Arc<Pool>>, frame: Frame) -> Response {
     let now = pool.watch.now();
+    let feeds = pool.reader.run(async |connection| feed::list(connection).await).await.unwrap_or_default();
     let body = html! {
         h1 { "Workers" }
         p.lead { "By their own word, every few seconds. One that has not been heard of for three reports counts as gone, and is forgotten after a day. Counts are since the worker started." }
         div data-html="workers" { (rows(&now)) }
+        @if !feeds.is_empty() { (feed_list(&feeds)) }
     };
     frame.page(&now, Place::Workers, "Workers", body)
+}
+
+/// One line for each feed: how far other programs are behind the ledger.
+fn feed_list(feeds: &[FeedRow]) -> Markup {
+    html! {
+        h2 { "Feeds" }
+        div.scroll tabindex="0" role="region" aria-label="Feeds" {
+            table {
+                thead { tr { th { "Feed" } th { "State" } th.n { "Rows behind" } th.n { "Seconds behind" } th.n { "Sent" } th { "Last trouble" } } }
+                tbody {
+                    @for feed in feeds {
+                        tr {
+                            td { (id(&feed.name)) }
+                            td { (state(if feed.holder.is_some() { "up" } else { "gone" })) }
+                            td.n { (number(feed.lag_rows)) }
+                            td.n { (duration(feed.lag_seconds)) }
+                            td.n { (number(feed.sent)) }
+                            td { (visible(feed.last_error.as_deref().unwrap_or("none"))) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// One card for each worker.

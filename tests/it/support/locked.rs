@@ -20,16 +20,18 @@ pub struct Locked {
     pub publisher: World,
     pub ops: World,
     pub reader: World,
+    pub feed: World,
     /// Stopped when dropped.
     _servers: [OwnServer; 3],
 }
 
 /// Long, and found nowhere by chance.
-pub const PASSWORDS: [(&str, &str); 7] = [
+pub const PASSWORDS: [(&str, &str); 8] = [
     ("payonce_owner", "owner-Vq7Zt1Xw"),
     ("payonce_worker", "worker-Kd93mPzu"),
     ("payonce_ops", "ops-Rw55hYtn"),
     ("payonce_reader", "reader-Lc81qGbe"),
+    ("payonce_feed", "feed-Xp29cNzk"),
     ("payonce_publisher", "publisher-Tn46vJxa"),
     ("redis_worker", "redis-worker-Hy27sDkf"),
     ("redis_ops", "redis-ops-Bm68wCro"),
@@ -85,6 +87,7 @@ impl Locked {
             publisher: with_user("payonce_reader", "payonce_worker", "payonce_publisher"),
             ops: with_user("payonce_ops", "payonce_ops", "payonce_ops"),
             reader: with_user("payonce_reader", "payonce_ops", "payonce_ops"),
+            feed: with_user("payonce_feed", "none", "payonce_feed"),
             admin,
             _servers: servers,
         };
@@ -100,6 +103,7 @@ impl Locked {
             ("PAYONCE_WORKER_PASSWORD", "payonce_worker"),
             ("PAYONCE_PUBLISHER_PASSWORD", "payonce_publisher"),
             ("PAYONCE_OPS_PASSWORD", "payonce_ops"),
+            ("PAYONCE_FEED_PASSWORD", "payonce_feed"),
         ] {
             script.env(variable, password(user));
         }
@@ -110,7 +114,7 @@ impl Locked {
     pub async fn migrate(&self) {
         let mut command = self.owner.program(&["migrate", "--declare"]);
         command.args(["--grant-worker", "payonce_worker", "--grant-ops", "payonce_ops"]);
-        command.args(["--grant-reader", "payonce_reader"]);
+        command.args(["--grant-reader", "payonce_reader", "--grant-feed", "payonce_feed"]);
         succeeded("payonce migrate", &command.output().await.expect("the program runs"));
     }
 }

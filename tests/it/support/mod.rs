@@ -4,6 +4,7 @@
 mod callbacks;
 mod certificates;
 mod dashboard;
+mod feed;
 mod locked;
 mod raw_amqp;
 mod server;
@@ -18,6 +19,7 @@ use std::{
 pub use callbacks::{Event, SOURCE};
 pub use certificates::Authority;
 pub use dashboard::{Dashboard, csrf_of};
+pub use feed::{EventReader, FullQueue};
 pub use locked::{Locked, PASSWORDS};
 pub use raw_amqp::{RawProperties, RawPublisher};
 pub use server::OwnServer;

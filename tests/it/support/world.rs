@@ -118,10 +118,12 @@ impl World {
         for queue in [names.queue, names.dead_queue] {
             channel.queue_delete(queue.into(), Default::default()).await.expect("the queue can be deleted");
         }
-        channel
-            .exchange_delete(names.exchange.into(), Default::default())
-            .await
-            .expect("the exchange can be deleted");
+        for exchange in [names.exchange, names.events_exchange] {
+            channel
+                .exchange_delete(exchange.into(), Default::default())
+                .await
+                .expect("the exchange can be deleted");
+        }
         self.admin(&format!("drop database {} with (force)", self.database_name)).await;
     }
 
