@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     balances::Balances,
-    broker::Names,
+    broker::{self, Names},
     config::{Config, Secret},
     dedupe::Dedupe,
     feed,
@@ -62,9 +62,12 @@ pub fn dedupe(config: &Config) -> Result<Dedupe, AppError> {
 /// The settings' RabbitMQ.
 ///
 /// # Errors
-/// Where `amqp_url` is missing.
+/// Where `amqp_url` is missing or is not an AMQP URL.
 pub fn amqp_url(config: &Config) -> Result<&Secret, AppError> {
-    required(config.amqp_url.as_ref(), "amqp_url")
+    let url = required(config.amqp_url.as_ref(), "amqp_url")?;
+    broker::check_address(url.expose())
+        .map_err(|problem| AppError::Usage(format!("amqp_url (PAYONCE_AMQP_URL): {problem}")))?;
+    Ok(url)
 }
 
 /// Who may sign for which source.
@@ -206,6 +209,9 @@ async fn serve_health(
 /// [`AppError`]; a server that is away is not one, `/readyz` says so.
 pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
     let access = ops::Access::new(config.access.clone(), listen).map_err(AppError::Usage)?;
+    if config.amqp_url.is_some() {
+        amqp_url(&config)?;
+    }
     let keys = case_keys(&config)?;
     warn_of_risks(&config);
     let stop = stop_on_signal()?;

@@ -28,6 +28,11 @@ use crate::{
 const DONE: &[u8] = b"done:";
 const CLAIM: &str = "claim";
 
+/// Keys that are written to see whether Redis takes keys at all. Names of payonce are spread over the slots of a cluster, and so are these: a node
+/// that has some of the slots only refuses one of them, and counts as away from the start, not anew with every batch.
+const PROBES: usize = 16;
+const PROBE_TTL_MS: u64 = 1_000;
+
 /// What Redis says about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
@@ -226,13 +231,14 @@ impl Dedupe {
         &self,
         mut connection: MultiplexedConnection,
     ) -> Result<MultiplexedConnection, RedisError> {
-        redis::cmd("SET")
-            .arg(format!("{}payonce:probe", self.prefix))
-            .arg(1)
-            .arg("PX")
-            .arg(1_000)
-            .query_async::<()>(&mut connection)
-            .await?;
+        let options = SetOptions::default().with_expiration(SetExpiry::PX(PROBE_TTL_MS));
+        let mut pipeline = Pipeline::with_capacity(PROBES);
+        for probe in 0..PROBES {
+            pipeline
+                .set_options(format!("{}payonce:probe:{probe}", self.prefix), 1, options.clone())
+                .ignore();
+        }
+        pipeline.query_async::<()>(&mut connection).await?;
         Ok(connection)
     }
 
@@ -278,7 +284,13 @@ pub fn open_clients(url: &str, files: &TlsConfig) -> Result<Vec<Client>, String>
         Client::build_with_tls(url, TlsCertificates { client_tls, root_cert: pem.ca.clone() })
     };
     let clients: Result<Vec<_>, _> = each_host(url).map(open).collect();
-    clients.map_err(|error| describe(&error))
+    clients.map_err(|error| {
+        if error.kind() == ErrorKind::InvalidClientConfig {
+            "not a Redis URL: expected redis://user:password@host:port, or rediss:// for TLS".to_owned()
+        } else {
+            describe(&error)
+        }
+    })
 }
 
 /// The inverse of [`Dedupe::name`], without its beginning.
@@ -309,6 +321,9 @@ fn millis(duration: Duration) -> u64 {
 #[must_use]
 pub fn describe(error: &RedisError) -> String {
     match error.code() {
+        Some(code @ ("MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN")) => format!(
+            "{code}: this is a node of a Redis Cluster, which is not supported; name one Redis, or a primary and its replicas"
+        ),
         None if error.is_io_error() => error.to_string(),
         Some(code) => format!("{} ({code})", error.category()),
         None => error.category().to_owned(),

@@ -92,6 +92,24 @@ impl From<Injected> for BrokerError {
     }
 }
 
+/// Whether an address can be one, for those who want to know before they connect.
+///
+/// # Errors
+/// Words for what is wrong with it, which they do not repeat: it holds a password.
+pub fn check_address(url: &str) -> Result<(), &'static str> {
+    for url in each_host(url) {
+        let uri: AMQPUri = url.parse().map_err(|_| {
+            "not an AMQP URL: expected amqp://user:password@host:port/vhost, or amqps:// for TLS; the virtual host / is written %2f"
+        })?;
+        if uri.vhost.is_empty() {
+            return Err(
+                "names a virtual host without a name: the virtual host / is written %2f, as in amqp://host:port/%2f",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Opens a connection named `connection_name` (shown by RabbitMQ's management page), to the first host of the address that
 /// answers, with these files where the address begins with `amqps://`. They are read each time: certificates are renewed.
 ///

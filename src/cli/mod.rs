@@ -131,9 +131,9 @@ impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         match error {
             AppError::Usage(text) => Self::Usage(text),
-            AppError::Refused(refusal @ (Refusal::Schema(_) | Refusal::Topology(_))) => {
-                Self::Usage(refusal.to_string())
-            }
+            AppError::Refused(
+                refusal @ (Refusal::Database(_) | Refusal::Schema(_) | Refusal::Topology(_)),
+            ) => Self::Usage(refusal.to_string()),
             AppError::FeedRefused(refusal) => Self::Usage(refusal.to_string()),
             AppError::Failed(text) => Self::No(text),
         }
@@ -146,6 +146,7 @@ impl From<StoreError> for Failure {
             StoreError::Unavailable(_) => Self::Unreachable(format!(
                 "{error}. Does the server run, and is PAYONCE_DATABASE_URL (or database_url) its address?"
             )),
+            StoreError::Unfit(_) => Self::Usage(error.to_string()),
             StoreError::Conflict(_) => Self::Unreachable(format!("{error}. Run the command again")),
             StoreError::Refused(_) => Self::No(error.to_string()),
         }

@@ -360,6 +360,13 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     check_tokens(&config.access)?;
+    if config.prefix.starts_with("amq.") {
+        let problem = format!(
+            "{:?} begins with amq., and RabbitMQ keeps such names of exchanges and queues for itself; use another",
+            config.prefix
+        );
+        return Err(error("prefix", problem));
+    }
     if config.feed.name.is_empty() || !config.feed.name.bytes().all(is_plain) {
         let problem =
             format!("{:?}: expected letters, digits, '-', '_' and '.', at least one", config.feed.name);

@@ -61,6 +61,10 @@ impl IntoResponse for Problem {
                 warn!(cause = %cause, "no answer");
                 (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer; try again".to_owned())
             }
+            Self::Store(cause @ StoreError::Unfit(_)) => {
+                warn!(cause = %cause, "no answer");
+                (StatusCode::SERVICE_UNAVAILABLE, cause.to_string())
+            }
             Self::Store(cause @ StoreError::Refused(_)) => {
                 warn!(cause = %cause, "no answer");
                 (StatusCode::BAD_REQUEST, "PostgreSQL cannot look this up".to_owned())

@@ -110,6 +110,11 @@ impl Frame {
                 "Nothing can be shown here until it does. Workers hold what they have taken, and go on by themselves. The log of this \
                  process says more.",
             ),
+            StoreError::Unfit(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PostgreSQL is not set up as it must be",
+                "Nothing is read or written until it is. The log of this process says which setting, and what it must be.",
+            ),
             StoreError::Refused(_) => (
                 StatusCode::BAD_REQUEST,
                 "PostgreSQL refuses this question",

@@ -16,6 +16,7 @@ use super::{
     counts::{Counts, Tally, record_duplicates, record_tallies},
     load::NEWEST_CASES,
     rows::{each, expect_rows, occurred_at},
+    server,
 };
 use crate::{
     crash::{self, Point},
@@ -99,6 +100,7 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     let counts = Counts::of(&batch, &lost, &known_cases);
     record_duplicates(&mut transaction, &counts.duplicates).await?;
     record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
+    server::confirm(&mut transaction).await?;
     crash::reach(Point::BeforeCommit).await?;
     transaction.commit().await?;
     crash::reach(Point::AfterCommit).await?;

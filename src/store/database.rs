@@ -12,7 +12,10 @@ use std::{
 use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::Semaphore;
 
-use super::{SchemaError, StoreError, check_schema};
+use super::{
+    SchemaError, StoreError, check_schema,
+    server::{self, Setting},
+};
 use crate::{config::TlsConfig, hosts::each_host, tls};
 
 /// Where the database is, and how long it may take.
@@ -20,11 +23,41 @@ use crate::{config::TlsConfig, hosts::each_host, tls};
 pub struct Database {
     /// One for each host of the address.
     hosts: Vec<PgConnectOptions>,
+    application_name: String,
+    /// Those of its sessions.
+    settings: Vec<Setting>,
+    /// Whether nothing that runs on it settles callbacks.
+    reads_only: bool,
     deadline: Duration,
     /// The host that was writable last.
     last: AtomicUsize,
-    /// System identifier and highest timeline that a writable host has shown.
-    history: Mutex<Option<(String, u32)>>,
+}
+
+/// What each session is given, whatever server, database, role or pooler say. Not by options of the start: poolers drop those.
+fn settings(deadline: Duration) -> Vec<Setting> {
+    let deadline_ms = deadline.as_millis().to_string();
+    [
+        ("statement_timeout", deadline_ms.as_str()),
+        ("lock_timeout", deadline_ms.as_str()),
+        // A worker that stops in mid-transaction must not hold its locks until TCP notices.
+        ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
+        ("synchronous_commit", "on"),
+        // Guards are compared with what others have committed meanwhile. In a stricter level a statement sees the past.
+        ("default_transaction_isolation", "read committed"),
+        ("client_encoding", "UTF8"),
+        // Days of the history begin at midnight UTC.
+        ("TimeZone", "UTC"),
+        // Every query here looks up a batch of keys by index; with nested loops rows are locked in the order of the sorted arguments, or,
+        // where the table is read first, of its key. Planned each time (lanes: see `renew_plans`), because a plan that was made while a
+        // table was small reads all of it when it has grown.
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("plan_cache_mode", "force_custom_plan"),
+        ("jit", "off"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .to_vec()
 }
 
 impl Database {
@@ -48,8 +81,12 @@ impl Database {
         deadline: Duration,
         files: &TlsConfig,
     ) -> Result<Self, String> {
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(
+                "not a PostgreSQL URL: expected postgres://user:password@host:port/database".to_owned()
+            );
+        }
         let pem = tls::load(files)?;
-        let deadline_ms = deadline.as_millis().to_string();
         let with_settings = |mut options: PgConnectOptions| {
             if let Some(ca) = pem.ca.clone().filter(|_| !url.contains("sslrootcert=")) {
                 options = options.ssl_root_cert_from_pem(ca);
@@ -57,49 +94,51 @@ impl Database {
             if let Some((certificate, key)) = pem.identity.clone().filter(|_| !url.contains("sslcert=")) {
                 options = options.ssl_client_cert_from_pem(certificate).ssl_client_key_from_pem(key);
             }
-            options
-                .application_name(application_name)
-                .options([
-                    ("statement_timeout", deadline_ms.as_str()),
-                    ("lock_timeout", deadline_ms.as_str()),
-                    // A worker that stops in mid-transaction must not hold its locks until TCP notices.
-                    ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
-                    ("synchronous_commit", "on"),
-                    // Every query here looks up a batch of keys by index; with nested loops rows are locked in the order of the
-                    // sorted arguments, or, where the table is read first, of its key. Planned each time (lanes: see
-                    // `renew_plans`), because a plan that was made while a table was small reads all of it when it has grown.
-                    ("enable_seqscan", "off"),
-                    ("enable_hashjoin", "off"),
-                    ("enable_mergejoin", "off"),
-                    ("plan_cache_mode", "force_custom_plan"),
-                    ("jit", "off"),
-                ])
-                .disable_statement_logging()
+            // sqlx hands the brackets of an IPv6 address to the resolver, which does not know them.
+            let host = options.get_host().to_owned();
+            if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+                options = options.host(address);
+            }
+            options.application_name(application_name).disable_statement_logging()
         };
         let hosts = each_host(url).map(|url| PgConnectOptions::from_str(&url).map(with_settings));
         let hosts: Result<Vec<_>, _> = hosts.collect();
-        Ok(Self::of(hosts.map_err(|error| error.to_string())?, deadline))
+        Ok(Self {
+            hosts: hosts.map_err(|error| error.to_string())?,
+            application_name: application_name.to_owned(),
+            settings: settings(deadline),
+            reads_only: false,
+            deadline,
+            last: AtomicUsize::new(0),
+        })
     }
 
-    fn of(hosts: Vec<PgConnectOptions>, deadline: Duration) -> Self {
-        Self { hosts, deadline, last: AtomicUsize::new(0), history: Mutex::new(None) }
-    }
-
-    /// The same server with the settings of an ordinary session: for reports and audits, whose queries read whole tables.
+    /// The same server with the settings of an ordinary session: for reports and audits, whose queries read whole tables. Where the
+    /// address names one host only, it may be a standby.
     #[must_use]
     pub fn for_reading(&self) -> Self {
-        self.with_options([
+        let mut other = self.with_settings([
             ("enable_seqscan", "on"),
             ("enable_hashjoin", "on"),
             ("enable_mergejoin", "on"),
             ("plan_cache_mode", "auto"),
             ("statement_timeout", "0"),
-        ])
+        ]);
+        other.reads_only = true;
+        other
     }
 
-    fn with_options<const N: usize>(&self, settings: [(&str, &str); N]) -> Self {
-        let hosts = self.hosts.iter().map(|host| host.clone().options(settings)).collect();
-        Self::of(hosts, self.deadline)
+    fn with_settings<const N: usize>(&self, other: [(&'static str, &str); N]) -> Self {
+        let kept = self.settings.iter().filter(|(name, _)| !other.iter().any(|(changed, _)| changed == name));
+        let settings = kept.cloned().chain(other.map(|(name, value)| (name, value.to_owned()))).collect();
+        Self {
+            hosts: self.hosts.clone(),
+            application_name: self.application_name.clone(),
+            settings,
+            reads_only: self.reads_only,
+            deadline: self.deadline,
+            last: AtomicUsize::new(0),
+        }
     }
 
     /// Opens a connection: to the only host, or to that of several which is the writable primary, found anew whenever it has
@@ -133,38 +172,33 @@ impl Database {
                 Some(refusal) => StoreError::Unavailable(refusal.message().to_owned()),
                 None => StoreError::Unavailable(error.to_string()),
             })?;
-        if self.hosts.len() > 1 {
-            self.check_is_primary(&mut connection).await?;
-        }
+        server::prepare(&mut connection, &self.session_name(), &self.settings).await?;
+        // Of several hosts the primary is wanted for reading too: a standby may lag.
+        server::check_history(&mut connection, self.reads_only && self.hosts.len() == 1).await?;
         Ok(connection)
     }
 
-    /// Of several hosts only the one whose history goes on may be written: no standby, and no former primary that came back
-    /// writable after another host was promoted. A promotion begins a new timeline (PostgreSQL documentation, 26.3.5).
-    async fn check_is_primary(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let (system, timeline): (String, Option<String>) = sqlx::query_as(
-            "select system_identifier::text,
-                    case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end
-             from pg_control_system()",
-        )
-        .fetch_one(connection)
-        .await?;
-        let Some(timeline) = timeline.and_then(|digits| u32::from_str_radix(&digits, 16).ok()) else {
-            return Err(StoreError::Unavailable("no host of the address is a writable primary".to_owned()));
-        };
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*history {
-            Some((known, highest)) if *known == system && timeline < *highest => {
-                Err(StoreError::Unavailable(format!(
-                    "a host of the address is a former primary (timeline {timeline}, another host has reached {highest}); stop it, \
-                     or make it a standby"
-                )))
-            }
-            Some(_) | None => {
-                *history = Some((system, timeline));
-                Ok(())
-            }
+    fn session_name(&self) -> String {
+        static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+        format!("{} {}", self.application_name, SESSIONS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether each connection has a session of its own: two are opened, and the first must be the same still. A pooler in transaction mode
+    /// gives both the same one, unless it is busy; each transaction that settles looks again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfit`] where it has none; those of [`Database::connect`].
+    pub async fn check_sessions(&self) -> Result<(), StoreError> {
+        let name = self.session_name();
+        let mut first = self.connect().await?;
+        server::prepare(&mut first, &name, &self.settings).await?;
+        let second = self.connect().await?;
+        let checked = server::check_name(&mut first, &name).await;
+        for connection in [first, second] {
+            // A server that is gone has closed it already.
+            let _closed = tokio::time::timeout(self.deadline, connection.close()).await;
         }
+        checked
     }
 }
 
@@ -256,10 +290,10 @@ impl Reader {
     /// At most `connections_max` connections, opened when needed.
     #[must_use]
     pub fn new(database: &Database, connections_max: u32) -> Self {
-        let database = database.for_reading().with_options([
+        let database = database.for_reading().with_settings([
             ("default_transaction_read_only", "on"),
-            // Months of counts are added up in memory, not sorted on disk.
-            ("work_mem", "16MB"),
+            // In kB. Months of counts are added up in memory, not sorted on disk.
+            ("work_mem", "16384"),
         ]);
         Self {
             database: Arc::new(database),

@@ -107,13 +107,15 @@ const FEED_FUNCTIONS: &str = "summarize_ledger_txn";
 pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) -> Result<(), GrantError> {
     check_role(connection, role).await?;
     let role = quoted(role);
+    let schema: String =
+        sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *connection).await?;
     let mut transaction = connection.begin().await?;
     let mut run = async |statement: String| {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map(|_| ())
     };
-    run(format!("revoke all on all tables in schema public from {role}")).await?;
+    run(format!("revoke all on all tables in schema {schema} from {role}")).await?;
     run(format!("revoke all on function {FUNCTIONS}, {FEED_FUNCTIONS} from {role}")).await?;
-    run(format!("grant usage on schema public to {role}")).await?;
+    run(format!("grant usage on schema {schema} to {role}")).await?;
     // Taking a right on the table away, as above, takes it on its columns too.
     let (reads_all, writes) = match grantee {
         Grantee::Worker => (false, true),

@@ -19,6 +19,7 @@ pub mod quarantine;
 pub mod report;
 mod rows;
 mod schema;
+mod server;
 pub mod workers;
 
 use std::fmt;
@@ -44,6 +45,9 @@ pub enum StoreError {
     /// the batch, wait, try again on a new connection. After a commit the outcome may be unknown; applying again is safe.
     #[error("PostgreSQL is unavailable: {0}")]
     Unavailable(String),
+    /// It answers, and is set up so that payonce's promises would not hold. Nothing is written; a person must change it.
+    #[error("PostgreSQL cannot be used as it is set up: {0}")]
+    Unfit(String),
     /// A rival changed what the plan was decided on. Load and decide again.
     #[error("a rival got there first: {0}")]
     Conflict(String),
@@ -80,18 +84,23 @@ impl From<sqlx::Error> for StoreError {
             // Integrity violation, data exception, program limit exceeded.
             "23" | "22" | "54" => Self::Refused(text),
             // Insufficient privilege. Waited for, as an outage is: the grant helps without a restart.
+            "42" if code == "42501" && text.contains("pg_control_system") => Self::Unavailable(format!(
+                "{text}: a superuser must run: grant execute on function pg_control_system() to ROLE (deploy/postgres/roles.sql does)"
+            )),
             "42" if code == "42501" => Self::Unavailable(format!(
                 "{text}: `payonce migrate --grant-worker ROLE` (or --grant-ops) gives a role its rights"
             )),
+            // A prepared statement that is there already, or is not there: of another client of the same pooler.
+            "42" if code == "42P05" => server::in_transaction_mode(),
+            "26" => server::in_transaction_mode(),
             _ => Self::Unavailable(text),
         }
     }
 }
 
-/// Which history of which ledger this is. Redis markers written under another epoch prove nothing about this database.
-///
-/// System identifier of the cluster, its timeline (another after a failover or a point-in-time restore), the database, and the
-/// ledger's storage (another after the table was truncated, or restored from a dump).
+/// Which history of which ledger this is, as a name for what others keep of it. It is another one after every start of the server, and so
+/// after every restore and every crash; after a failover (another timeline); and where the ledger's table was truncated or restored from a
+/// dump (another file). No decision rests on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch(String);
 
@@ -127,6 +136,7 @@ pub async fn epoch(connection: &mut PgConnection) -> Result<Epoch, StoreError> {
         "select system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
              || '-' || (select oid from pg_database where datname = current_database())
              || '-' || pg_relation_filenode('ledger')
+             || '-' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
          from pg_control_system()",
     )
     .fetch_one(connection)

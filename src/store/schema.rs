@@ -48,6 +48,10 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaEr
         return Err(SchemaError::TooNew { found, known: newest() });
     }
     MIGRATOR.run(&mut *connection).await.map_err(|error| SchemaError::Migration(error.to_string()))?;
+    sqlx::raw_sql(POINT_FUNCTIONS)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| SchemaError::Migration(error.to_string()))?;
     if feed::is_ahead_of_its_cluster(connection).await? {
         feed::catch_up_with_dump(connection).await?;
     }
@@ -55,11 +59,22 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaEr
     Ok(after.into_iter().filter(|version| !before.contains(version)).collect())
 }
 
-/// Refuses a schema that is older or newer than this program.
+/// What runs with its owner's rights looks for tables in one schema only, lest its caller put others in the way. Migrations name `public`;
+/// where the tables are elsewhere, so are these.
+const POINT_FUNCTIONS: &str = "
+    do $$ declare f regprocedure; begin
+        for f in select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                 where n.nspname = current_schema() and n.nspname <> 'public' and p.prosecdef
+                   and 'search_path=public, pg_temp' = any(p.proconfig)
+        loop execute format('alter function %s set search_path = %I, pg_temp', f, current_schema()); end loop;
+    end $$";
+
+/// Refuses a schema that is older or newer than this program, and a session that looks for it in the wrong place.
 ///
 /// # Errors
 /// [`SchemaError`], which names the command that helps.
 pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    check_place(connection).await?;
     let found = applied(connection).await?.into_iter().max().unwrap_or(0);
     match found.cmp(&newest()) {
         std::cmp::Ordering::Less => Err(SchemaError::TooOld { found, needed: newest() }),
@@ -68,6 +83,50 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
             Err(SchemaError::FromDump)
         }
         std::cmp::Ordering::Equal => Ok(()),
+    }
+}
+
+/// The tables must be where this session would make new ones: it depends on `search_path`, which an address, a role, a database or a
+/// pooler can change.
+async fn check_place(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (here, tables_in, elsewhere, astray): (
+        Option<String>,
+        Option<String>,
+        Option<String>,
+        Option<String>,
+    ) = sqlx::query_as(
+        "select current_schema()::text,
+                    (select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where c.oid = to_regclass('ledger')),
+                    (select string_agg(n.nspname, ', ' order by n.nspname)
+                     from pg_class c join pg_class m on m.relnamespace = c.relnamespace
+                          join pg_namespace n on n.oid = c.relnamespace
+                     where c.relname = 'ledger' and m.relname = '_sqlx_migrations'),
+                    (select string_agg(p.proname, ', ' order by p.proname)
+                     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                     where n.nspname = current_schema() and n.nspname <> 'public' and p.prosecdef
+                       and 'search_path=public, pg_temp' = any(p.proconfig))",
+    )
+    .fetch_one(connection)
+    .await?;
+    let remedy =
+        "set search_path, for example with: alter role ROLE in database DATABASE set search_path = SCHEMA";
+    let unfit = |words: String| Err(StoreError::Unfit(words));
+    match (here, tables_in, elsewhere) {
+        (None, ..) => unfit(format!("search_path names no schema that exists: {remedy}")),
+        (Some(here), Some(tables_in), _) if here != tables_in => unfit(format!(
+            "the tables are in schema {tables_in}, and new ones would be made in {here}: {remedy}"
+        )),
+        (Some(here), None, Some(elsewhere)) => unfit(format!(
+            "schema {here} has no tables of payonce, and these have: {elsewhere}. A pooler may have dropped search_path from the address: \
+             {remedy}. Where {here} is meant, run `payonce migrate`"
+        )),
+        (Some(here), ..) => match astray {
+            Some(functions) => unfit(format!(
+                "the tables are in schema {here}, and these functions look for them in public: {functions}. Run `payonce migrate`"
+            )),
+            None => Ok(()),
+        },
     }
 }
 

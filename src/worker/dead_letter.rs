@@ -52,7 +52,9 @@ pub(super) async fn decide_stored(
             };
             match decided {
                 Ok(_) => break,
-                Err(cause @ (StoreError::Unavailable(_) | StoreError::Conflict(_))) => {
+                Err(
+                    cause @ (StoreError::Unavailable(_) | StoreError::Unfit(_) | StoreError::Conflict(_)),
+                ) => {
                     lane.pause(&cause, started, pauses).await?;
                 }
                 Err(cause @ StoreError::Refused(_)) => {

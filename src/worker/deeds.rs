@@ -58,6 +58,7 @@ pub async fn carry_out(
         Err(cause) => {
             let why = match cause {
                 StoreError::Unavailable(_) => "PostgreSQL was unavailable",
+                StoreError::Unfit(_) => "PostgreSQL is not set up as it must be; the log says how",
                 StoreError::Conflict(_) => "workers changed the same accounts first too often",
                 StoreError::Refused(_) => "PostgreSQL refused the data; the log says which",
             };

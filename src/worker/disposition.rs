@@ -25,7 +25,7 @@ pub(super) fn after(
     match error {
         StoreError::Conflict(_) if conflicts <= conflict_retries_max => NextStep::DecideAgain,
         // Never given up: a lost race says nothing against the callback.
-        StoreError::Conflict(_) | StoreError::Unavailable(_) => NextStep::Wait,
+        StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => NextStep::Wait,
         StoreError::Refused(_) if messages > 1 => NextStep::Split,
         StoreError::Refused(_) => NextStep::DeadLetter,
     }

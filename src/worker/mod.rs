@@ -92,6 +92,9 @@ impl Readiness {
 /// Why a worker cannot go on: a person has to change something first.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The database is set up so that what payonce promises would not hold.
+    #[error(transparent)]
+    Database(StoreError),
     /// The schema does not fit this program.
     #[error(transparent)]
     Schema(SchemaError),
@@ -138,7 +141,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     let mut budgets = session::Budgets::new(&worker.config);
     let mut result = Ok(());
     while !stop.is_cancelled() {
-        let ended = match wait_for_database(&worker, &stop).await {
+        let ended = match wait_for_database(&worker, &stop, beside.is_none()).await {
             Ok(()) => {
                 // Not before the schema is known to fit.
                 beside.get_or_insert_with(|| {
@@ -187,12 +190,16 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     result
 }
 
-/// No message is taken while PostgreSQL is away: the broker counts every return, and would give up good payments.
-async fn wait_for_database(worker: &Worker, stop: &CancellationToken) -> Result<(), Refusal> {
+/// No message is taken while PostgreSQL is away: the broker counts every return, and would give up good payments. One that is not set up as it
+/// must be is refused at the start; later it is waited for too, because it was right before, and may be again.
+async fn wait_for_database(worker: &Worker, stop: &CancellationToken, is_start: bool) -> Result<(), Refusal> {
     let mut pauses = Pauses::new(worker.retry);
     while !stop.is_cancelled() {
         match check_database(&worker.database).await {
             Ok(()) => return Ok(()),
+            Err(SchemaError::Store(cause @ StoreError::Unfit(_))) if is_start => {
+                return Err(Refusal::Database(cause));
+            }
             Err(SchemaError::Store(cause)) => {
                 let pause = pauses.next_pause();
                 worker.vitals.failed(&cause);
@@ -213,17 +220,9 @@ async fn wait_for_database(worker: &Worker, stop: &CancellationToken) -> Result<
 }
 
 async fn check_database(database: &Arc<Database>) -> Result<(), SchemaError> {
+    database.check_sessions().await?;
     let mut connection = store::Connection::new(Arc::clone(database));
-    let checked = connection
-        .run(async |connection| {
-            let fits = store::check_schema(connection).await;
-            // A standby answers reads: the epoch can only be read where batches can be written.
-            if fits.is_ok() {
-                store::epoch(connection).await?;
-            }
-            Ok::<_, StoreError>(fits)
-        })
-        .await;
+    let checked = connection.run(async |connection| Ok(store::check_schema(connection).await)).await;
     connection.close().await;
     checked?
 }

@@ -67,7 +67,9 @@ pub async fn replay(
                 replayed.untouched -= left.len().saturating_sub(cases.len()) as u64;
                 continue;
             }
-            Err(cause @ (StoreError::Unavailable(_) | StoreError::Refused(_))) => return Err(cause),
+            Err(cause @ (StoreError::Unavailable(_) | StoreError::Unfit(_) | StoreError::Refused(_))) => {
+                return Err(cause);
+            }
         };
         for (id, end) in &decided {
             if accounts.get(id).is_some_and(|account_id| lost.contains(account_id)) {

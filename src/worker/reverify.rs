@@ -44,7 +44,10 @@ pub async fn reverify(
                     proven.iter().map(|(case, _)| case.id).collect()
                 }
                 Err(
-                    cause @ (StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Refused(_)),
+                    cause @ (StoreError::Conflict(_)
+                    | StoreError::Unavailable(_)
+                    | StoreError::Unfit(_)
+                    | StoreError::Refused(_)),
                 ) => {
                     return Err(cause);
                 }

@@ -5,15 +5,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
 
 mod access;
+mod addresses;
 mod audit;
 mod browser;
 mod claims;
 mod command_line;
 mod crash_points;
 mod dashboard;
+mod database_settings;
 mod dead_letters;
 mod duplicates;
 mod feed;
+mod former_primary;
 mod history;
 mod hostile_messages;
 mod hot_account;

@@ -334,6 +334,16 @@ impl World {
         Self { database_url: url.to_string(), database_name, ..self.clone() }
     }
 
+    /// The same, by another address of its database.
+    pub fn by(&self, database_url: String) -> Self {
+        Self { database_url, ..self.clone() }
+    }
+
+    /// The name of its database.
+    pub fn database_name(&self) -> &str {
+        &self.database_name
+    }
+
     /// Removes a copy.
     pub async fn drop_database(&self) {
         self.admin(&format!("drop database {} with (force)", self.database_name)).await;
