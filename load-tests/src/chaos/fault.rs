@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use super::{
     means::{
         consumer_timeout, crash, deadlocks, delete_queue, exhaust_connections, fill_disk, flush_redis,
-        memory_alarm, pause, read_only_database, redis, refuse_writes, reset, shift_clocks, slowly,
-        terminate_sessions, trap, watch_health,
+        memory_alarm, pause, pool_sessions, read_only_database, redis, refuse_writes, reset, shift_clocks,
+        slowly, terminate_sessions, trap, watch_health,
     },
     pool::Pool,
     proxy::Trap,
@@ -93,6 +93,14 @@ pub enum Fault {
     /// The primary dies, a standby that lagged is promoted: what was acknowledged and not replicated is lost, and applied when it is
     /// sent again, whatever Redis remembers.
     FailoverAsynchronous,
+    /// PostgreSQL is started again on a snapshot of its disk, with the same identity and timeline: what was committed since is lost, and
+    /// applied when it is sent again, whatever Redis remembers.
+    SnapshotRestored,
+    /// One standby is promoted, dies, and another that never followed it is promoted, on the same timeline; the same holds.
+    SecondPromotion,
+    /// A pooler between workers and PostgreSQL drops what they ask for when a session begins, the server's own defaults are weaker, and it
+    /// crashes.
+    PoolerDropsSettings,
     /// kill -9 of Redis, which comes back empty.
     RedisKilled,
     /// FLUSHALL again and again.
@@ -119,7 +127,12 @@ impl Fault {
 
     /// Whether every run that nobody asked for this very fault can have it: not what takes long, needs root, or loses commits.
     pub fn is_everyday(self) -> bool {
-        !matches!(self, Self::BrokerAway | Self::DiskFull | Self::ClocksShifted | Self::FailoverAsynchronous)
+        !matches!(self, Self::BrokerAway | Self::DiskFull | Self::ClocksShifted) && !self.loses_commits()
+    }
+
+    /// Whether callbacks that were acknowledged are lost by it, until they are sent again.
+    pub fn loses_commits(self) -> bool {
+        matches!(self, Self::FailoverAsynchronous | Self::SnapshotRestored | Self::SecondPromotion)
     }
 
     /// Brings it about for about `hold`, and puts everything right again. Returns how often it really happened.
@@ -197,6 +210,9 @@ impl Fault {
             Self::DiskFull => fill_disk(site, pool).await,
             Self::FailoverSynchronous => site.fail_over(true, hold).await,
             Self::FailoverAsynchronous => site.fail_over(false, hold).await,
+            Self::SnapshotRestored => site.restore_snapshot().await,
+            Self::SecondPromotion => site.promote_twice().await,
+            Self::PoolerDropsSettings => pool_sessions(site, hold).await,
             Self::RedisKilled => crash(&site.redis).await,
             Self::RedisFlushed => flush_redis(site, hold).await,
             Self::RedisPaused => pause(&site.redis, PAUSE).await,

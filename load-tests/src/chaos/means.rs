@@ -64,6 +64,23 @@ pub async fn trap(proxy: &Proxy, trap: Trap, times: u32, time: Duration) -> anyh
     Ok(proxy.hits() - before)
 }
 
+/// A pooler that drops what a session asks for, a server whose own defaults would lose commits, and a crash while both are there. Returns how
+/// many sessions went by way of the pooler.
+pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u64> {
+    let pooler = site.with_pooler().await?;
+    let mut admin = site.connect().await?;
+    sqlx::raw_sql("alter system set synchronous_commit = off").execute(&mut admin).await?;
+    sqlx::raw_sql("select pg_reload_conf()").execute(&mut admin).await?;
+    sleep(hold).await;
+    crash(site.node()?).await?;
+    let mut admin = site.connect().await?;
+    sqlx::raw_sql("alter system reset synchronous_commit").execute(&mut admin).await?;
+    sqlx::raw_sql("select pg_reload_conf()").execute(&mut admin).await?;
+    let sessions = pooler.log().matches("login attempt").count() as u64;
+    site.without_pooler(pooler).await?;
+    Ok(sessions)
+}
+
 /// Counts how often workers said that they are not ready, and fails where one is not alive.
 pub async fn watch_health(pool: &Pool, time: Duration) -> anyhow::Result<u64> {
     let mut unready = 0;

@@ -97,7 +97,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
 fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs {
     // When commits are lost, what was lost comes again after what followed it: the end of a story, and which of two contents of one
     // key is the first, depend on that.
-    let loses_commits = schedule.has_within(Fault::FailoverAsynchronous, faults_max);
+    let loses_commits = schedule.loses_commits_within(faults_max);
     ReplayArgs {
         events: args.rate.saturating_mul(args.seconds).max(1_000),
         duplicates: 0.3,

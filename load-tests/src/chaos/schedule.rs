@@ -11,8 +11,8 @@ use super::fault::Fault;
 const ORDER_SEED: u64 = 2_026;
 /// How far apart two seeds begin.
 const STRIDE: u64 = 11;
-/// A failover that loses commits comes first in every fifth seed: what it lost is sent again later than what followed it, so the
-/// plan of such a run has no stories, whose end would depend on that.
+/// What loses commits comes first in every fifth seed: what is lost is sent again later than what followed it, so the plan of such a run has
+/// no stories, whose end would depend on that.
 const LOSS_EVERY: u64 = 5;
 const HOLD_MIN_MS: u64 = 1_000;
 const HOLD_MAX_MS: u64 = 4_000;
@@ -34,7 +34,8 @@ impl Schedule {
             order.shuffle(&mut StdRng::seed_from_u64(ORDER_SEED));
             next = usize::try_from(seed.wrapping_mul(STRIDE) % order.len() as u64).unwrap_or(0);
             if seed.is_multiple_of(LOSS_EVERY) {
-                order.insert(next, Fault::FailoverAsynchronous);
+                let losing = Fault::value_variants().iter().copied().filter(|fault| fault.loses_commits());
+                order.splice(next..next, losing);
             }
         }
         Self { order, next, random: StdRng::seed_from_u64(seed) }
@@ -49,7 +50,16 @@ impl Schedule {
 
     /// Whether this fault can come within the next `count`.
     pub fn has_within(&self, fault: Fault, count: usize) -> bool {
-        (0..count).any(|n| self.order[(self.next + n) % self.order.len()] == fault)
+        self.coming(count).any(|coming| coming == fault)
+    }
+
+    /// Whether one that loses commits can come within the next `count`.
+    pub fn loses_commits_within(&self, count: usize) -> bool {
+        self.coming(count).any(Fault::loses_commits)
+    }
+
+    fn coming(&self, count: usize) -> impl Iterator<Item = Fault> {
+        (0..count).map(|n| self.order[(self.next + n) % self.order.len()])
     }
 }
 
@@ -79,6 +89,7 @@ mod tests {
         let all: BTreeSet<Fault> =
             Fault::value_variants().iter().copied().filter(|fault| fault.is_everyday()).collect();
         assert_eq!(all.difference(&seen).collect::<Vec<_>>(), Vec::<&Fault>::new());
-        assert!(seen.contains(&Fault::FailoverAsynchronous));
+        let losing = Fault::value_variants().iter().filter(|fault| fault.loses_commits());
+        assert!(losing.into_iter().all(|fault| seen.contains(fault)), "{seen:?}");
     }
 }

@@ -34,6 +34,23 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts PgBouncer in session mode before the PostgreSQL on `port`. It drops the options with which a session begins.
+    pub async fn start_pooler(port: u16, parent: &TempDir, label: &str) -> anyhow::Result<Self> {
+        let server = Self { name: "pgbouncer", folder: parent.path().join(label) };
+        server.script("pooler", &["session", &port.to_string()]).await?;
+        Ok(server)
+    }
+
+    /// Keeps a copy of a PostgreSQL's data: a `snapshot` of its disk while it is killed, or a `standby`.
+    pub async fn copy(&self, label: &str, how: &str) -> anyhow::Result<()> {
+        self.script("copy", &[label, how]).await
+    }
+
+    /// Kills a PostgreSQL and starts it on that copy, on the same port.
+    pub async fn restore(&self, label: &str) -> anyhow::Result<()> {
+        self.script("restore", &[label]).await
+    }
+
     pub fn port(&self) -> anyhow::Result<u16> {
         let file = self.folder.join(format!("{}.port", self.name));
         let text = std::fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;

@@ -219,18 +219,86 @@ impl Site {
     async fn count_lost(&mut self, former: &Server) -> anyhow::Result<u64> {
         former.start_again().await?;
         let url = format!("postgres://payonce@127.0.0.1:{}/{DATABASE}", former.port()?);
-        // With the time at which each was written: a copy may be applied on the new primary by now, and is another commit.
-        let rows = "select source, event_id, recorded_at::text from ledger
-                    union select source, event_id, first_seen_at::text from quarantine where source is not null";
-        let before: Vec<(String, String, String)> =
-            sqlx::query_as(rows).fetch_all(&mut PgConnection::connect(&url).await?).await?;
-        let kept: HashSet<(String, String, String)> =
-            sqlx::query_as(rows).fetch_all(&mut self.connect().await?).await?.into_iter().collect();
+        let before = stored(&mut PgConnection::connect(&url).await?).await?;
+        self.add_lost(before).await
+    }
+
+    /// `before`: what was stored before the primary was another one, or went back.
+    async fn add_lost(&mut self, before: Vec<Stored>) -> anyhow::Result<u64> {
+        let kept: HashSet<Stored> = stored(&mut self.connect().await?).await?.into_iter().collect();
         let lost = before.into_iter().filter(|row| !kept.contains(row));
         let lost: Vec<_> = lost.map(|(source, event_id, _)| (source, event_id)).collect();
         let count = lost.len() as u64;
         self.lost.extend(lost);
         Ok(count)
+    }
+
+    /// The primary is started again on a snapshot of its disk. Returns how many rows that lost.
+    pub async fn restore_snapshot(&mut self) -> anyhow::Result<u64> {
+        let label = self.next_label();
+        self.node()?.kill().await?;
+        self.node()?.copy(&label, "snapshot").await?;
+        self.node()?.start_again().await?;
+        self.go_back(&label, false).await
+    }
+
+    /// A standby is promoted in the primary's place, and then another one, which was made at the same time. Returns how many rows that lost.
+    pub async fn promote_twice(&mut self) -> anyhow::Result<u64> {
+        let labels = [self.next_label(), self.next_label()];
+        for label in &labels {
+            self.node()?.copy(label, "standby").await?;
+        }
+        let mut lost = 0;
+        for label in labels {
+            lost += self.go_back(&label, true).await?;
+        }
+        Ok(lost)
+    }
+
+    /// Waits until something more is committed, and puts a copy of the data in the primary's place. Nobody reaches it meanwhile, so that what
+    /// is lost is known.
+    async fn go_back(&mut self, label: &str, is_standby: bool) -> anyhow::Result<u64> {
+        let mut primary = self.connect().await?;
+        let rows: i64 = sqlx::query_scalar("select count(*) from ledger").fetch_one(&mut primary).await?;
+        let more = format!("select count(*) > {rows} from ledger");
+        wait_until(&mut primary, &more).await?;
+        self.node_proxy().lead_to(CLOSED_PORT);
+        self.node_proxy().reset();
+        // Sessions end when the server notices; what they commit until then counts.
+        let sessions = "select not exists (select from pg_stat_activity
+                                           where datname = current_database() and pid <> pg_backend_pid())";
+        wait_until(&mut primary, sessions).await?;
+        let before = stored(&mut primary).await?;
+        drop(primary);
+        self.node()?.restore(label).await?;
+        if is_standby {
+            let url = self.database_url("postgres")?;
+            sqlx::raw_sql("select pg_promote()").execute(&mut PgConnection::connect(&url).await?).await?;
+        }
+        let lost = self.add_lost(before).await?;
+        self.node_proxy().lead_to(self.node()?.port()?);
+        Ok(lost)
+    }
+
+    /// A pooler before the primary, with the workers' sessions by way of it. To be taken away by [`Site::without_pooler`].
+    pub async fn with_pooler(&mut self) -> anyhow::Result<Server> {
+        let label = self.next_label();
+        let pooler = Server::start_pooler(self.node()?.port()?, &self.folder, &label).await?;
+        self.node_proxy().lead_to(pooler.port()?);
+        self.node_proxy().reset();
+        Ok(pooler)
+    }
+
+    /// Leads workers to the primary itself again, and removes the pooler.
+    pub async fn without_pooler(&mut self, pooler: Server) -> anyhow::Result<()> {
+        self.node_proxy().lead_to(self.node()?.port()?);
+        self.node_proxy().reset();
+        pooler.clean().await
+    }
+
+    fn next_label(&mut self) -> String {
+        self.nodes_made += 1;
+        format!("copy-{}", self.nodes_made)
     }
 
     /// All links as they should be.
@@ -260,13 +328,26 @@ async fn keep_commit_times(node: &Server) -> anyhow::Result<()> {
     node.start_again().await
 }
 
+/// A row of ledger or quarantine: source, event id, and the time at which it was written, because a copy may be applied in another history, and
+/// is another commit.
+type Stored = (String, String, String);
+
+async fn stored(database: &mut PgConnection) -> anyhow::Result<Vec<Stored>> {
+    let rows = "select source, event_id, recorded_at::text from ledger
+                union select source, event_id, first_seen_at::text from quarantine where source is not null";
+    Ok(sqlx::query_as(rows).fetch_all(database).await?)
+}
+
 /// Asks until the answer is yes.
-async fn wait_until(connection: &mut PgConnection, question: &'static str) -> anyhow::Result<()> {
+async fn wait_until(connection: &mut PgConnection, question: &str) -> anyhow::Result<()> {
     let asking = async {
-        while !sqlx::query_scalar::<_, bool>(question).fetch_one(&mut *connection).await? {
+        loop {
+            let question = sqlx::AssertSqlSafe(question.to_owned());
+            if sqlx::query_scalar::<_, bool>(question).fetch_one(&mut *connection).await? {
+                return anyhow::Ok(());
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        anyhow::Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(30), asking).await.context(question)?
+    tokio::time::timeout(Duration::from_secs(30), asking).await.with_context(|| question.to_owned())?
 }
