@@ -8,6 +8,7 @@ mod consume;
 mod depth;
 mod envelope;
 mod events;
+mod link;
 mod publish;
 mod settle;
 pub mod topology;
@@ -25,6 +26,7 @@ pub use consume::{Consumer, Delivery, Receipt};
 pub use depth::{Depths, Gauge};
 pub use envelope::{Death, Envelope, HEADERS_BYTES_MAX};
 pub use events::{EventConfirm, EventPublisher, declare_events};
+pub use link::Link;
 pub use publish::{Confirm, PublishError, Publisher};
 pub use settle::{Settlement, Settler, Verb};
 

@@ -13,6 +13,7 @@ mod account;
 mod audit;
 mod event;
 mod feed;
+mod ingress;
 mod keys;
 mod manual;
 mod migrate;
@@ -83,6 +84,8 @@ enum Command {
     Feed(feed::Args),
     /// Publishes callbacks from NDJSON files, with confirms; reports each refused line by number.
     Publish(publish::Args),
+    /// Takes providers' webhooks over HTTP, verifies, maps, publishes and answers them, until SIGTERM or SIGINT.
+    Ingress(ingress::Args),
     /// Makes, lists and rotates the keys that sources sign with.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -228,7 +231,7 @@ pub fn main() -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(problem) => return fail(&Failure::Usage(problem)),
     };
-    let result = runtime.block_on(run(cli.command, config));
+    let result = runtime.block_on(run(cli.command, config, cli.config));
     telemetry.stop();
     end(result)
 }
@@ -240,13 +243,14 @@ fn end(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-async fn run(command: Command, config: Config) -> Result<(), Failure> {
+async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<(), Failure> {
     match command {
         Command::Migrate(args) => migrate::run(&config, args).await,
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
         Command::Feed(args) => feed::run(config, args).await,
         Command::Publish(args) => publish::run(&config, args).await,
+        Command::Ingress(args) => ingress::run(config, file, args).await,
         Command::Keys(command) => keys::run(&config, command),
         Command::Event(args) => event::run(&config, args).await,
         Command::Account(args) => account::run(&config, args).await,

@@ -20,6 +20,7 @@ mod former_primary;
 mod history;
 mod hostile_messages;
 mod hot_account;
+mod ingress;
 mod intake;
 mod least_privilege;
 mod lifecycle;

@@ -130,7 +130,7 @@ const IMPORTS: [(&str, &[&str]); 27] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 17] = [
+const PLACES: [(&str, &[&str]); 20] = [
     ("sqlx", &["store"]),
     ("lapin", &["broker"]),
     ("redis", &["balances", "dedupe"]),
@@ -147,6 +147,9 @@ const PLACES: [(&str, &[&str]); 17] = [
     ("rustls_native_certs", &["tls"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),
+    ("hyper", &["ingress"]),
+    ("hyper_util", &["ingress"]),
+    ("tokio_rustls", &["ingress"]),
     ("x509_parser", &["ingress"]),
 ];
 

@@ -1,0 +1,343 @@
+//! One request from its first header to its answer: which endpoint, how large, from whom, what it is, whether the broker has it. What must
+//! not live here: connections (`edge`), and any provider's ways.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request as HttpRequest, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    endpoint::{Endpoint, Endpoints, Received},
+    limits::Rate,
+    outbox::Outbox,
+    providers::{Answer, Probe, Refused},
+    request::Request,
+};
+use crate::{
+    config::{EndpointConfig, IngressConfig},
+    metrics,
+};
+
+/// Largest body of a request, in bytes (contract §8).
+pub const BODY_BYTES_MAX: usize = 1_048_576;
+/// Bytes of bodies in memory at once, in KiB; beyond it requests are refused.
+const BODIES_KIB_MAX: usize = 65_536;
+/// How long a client may take for a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// What a provider is asked to wait before it sends again, in seconds.
+const RETRY_AFTER_S: u64 = 5;
+/// A cause of refusals is logged at most so often.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// What became of a request: the label of its count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Money, and the broker has it.
+    Accepted,
+    /// No money.
+    Ignored,
+    /// Money that could not be mapped, and the broker has the request.
+    Unmapped,
+    /// It does not prove where it comes from.
+    BadSignature,
+    /// Not what the provider sends.
+    Malformed,
+    /// Too many bytes.
+    TooLarge,
+    /// The broker does not have it, or there is no room.
+    Unavailable,
+    /// Too many requests from one address.
+    RateLimited,
+    /// A provider's question when the endpoint is set up.
+    Probe,
+}
+
+impl Counted {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Ignored => "ignored",
+            Self::Unmapped => "unmapped",
+            Self::BadSignature => "bad_signature",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::Unavailable => "unavailable",
+            Self::RateLimited => "rate_limited",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// Answers requests.
+pub struct Desk {
+    endpoints: RwLock<Arc<Endpoints>>,
+    outbox: Outbox,
+    rate: Rate,
+    began: Instant,
+    requests_max: usize,
+    in_work: AtomicUsize,
+    bodies: Arc<Semaphore>,
+    trusted_proxies: Vec<IpAddr>,
+    forwarded_header: String,
+    said: Mutex<std::collections::HashMap<(String, &'static str), Instant>>,
+}
+
+/// Leaves its place when it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Desk {
+    /// A desk for these endpoints.
+    #[must_use]
+    pub fn new(endpoints: Endpoints, outbox: Outbox, config: &IngressConfig) -> Self {
+        Self {
+            endpoints: RwLock::new(Arc::new(endpoints)),
+            outbox,
+            rate: Rate::new(config.rate_per_second_max, config.rate_burst_max),
+            began: Instant::now(),
+            requests_max: config.requests_max,
+            in_work: AtomicUsize::new(0),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            trusted_proxies: config.trusted_proxies.clone(),
+            forwarded_header: config.forwarded_header.to_ascii_lowercase(),
+            said: Mutex::default(),
+        }
+    }
+
+    /// Reads the secrets again until `stop`, so that they can be rotated without a restart. Files that cannot be used are reported, and
+    /// those from before stay in force.
+    pub async fn keep_fresh(&self, configs: &[EndpointConfig], pause: Duration, stop: &CancellationToken) {
+        let mut reported = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            match Endpoints::open(configs) {
+                Ok(endpoints) => {
+                    reported.clear();
+                    *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
+                }
+                Err(problems) if problems != reported => {
+                    for problem in &problems {
+                        error!(
+                            problem,
+                            "an endpoint's secrets cannot be used any more; those from before stay in force"
+                        );
+                    }
+                    reported = problems;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: HttpRequest<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let endpoints = Arc::clone(&self.endpoints.read().unwrap_or_else(PoisonError::into_inner));
+        let Some(endpoint) = endpoints.get(request.uri().path()) else {
+            return response(&Answer::empty(404));
+        };
+        let began = Instant::now();
+        let (counted, answer) = self.take(endpoint, request, peer).await;
+        metrics::ingress_answered(&endpoint.path, counted.as_str(), began.elapsed());
+        answer
+    }
+
+    async fn take(
+        &self,
+        endpoint: &Endpoint,
+        request: HttpRequest<Incoming>,
+        peer: IpAddr,
+    ) -> (Counted, Response<Full<Bytes>>) {
+        let no = |counted, status: u16| (counted, response(&endpoint.provider.no(status)));
+        let busy = |counted, status, seconds| {
+            let (counted, mut answer) = no(counted, status);
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            (counted, answer)
+        };
+        if let Err(wait) = self.rate.take(&endpoint.path, self.sender(&request, peer), self.began.elapsed()) {
+            return busy(Counted::RateLimited, 429, wait.as_secs() + 1);
+        }
+        let _place = Place(&self.in_work);
+        if self.in_work.fetch_add(1, Ordering::AcqRel) >= self.requests_max {
+            return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
+        }
+        let (head, body) = request.into_parts();
+        let pairs =
+            head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+        let mut request = Request::new(pairs.collect::<Vec<_>>(), Vec::new());
+        if head.method != Method::POST {
+            let probe = Probe {
+                method: head.method.as_str(),
+                query: head.uri.query().unwrap_or_default(),
+                request: &request,
+            };
+            if let Some(answer) = endpoint.provider.probe(probe) {
+                return (Counted::Probe, response(&answer));
+            }
+            let (counted, mut answer) = no(Counted::Malformed, 405);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return (counted, answer);
+        }
+        // Whether a signature is over the packed or the unpacked bytes is anybody's guess.
+        if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            return no(Counted::Malformed, 415);
+        }
+        let permits = match self.read(body, &mut request.body).await {
+            Ok(permits) => permits,
+            Err(Unread::TooLarge) => return no(Counted::TooLarge, 413),
+            Err(Unread::Slow) => return no(Counted::Malformed, 408),
+            Err(Unread::NoRoom) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
+        };
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let received = endpoint.receive(&request, i64::try_from(now_s).unwrap_or(i64::MAX));
+        let bytes = request.body.len();
+        drop(request);
+        let received = match received {
+            Ok(received) => received,
+            Err(Refused::BadSignature(cause)) => {
+                metrics::ingress_refused(&endpoint.path, cause.as_str());
+                if self.is_to_be_said(endpoint, cause.as_str()) {
+                    warn!(
+                        endpoint = endpoint.path,
+                        cause = cause.as_str(),
+                        bytes,
+                        "a webhook was refused: its signature"
+                    );
+                }
+                return no(Counted::BadSignature, 401);
+            }
+            Err(Refused::Malformed(_)) => {
+                if self.is_to_be_said(endpoint, "malformed") {
+                    warn!(
+                        endpoint = endpoint.path,
+                        bytes, "a webhook was refused: not what this provider sends"
+                    );
+                }
+                return no(Counted::Malformed, 400);
+            }
+        };
+        drop(permits);
+        let counted = counted(&received);
+        let Received { messages, unmapped, .. } = received;
+        if let Err(cause) = self.outbox.publish(&endpoint.terms.source, messages).await {
+            if self.is_to_be_said(endpoint, "unavailable") {
+                warn!(endpoint = endpoint.path, cause = %cause, "a webhook was answered with 503; the provider sends it again");
+            }
+            return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
+        }
+        for kind in &unmapped {
+            metrics::ingress_unmapped(&endpoint.path, kind);
+            if self.is_to_be_said(endpoint, "unmapped") {
+                info!(
+                    endpoint = endpoint.path,
+                    event = kind,
+                    "a webhook could not be mapped; it becomes a case"
+                );
+            }
+        }
+        (counted, response(&endpoint.provider.yes()))
+    }
+
+    /// From whom a request comes: what a trusted proxy says, else who connected.
+    fn sender(&self, request: &HttpRequest<Incoming>, peer: IpAddr) -> IpAddr {
+        let is_proxy = |address: &IpAddr| self.trusted_proxies.contains(&address.to_canonical());
+        if !is_proxy(&peer) {
+            return peer;
+        }
+        let lines = request.headers().get_all(self.forwarded_header.as_str()).iter();
+        let addresses = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+        let mut addresses = addresses.filter_map(|address| address.trim().parse::<IpAddr>().ok());
+        // The last one that is no proxy of ours was written by a proxy of ours; those before it by anybody.
+        addresses.rfind(|address| !is_proxy(address)).unwrap_or(peer)
+    }
+
+    async fn read(&self, body: Incoming, into: &mut Vec<u8>) -> Result<Vec<OwnedSemaphorePermit>, Unread> {
+        if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+            return Err(Unread::TooLarge);
+        }
+        let reading = async {
+            let (mut body, mut permits) = (body, Vec::new());
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_| Unread::Slow)?.into_data() else { continue };
+                if into.len() + data.len() > BODY_BYTES_MAX {
+                    return Err(Unread::TooLarge);
+                }
+                let kib =
+                    u32::try_from((into.len() + data.len()).div_ceil(1_024) - into.len().div_ceil(1_024));
+                let more = Arc::clone(&self.bodies).try_acquire_many_owned(kib.unwrap_or(u32::MAX));
+                permits.push(more.map_err(|_| Unread::NoRoom)?);
+                into.extend_from_slice(&data);
+            }
+            Ok(permits)
+        };
+        tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Unread::Slow))
+    }
+
+    /// Whoever sends nonsense decides how often: the log does not.
+    fn is_to_be_said(&self, endpoint: &Endpoint, what: &'static str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match said.insert((endpoint.path.clone(), what), now) {
+            Some(before) if now.duration_since(before) < LOG_PAUSE => {
+                said.insert((endpoint.path.clone(), what), before);
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+}
+
+/// Why a body could not be read.
+enum Unread {
+    TooLarge,
+    Slow,
+    NoRoom,
+}
+
+/// One count for a request with several events: what a person has to look at comes first.
+fn counted(received: &Received) -> Counted {
+    if !received.unmapped.is_empty() {
+        Counted::Unmapped
+    } else if received.accepted > 0 {
+        Counted::Accepted
+    } else {
+        Counted::Ignored
+    }
+}
+
+fn response(answer: &Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body.clone())));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if !answer.content_type.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    }
+    for (name, value) in &answer.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}

@@ -1,0 +1,176 @@
+//! The ingress: a webhook that is answered with yes is on the queue, whatever else happens; everything else is answered with no.
+
+use std::time::Duration;
+
+use payonce::config::IngressConfig;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::{RunningIngress, World, answered, head};
+
+/// Samples of every provider, with the answer that each wants.
+const PROVIDERS: [(&str, u16, &str); 6] = [
+    ("stripe", 200, ""),
+    ("adyen", 200, "[accepted]"),
+    ("checkout", 200, ""),
+    ("razorpay", 200, ""),
+    ("square", 200, ""),
+    ("standard-webhooks", 200, ""),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_of_each_provider_moves_its_money_once_however_often_it_comes() {
+    let world = World::new().await;
+    let ingress = RunningIngress::new(&world).await;
+    let worker = world.worker_with(&[("signatures", "required"), ("keys_file", &ingress.keys_file())]).await;
+    for (provider, status, body) in PROVIDERS {
+        let made = ingress.sample(provider, "", "1001", 1_999);
+        for _ in 0..3 {
+            let answer = ingress.post(&format!("/{provider}"), &made).await;
+            assert_eq!((answer.status, answer.body.as_str()), (status, body), "{provider}: {answer:?}");
+        }
+    }
+    world.settled(3 * 6).await;
+    assert_eq!(world.account("acct-1001").await, Some((6 * 1_999, 0, 6)));
+    assert_eq!(world.cases().await, []);
+    world.audit().await;
+    worker.stop().await;
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_webhook_of_the_endpoint_is_refused_and_leaves_nothing_on_the_queue() {
+    let world = World::new().await;
+    let ingress = RunningIngress::new(&world).await;
+    let good = ingress.sample("stripe", "", "7", 100);
+    let mut forged = ingress.sample("stripe", "", "7", 100);
+    forged.body = String::from_utf8(forged.body).unwrap().replace("100", "999").into_bytes();
+    assert_eq!(ingress.post("/stripe", &forged).await.status, 401, "another body");
+    assert_eq!(ingress.post("/razorpay", &good).await.status, 401, "another provider's");
+    assert_eq!(ingress.request("POST", "/stripe", &[], b"{}").await.status, 401, "unsigned");
+    assert_eq!(ingress.request("POST", "/adyen", &[], b"not JSON").await.status, 400, "not what Adyen sends");
+    for path in ["/", "/stripe/", "/stripe/x", "/healthz", "/metrics", "/STRIPE", "/%73tripe"] {
+        assert_eq!(ingress.post(path, &good).await.status, 404, "{path}");
+    }
+    let answer = ingress.request("GET", "/stripe", &[], b"").await;
+    assert!(answer.status == 405 && answer.head.contains("allow: post"), "{answer:?}");
+    let packed = [("content-encoding", "gzip")];
+    assert_eq!(ingress.request("POST", "/stripe", &packed, b"x").await.status, 415);
+    let large = vec![b' '; 1_048_577];
+    assert_eq!(ingress.request("POST", "/stripe", &[], &large).await.status, 413);
+    let mut stream = TcpStream::connect(ingress.address).await.unwrap();
+    stream
+        .write_all(b"POST /stripe HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    for _ in 0..17 {
+        drop(stream.write_all(&[b"10000\r\n", vec![b' '; 65_536].as_slice(), b"\r\n"].concat()).await);
+    }
+    assert_eq!(answered(stream).await.status, 413, "a body that does not say how long it is");
+    assert_eq!(world.ready_messages(&world.names().queue).await, 0);
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_broker_no_webhook_is_answered_with_yes() {
+    let world = World::new().await;
+    // Nobody listens there.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("amqp://guest:guest@{closed}/%2f");
+    let ingress = RunningIngress::start(&world, &url, IngressConfig::default(), None).await;
+    for (provider, ..) in PROVIDERS {
+        let made = ingress.sample(provider, "", "1", 100);
+        let answer = ingress.post(&format!("/{provider}"), &made).await;
+        assert!(answer.status == 503 && answer.head.contains("retry-after: "), "{provider}: {answer:?}");
+    }
+    // What moves no money needs no broker.
+    let idle = ingress.sample("stripe", "charge.succeeded", "2", 100);
+    assert_eq!(ingress.post("/stripe", &idle).await.status, 200);
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_no_queue_takes_is_not_answered_with_yes() {
+    let world = World::new().await;
+    let ingress = RunningIngress::new(&world).await;
+    let connection =
+        payonce::broker::connect(&world.amqp_url, "payonce-it", &Default::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let names = world.names();
+    let (queue, exchange) = (names.queue.as_str().into(), names.exchange.as_str().into());
+    channel.queue_unbind(queue, exchange, "#".into(), Default::default()).await.unwrap();
+    let made = ingress.sample("stripe", "", "1", 100);
+    let answer = ingress.post("/stripe", &made).await;
+    assert!(answer.status == 503 && answer.head.contains("retry-after: "), "{answer:?}");
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_has_begun_is_finished_when_the_ingress_is_told_to_stop() {
+    let world = World::new().await;
+    let ingress = RunningIngress::new(&world).await;
+    let made = ingress.sample("stripe", "", "1", 100);
+    let headers: Vec<(&str, &str)> =
+        made.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (first, rest) = made.body.split_at(10);
+    let mut stream = TcpStream::connect(ingress.address).await.unwrap();
+    stream.write_all(&head("POST", "/stripe", &headers, made.body.len())).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    // An answer to somebody else shows that what was sent before has arrived.
+    assert_eq!(ingress.request("POST", "/", &[], b"").await.status, 404);
+    ingress.begin_to_stop();
+    stream.write_all(rest).await.unwrap();
+    assert_eq!(answered(stream).await.status, 200);
+    assert_eq!(world.ready_messages(&world.names().queue).await, 1);
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_sends_too_much_is_told_to_wait_and_no_other_is() {
+    let world = World::new().await;
+    let config = IngressConfig {
+        rate_per_second_max: 1,
+        rate_burst_max: 2,
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..IngressConfig::default()
+    };
+    let ingress = RunningIngress::start(&world, &world.amqp_url, config, None).await;
+    let from = |address: &'static str| [("x-forwarded-for", address)];
+    for _ in 0..2 {
+        assert_eq!(ingress.request("POST", "/stripe", &from("192.0.2.1"), b"").await.status, 401);
+    }
+    // What a client writes before the proxy's own entry is not believed.
+    let answer = ingress.request("POST", "/stripe", &from("198.51.100.9, 192.0.2.1"), b"").await;
+    assert!(answer.status == 429 && answer.head.contains("retry-after: "), "{answer:?}");
+    assert_eq!(ingress.request("POST", "/stripe", &from("192.0.2.2"), b"").await.status, 401);
+    assert_eq!(ingress.request("POST", "/razorpay", &from("192.0.2.1"), b"").await.status, 401);
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_there_is_room_for_are_shed() {
+    let world = World::new().await;
+    let config = IngressConfig { requests_max: 1, ..IngressConfig::default() };
+    let ingress = RunningIngress::start(&world, &world.amqp_url, config, None).await;
+    // Holds the only place: its body does not end.
+    let mut slow = TcpStream::connect(ingress.address).await.unwrap();
+    slow.write_all(&head("POST", "/stripe", &[], 100)).await.unwrap();
+    let shed = async {
+        loop {
+            let answer = ingress.request("POST", "/stripe", &[], b"").await;
+            if answer.status == 503 {
+                return answer;
+            }
+        }
+    };
+    let answer =
+        tokio::time::timeout(Duration::from_secs(30), shed).await.expect("shed while another is in work");
+    assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    ingress.stop().await;
+    world.close().await;
+}
