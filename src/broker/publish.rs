@@ -1,7 +1,7 @@
 //! Publishing with confirms: a message counts as sent only when the broker has it on a durable queue.
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable},
 };
@@ -12,7 +12,7 @@ use crate::signature::{self, Headers};
 pub(super) const PERSISTENT: u8 = 2;
 pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// Why a message is not safely on the queue. It may be sent again: workers turn the copy away.
+/// Why a message is not safely on the queue. It may be sent again: workers reject the duplicate.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// No queue is bound to the exchange.
@@ -33,6 +33,7 @@ pub enum PublishError {
 pub struct Publisher {
     channel: Channel,
     exchange: String,
+    status: ConnectionStatus,
 }
 
 impl Publisher {
@@ -44,9 +45,16 @@ impl Publisher {
         answer("open a channel to publish on", async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Self { channel, exchange: names.exchange.clone() })
+            Ok(Self { channel, exchange: names.exchange.clone(), status: connection.status().clone() })
         })
         .await
+    }
+
+    /// Whether the broker has said (`connection.blocked`) that it takes no messages for now, because it is short of memory or disk. What is
+    /// written then waits on this side, without an end.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.status.blocked()
     }
 
     /// Writes a persistent, mandatory message. It is not on the queue before [`Confirm::wait`] says so.
@@ -103,8 +111,16 @@ impl Confirm {
     ///
     /// # Errors
     /// [`PublishError`] for anything but "stored on a queue".
-    pub async fn wait(self) -> Result<(), PublishError> {
-        match self.0.await.map_err(BrokerError::Lapin)? {
+    pub async fn wait(mut self) -> Result<(), PublishError> {
+        self.answer().await
+    }
+
+    /// The same for who may stop waiting and go on later. Not to be called again once it has answered.
+    ///
+    /// # Errors
+    /// As [`Confirm::wait`].
+    pub async fn answer(&mut self) -> Result<(), PublishError> {
+        match (&mut self.0).await.map_err(BrokerError::Lapin)? {
             Confirmation::Ack(None) => Ok(()),
             // lapin reports a returned message as an ack that carries it: `is_ack()` alone would lose it.
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {

@@ -184,6 +184,10 @@ pub struct Config {
     pub database_pool_max: u32,
     /// Between two audits by `payonce ops`; zero: none.
     pub audit_pause: Duration,
+    /// How long `payonce publish` waits for the broker.
+    pub publish_deadline: Duration,
+    /// How long it waits for workers.
+    pub publish_wait_max: Duration,
     /// Sources that metrics name.
     pub source_labels_max: usize,
     /// Where traces are sent; `None`: nowhere.
@@ -329,6 +333,8 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
         audit_pause: values.duration("audit_pause_ms")?,
+        publish_deadline: values.duration("publish_deadline_ms")?,
+        publish_wait_max: values.duration("publish_wait_max_ms")?,
         source_labels_max: values.number("source_labels_max")?,
         otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
         access: AccessConfig {

@@ -272,6 +272,20 @@ pub const SETTINGS: &[Setting] = &[
         "100",
         "Distinct sources that metrics and history name; further ones count as `other`",
     ),
+    number(
+        "publish_deadline_ms",
+        100,
+        600_000,
+        "30000",
+        "How long `payonce publish` waits for the broker to take or confirm the next message, in milliseconds",
+    ),
+    number(
+        "publish_wait_max_ms",
+        100,
+        7 * DAY_MS,
+        "600000",
+        "How long `payonce publish --wait` waits until what it published is settled, in milliseconds",
+    ),
     Setting {
         name: "feed_name",
         domain: Domain::Text,

@@ -20,6 +20,7 @@ pub mod report;
 mod rows;
 mod schema;
 mod server;
+pub mod settling;
 pub mod workers;
 
 use std::fmt;
