@@ -9,6 +9,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The account: CloudEvents `subject`.
+    #[arg(allow_hyphen_values = true)]
     id: String,
     /// The page of entries that follows this version.
     #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "VERSION")]

@@ -13,8 +13,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The provider: CloudEvents `source`, such as /providers/stripe.
+    #[arg(allow_hyphen_values = true)]
     source: String,
     /// The provider's id of the event: CloudEvents `id`.
+    #[arg(allow_hyphen_values = true)]
     id: String,
     /// One JSON object in place of text.
     #[arg(long)]

@@ -1,6 +1,6 @@
-//! `payonce quarantine list|show|replay|discard`.
+//! `payonce quarantine list|show|replay|discard|reopen`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 
 use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::json;
@@ -16,13 +16,14 @@ use crate::{
     store::{
         self,
         actions::{self, Door, Order, Verb},
-        quarantine::{self, CaseDetail, Filter, Page},
+        quarantine::{self, CaseDetail, Filter, Page, Replayed, Sums},
     },
     worker::deeds::{self, Done},
 };
 
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
-const UNENDED: [&str; 2] = ["waiting", "open"];
+/// Named cases that are not there, of which a refusal speaks one by one.
+const ABSENT_MAX: usize = 10;
 
 /// Of `--why`, in bytes.
 const WORDS_BYTES_MAX: usize = 1_000;
@@ -66,13 +67,26 @@ pub(super) enum Command {
         #[arg(long, default_value = "replayed by hand", value_parser = words, value_name = "TEXT")]
         why: String,
     },
-    /// Ends open and waiting cases without applying them.
+    /// Ends open and waiting cases without applying them. Asks before, with their number and money.
     Discard {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
         how: How,
         /// Kept with the cases.
+        #[arg(long, value_parser = words, value_name = "TEXT")]
+        why: String,
+        /// Do not ask. Needed where standard input or error is no terminal.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Takes discards back: the cases are open again, and those that waited wait again or are applied.
+    Reopen {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: How,
+        /// Kept in the audit log.
         #[arg(long, value_parser = words, value_name = "TEXT")]
         why: String,
     },
@@ -88,10 +102,10 @@ pub(super) struct Which {
     #[arg(long, value_parser = reason, value_name = "REASON")]
     reason: Option<Reason>,
     /// From this provider.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", allow_hyphen_values = true)]
     source: Option<String>,
     /// About this account.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     account: Option<String>,
     /// First seen longer ago than this: a number and s, m, h or d.
     #[arg(long, value_parser = age, value_name = "AGE")]
@@ -103,7 +117,7 @@ pub(super) struct Which {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct How {
-    /// Every open and waiting case that the other filters leave; needed where there is no other.
+    /// Every case in a fitting state that the other filters leave; needed where there is no other.
     #[arg(long)]
     all: bool,
     /// Who does this, kept with the cases.
@@ -133,8 +147,8 @@ impl Which {
     }
 
     /// The filter of a command that changes cases: it must say which.
-    async fn chosen(self, config: &Config, all: bool) -> Result<Filter, Failure> {
-        let filter = self.filter(config, &UNENDED).await?;
+    async fn chosen(self, config: &Config, verb: Verb, all: bool) -> Result<Filter, Failure> {
+        let filter = self.filter(config, verb.states()).await?;
         let names_some = !filter.ids.is_empty()
             || filter.reason.is_some()
             || filter.source.is_some()
@@ -157,12 +171,11 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             list(config, &which.filter(config, &states).await?, page, json).await
         }
         Command::Show { id, json } => show(config, id, json).await,
-        Command::Replay { which, how, why } => {
-            replay(config, which.chosen(config, how.all).await?, &how, &why).await
+        Command::Replay { which, how, why } => work(config, Verb::Replay, which, &how, &why, true).await,
+        Command::Discard { which, how, why, yes } => {
+            work(config, Verb::Discard, which, &how, &why, yes).await
         }
-        Command::Discard { which, how, why } => {
-            discard(config, which.chosen(config, how.all).await?, &how, &why).await
-        }
+        Command::Reopen { which, how, why } => work(config, Verb::Reopen, which, &how, &why, true).await,
     }
 }
 
@@ -270,65 +283,113 @@ fn print(detail: &CaseDetail, body: &str) {
     say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
-/// Carries out an order as the pages do, into the same trail.
+/// Carries out an order as the pages do, into the same audit log; `None` where no case fits. Then says of each named case that is not
+/// there why it is not, and that this is no success.
 async fn work(
     config: &Config,
-    (verb, filter): (Verb, Filter),
+    verb: Verb,
+    which: Which,
     how: &How,
     why: &str,
-) -> Result<Done, Failure> {
+    is_confirmed: bool,
+) -> Result<(), Failure> {
+    let mut filter = which.chosen(config, verb, how.all).await?;
     let database = Arc::new(app::database(config, "payonce")?);
     let mut reading = database.for_reading().connect().await?;
     store::check_schema(&mut reading).await?;
-    let total = quarantine::count(&mut reading, &filter).await?;
-    let order = Order {
-        who: how.by.clone(),
-        via: Door::CommandLine,
-        verb,
-        why: why.to_owned(),
-        chosen: filter.to_string(),
-        filter,
-    };
-    // Before the trail says that anything has begun; a discard asks nobody's key.
+    let absent = absent(&filter.ids, &quarantine::states(&mut reading, &filter.ids).await?, verb);
+    let sums = quarantine::sums(&mut reading, &filter, i64::MAX).await?;
+    if sums.cases == 0 {
+        report(None, verb, how.json)?;
+        let nothing = || format!("no case fits that is {}", verb.states().join(" or "));
+        return Err(Failure::No(absent.unwrap_or_else(nothing)));
+    }
+    if verb == Verb::Discard && !is_confirmed {
+        confirm(&sums)?;
+    }
+    let chosen = filter.to_string();
+    // Just those that were counted: others may come while somebody thinks.
+    filter.id_max = sums.id_max;
+    let order =
+        Order { who: how.by.clone(), via: Door::CommandLine, verb, why: why.to_owned(), chosen, filter };
+    // Before the audit log says that anything has begun; only a replay asks for keys.
     let keyring = match verb {
         Verb::Replay => app::case_keys(config)?.current(),
-        Verb::Discard => Arc::new(Keyring::empty(true)),
+        Verb::Discard | Verb::Reopen => Arc::new(Keyring::empty(true)),
     };
     let action = actions::begin(&mut reading, &order).await?;
     let progress =
-        progress::bar(u64::try_from(total).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
+        progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let tell = |cases| progress.inc(cases);
     let done = deeds::carry_out(&mut connection, &order, action, &keyring, config.mask_cards, tell).await;
     progress.finish_and_clear();
     connection.close().await;
-    Ok(done?)
+    let done = done?;
+    report(Some(done), verb, how.json)?;
+    let was_idle = match done {
+        Done::Replayed(replayed) => {
+            replayed == Replayed { untouched: replayed.untouched, ..Replayed::default() }
+        }
+        Done::Discarded(cases) | Done::Reopened(cases) => cases == 0,
+    };
+    match absent {
+        Some(words) => Err(Failure::No(words)),
+        None if was_idle => Err(Failure::No("nothing could be done about these cases".to_owned())),
+        None => Ok(()),
+    }
 }
 
-async fn replay(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
-    match work(config, (Verb::Replay, filter), how, why).await? {
-        Done::Replayed(replayed) if how.json => print_json(&replayed),
-        done @ (Done::Replayed(_) | Done::Discarded(_)) => {
+/// Which of the named cases this is not for, and why; `None` where it is for all of them.
+fn absent(ids: &[i64], states: &BTreeMap<i64, String>, verb: Verb) -> Option<String> {
+    let mut words: Vec<String> = ids
+        .iter()
+        .filter_map(|id| match states.get(id) {
+            None => Some(format!("there is no case {id}")),
+            Some(state) if verb.states().contains(&state.as_str()) => None,
+            Some(state) => Some(format!("case {id} is {state}, not {}", verb.states().join(" or "))),
+        })
+        .collect();
+    let count = words.len();
+    words.truncate(ABSENT_MAX);
+    if count > ABSENT_MAX {
+        words.push(format!("and so on: {count} in all"));
+    }
+    (count > 0).then(|| words.join("; "))
+}
+
+fn report(done: Option<Done>, verb: Verb, json: bool) -> Result<(), Failure> {
+    let done = done.unwrap_or(match verb {
+        Verb::Replay => Done::Replayed(Replayed::default()),
+        Verb::Discard => Done::Discarded(0),
+        Verb::Reopen => Done::Reopened(0),
+    });
+    match done {
+        Done::Replayed(replayed) if json => print_json(&replayed),
+        Done::Discarded(cases) if json => print_json(&json!({ "discarded": cases })),
+        Done::Reopened(cases) if json => print_json(&json!({ "reopened": cases })),
+        Done::Replayed(_) | Done::Discarded(_) | Done::Reopened(_) => {
             say!("{done}");
             Ok(())
         }
     }
 }
 
-async fn discard(config: &Config, filter: Filter, how: &How, why: &str) -> Result<(), Failure> {
-    let discarded = match work(config, (Verb::Discard, filter), how, why).await? {
-        Done::Discarded(cases) => cases,
-        Done::Replayed(_) => 0,
-    };
-    if how.json {
-        print_json(&json!({ "discarded": discarded }))?;
-    } else {
-        say!("{discarded} cases discarded");
+/// Asks on a terminal; where nobody can be asked, nothing is discarded.
+fn confirm(sums: &Sums) -> Result<(), Failure> {
+    let sums = table::safe(&sums.to_string());
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(Failure::Usage(format!(
+            "{sums}. Nothing was discarded: there is no terminal to ask on, so say --yes where this is meant"
+        )));
     }
-    if discarded == 0 {
-        return Err(Failure::No("no open or waiting case fits".to_owned()));
+    eprint!("{sums}.\nDiscard? They are not applied; `payonce quarantine reopen` takes it back. [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::No("nothing was discarded".to_owned()))
 }
 
 fn reason(name: &str) -> Result<Reason, String> {

@@ -269,6 +269,14 @@ pub(super) async fn discard(
     act(&pool, visitor, asking, Verb::Discard).await
 }
 
+pub(super) async fn reopen(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Json(asking): Json<Asking>,
+) -> Answer {
+    act(&pool, visitor, asking, Verb::Reopen).await
+}
+
 async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> Answer {
     let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
     let reason = match &asking.reason {

@@ -161,6 +161,7 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/quarantine", get(api::cases))
         .route("/api/quarantine/replay", post(api::replay))
         .route("/api/quarantine/discard", post(api::discard))
+        .route("/api/quarantine/reopen", post(api::reopen))
         .route("/api/quarantine/{id}", get(api::case))
         .route("/api/trail/{action}", get(api::trail))
         .route("/api/find", get(api::search))

@@ -15,6 +15,8 @@ pub enum Verb {
     Replay,
     /// End without applying.
     Discard,
+    /// Take a discard back.
+    Reopen,
 }
 
 impl Verb {
@@ -24,6 +26,22 @@ impl Verb {
         match self {
             Self::Replay => "replay",
             Self::Discard => "discard",
+            Self::Reopen => "reopen",
+        }
+    }
+
+    /// The action of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Replay, Self::Discard, Self::Reopen].into_iter().find(|verb| verb.as_str() == name)
+    }
+
+    /// The states of cases that it is for; it passes others over.
+    #[must_use]
+    pub fn states(self) -> &'static [&'static str] {
+        match self {
+            Self::Replay | Self::Discard => &["open", "waiting"],
+            Self::Reopen => &["discarded"],
         }
     }
 }
@@ -60,7 +78,7 @@ pub struct Order {
     pub verb: Verb,
     /// The reason, in the person's words.
     pub why: String,
-    /// The cases; of these only open and waiting ones.
+    /// The cases; of these only those in a state that the action is for.
     pub filter: Filter,
     /// The same in words.
     pub chosen: String,
@@ -81,7 +99,7 @@ pub struct ActionRow {
     pub who: String,
     /// `web`, `api` or `command line`.
     pub via: String,
-    /// `replay` or `discard`.
+    /// `replay`, `discard` or `reopen`.
     pub action: String,
     /// The reason.
     pub why: String,

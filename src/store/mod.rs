@@ -11,6 +11,7 @@ mod cases;
 mod counts;
 mod database;
 pub mod feed;
+mod filter;
 pub mod find;
 mod grants;
 pub mod history;

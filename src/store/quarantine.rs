@@ -1,89 +1,17 @@
 //! The cases that people work: find them, look at one, discard them, and load them to be decided again.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
-use time::OffsetDateTime;
+use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
 
-use super::{StoreError, load, report::CaseRow};
+pub use super::filter::{Filter, Page};
+use super::{StoreError, filter::push_filter, load, report::CaseRow};
 use crate::{
-    ledger::{Callback, CaseId, Reason, Snapshot, StoredCase},
+    ledger::{Callback, CaseId, Snapshot, StoredCase},
     mask::{mask, mask_text},
     signature::Headers,
 };
-
-/// Which cases. Every part that is set must fit.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// These ones; empty: any.
-    pub ids: Vec<i64>,
-    /// In one of these states; empty: any.
-    pub states: Vec<&'static str>,
-    /// For this reason.
-    pub reason: Option<Reason>,
-    /// From this provider.
-    pub source: Option<String>,
-    /// About this account.
-    pub account_id: Option<String>,
-    /// No newer than this case: what a person saw when they chose.
-    pub id_max: Option<i64>,
-    /// First seen before.
-    pub seen_before: Option<OffsetDateTime>,
-    /// First seen at or after.
-    pub seen_since: Option<OffsetDateTime>,
-}
-
-impl fmt::Display for Filter {
-    /// In words, for the trail.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        if !self.ids.is_empty() {
-            let ids: Vec<String> = self.ids.iter().map(i64::to_string).collect();
-            parts.push(format!("cases {}", ids.join(", ")));
-        }
-        if !self.states.is_empty() {
-            parts.push(self.states.join(" or "));
-        }
-        if let Some(reason) = self.reason {
-            parts.push(format!("reason {}", reason.as_str()));
-        }
-        if let Some(source) = &self.source {
-            parts.push(format!("source {source}"));
-        }
-        if let Some(account_id) = &self.account_id {
-            parts.push(format!("account {account_id}"));
-        }
-        if let Some(id) = self.id_max {
-            parts.push(format!("up to case {id}"));
-        }
-        if let Some(before) = self.seen_before {
-            parts.push(format!("first seen before {before}"));
-        }
-        if let Some(since) = self.seen_since {
-            parts.push(format!("first seen since {since}"));
-        }
-        f.write_str(if parts.is_empty() { "all" } else { "" })?;
-        f.write_str(&parts.join("; "))
-    }
-}
-
-/// Where a page of cases ends, and how long it is.
-#[derive(Debug, Clone, Copy)]
-pub enum Page {
-    /// The newest with a smaller id.
-    Before(i64, i64),
-    /// The oldest with a greater id.
-    After(i64, i64),
-}
-
-impl Page {
-    /// The newest cases, at most so many.
-    #[must_use]
-    pub fn newest(limit: i64) -> Self {
-        Self::Before(i64::MAX, limit)
-    }
-}
 
 /// A case with all that is stored of it.
 #[derive(Debug, Clone, Serialize, FromRow)]
@@ -158,38 +86,6 @@ fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok,
 const COLUMNS: &str = "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, \
                        resolved_by, resolved_why";
 
-fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    query.push(" where true");
-    if !filter.ids.is_empty() {
-        query.push(" and id = any(").push_bind(filter.ids.clone()).push(")");
-    }
-    if let [state] = filter.states[..] {
-        // An equality, so that the index over (state, id) gives a page in order.
-        query.push(" and state = ").push_bind(state);
-    } else if !filter.states.is_empty() {
-        query.push(" and state = any(").push_bind(filter.states.clone()).push(")");
-    }
-    if let Some(reason) = filter.reason {
-        query.push(" and reason = ").push_bind(reason.as_str());
-    }
-    if let Some(source) = &filter.source {
-        // The second condition is that of the index, which the look-ups of workers must not use.
-        query.push(" and source = ").push_bind(source.clone()).push(" and source <> ''");
-    }
-    if let Some(account_id) = &filter.account_id {
-        query.push(" and account_id = ").push_bind(account_id.clone());
-    }
-    if let Some(id) = filter.id_max {
-        query.push(" and id <= ").push_bind(id);
-    }
-    if let Some(before) = filter.seen_before {
-        query.push(" and first_seen_at < ").push_bind(before);
-    }
-    if let Some(since) = filter.seen_since {
-        query.push(" and first_seen_at >= ").push_bind(since);
-    }
-}
-
 /// A page of cases, in the order of the page's direction.
 ///
 /// # Errors
@@ -212,24 +108,68 @@ pub async fn list(
     Ok(query.build_query_as().fetch_all(connection).await?)
 }
 
-/// As [`list`], of the cases that can be worked: open and waiting ones.
+/// The states of those of the cases that exist, by id.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn list_unended(
-    connection: &mut PgConnection,
-    filter: &Filter,
-    page: Page,
-) -> Result<Vec<CaseRow>, StoreError> {
-    let mut filter = filter.clone();
-    if filter.states.is_empty() {
-        filter.states = vec!["open", "waiting"];
+pub async fn states(connection: &mut PgConnection, ids: &[i64]) -> Result<BTreeMap<i64, String>, StoreError> {
+    let rows: Vec<(i64, String)> = sqlx::query_as("select id, state from quarantine where id = any($1)")
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// How many cases fit, and what they are about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// All of them.
+    pub cases: i64,
+    /// The newest of them.
+    pub id_max: Option<i64>,
+    /// Of each ISO 4217 code the sum in minor units, which may be more than 64 bits hold.
+    pub money: Vec<(String, i128)>,
+    /// Of how many nothing can be said: messages that could not be decoded, or that nothing proves.
+    pub unreadable: i64,
+}
+
+impl fmt::Display for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = self
+            .money
+            .iter()
+            .map(|(currency, amount)| format!("{amount} {currency} in minor units"))
+            .collect();
+        if self.unreadable > 0 {
+            parts.push(format!("{} of an unknown amount", self.unreadable));
+        }
+        let plural = if self.cases == 1 { "" } else { "s" };
+        write!(f, "{} case{plural}: {}", self.cases, parts.join(", "))
     }
-    filter.states.retain(|state| matches!(*state, "open" | "waiting"));
-    if filter.states.is_empty() {
-        return Ok(Vec::new());
+}
+
+/// Counts the cases that fit, no further than `limit`, and adds up their money.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn sums(connection: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Sums, StoreError> {
+    let mut query = QueryBuilder::new(
+        "select currency, count(*), max(id), sum(amount)::text from (select id, currency, amount from quarantine",
+    );
+    push_filter(&mut query, filter);
+    query.push(" limit ").push_bind(limit).push(") as found group by currency order by currency");
+    let rows: Vec<(Option<String>, i64, i64, Option<String>)> =
+        query.build_query_as().fetch_all(connection).await?;
+    let mut sums = Sums::default();
+    for (currency, cases, id_max, amount) in rows {
+        sums.cases += cases;
+        sums.id_max = sums.id_max.max(Some(id_max));
+        match (currency, amount.and_then(|amount| amount.parse().ok())) {
+            (Some(currency), Some(amount)) => sums.money.push((currency, amount)),
+            (None, _) | (_, None) => sums.unreadable += cases,
+        }
     }
-    list(connection, &filter, page).await
+    Ok(sums)
 }
 
 /// How many cases fit.
@@ -336,6 +276,30 @@ pub async fn discard(
     push_filter(&mut query, filter);
     query.push(" and state in ('open', 'waiting')");
     Ok(query.build().execute(connection).await?.rows_affected())
+}
+
+/// Takes discards back; returns the cases that are open again, and those that wait again. What such a case waits for may have come
+/// meanwhile: the caller decides it once.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reopen(
+    connection: &mut PgConnection,
+    ids: &[CaseId],
+) -> Result<(Vec<CaseId>, Vec<CaseId>), StoreError> {
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "update quarantine
+         set state = case when reason like 'waiting\\_for\\_%' then 'waiting' else 'open' end,
+             resolved_at = null, resolved_by = null, resolved_why = null
+         where id = any($1) and state = 'discarded'
+         returning id, state",
+    )
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let (waiting, open): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, state)| state == "waiting");
+    let ids = |rows: Vec<(i64, String)>| rows.into_iter().map(|(id, _)| CaseId(id)).collect();
+    Ok((ids(open), ids(waiting)))
 }
 
 /// The oldest cases that have waited longer than so many milliseconds, by the database's clock.

@@ -27,6 +27,8 @@ pub enum Done {
     Replayed(Replayed),
     /// Of a discard: how many cases.
     Discarded(u64),
+    /// Of a reopening: how many cases.
+    Reopened(u64),
 }
 
 impl fmt::Display for Done {
@@ -34,6 +36,7 @@ impl fmt::Display for Done {
         match self {
             Self::Replayed(replayed) => replayed.fmt(f),
             Self::Discarded(cases) => write!(f, "{cases} discarded"),
+            Self::Reopened(cases) => write!(f, "{cases} reopened"),
         }
     }
 }
@@ -83,13 +86,22 @@ async fn work(
     let mut done = match order.verb {
         Verb::Replay => Done::Replayed(Replayed::default()),
         Verb::Discard => Done::Discarded(0),
+        Verb::Reopen => Done::Reopened(0),
     };
+    // None of them: any of those that the action is for.
+    let mut filter = filter.clone();
+    filter.states = match filter.states.as_slice() {
+        [] => order.verb.states().to_vec(),
+        asked => order.verb.states().iter().copied().filter(|state| asked.contains(state)).collect(),
+    };
+    if filter.states.is_empty() {
+        return Ok(done);
+    }
     let mut last = 0;
     loop {
         let page = Page::After(last, REPLAY_BATCH_MAX);
-        let cases = connection
-            .run(async |connection| quarantine::list_unended(connection, filter, page).await)
-            .await?;
+        let cases =
+            connection.run(async |connection| quarantine::list(connection, &filter, page).await).await?;
         let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
         let Some(CaseId(newest)) = ids.last() else { return Ok(done) };
         last = *newest;
@@ -111,6 +123,14 @@ async fn work(
                         quarantine::discard(connection, &these, &order.who, &order.why).await
                     })
                     .await?;
+            }
+            Done::Reopened(sum) => {
+                let (open, waiting) =
+                    connection.run(async |connection| quarantine::reopen(connection, &ids).await).await?;
+                *sum += (open.len() + waiting.len()) as u64;
+                // What they wait for may have come while they were discarded, and comes only once.
+                let resolver = Resolver { by: &order.who, why: &order.why };
+                replay(connection, &waiting, resolver, false).await?;
             }
         }
         progress(ids.len() as u64);

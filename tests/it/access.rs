@@ -151,7 +151,7 @@ async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
     let reader = log_in(&dashboard, "rita", READER).await;
     let page = dashboard.send("GET", "/quarantine/1", &[("cookie", &reader)], "").await;
     assert!(page.body.contains("may look, not act") && !page.body.contains("value=\"discard\""), "{page:?}");
-    let discard = [("id", "1"), ("verb", "discard"), ("why", "x")];
+    let discard = [("id", "1"), ("verb", "discard"), ("why", "x"), ("confirmed", "yes")];
     // The page has a form for logging out, so a reader knows a token; it opens no more.
     let csrf = csrf_of(&page);
     assert_eq!(dashboard.act(&reader, &csrf, &discard).await.status, 403);
@@ -240,7 +240,7 @@ async fn without_a_token_only_this_machine_and_only_our_own_pages_act() {
         assert_eq!(dashboard.send("GET", "/", &[("host", host)], "").await.status, 200, "{host}");
     }
     let csrf = csrf_of(&dashboard.get("/quarantine/1").await);
-    let form = format!("csrf={csrf}&id=1&verb=discard&why=x");
+    let form = format!("csrf={csrf}&id=1&verb=discard&why=x&confirmed=yes");
     // Even with the right token in it.
     for sign in [
         ("sec-fetch-site", "cross-site"),

@@ -178,6 +178,37 @@ async fn migrating_twice_changes_nothing() {
 }
 
 #[tokio::test]
+async fn ids_that_begin_with_a_dash_can_be_named() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let ids = ["-x", "--json", "-1"];
+    let events: Vec<Event> = ids.iter().map(|id| Event::deposit(id, id, 7)).collect();
+    world.publish(&events).await;
+    world
+        .publish(&ids.map(|id| Event::payment("payment.succeeded", &format!("poor{id}"), id, id, 100)))
+        .await;
+    world.settled(6).await;
+    worker.stop().await;
+    for id in ids {
+        for arguments in [
+            &["account", "--json", "--", id][..],
+            &["event", "--json", "--", "/providers/test", id],
+            &["payment", "--json", "--", "/providers/test", id],
+            &["quarantine", "list", "--json", "--account", id],
+            &["quarantine", "list", "--json", &format!("--account={id}")],
+        ] {
+            let output = run(&world, arguments).await;
+            assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+            assert!(json(&output).is_object(), "{arguments:?}");
+        }
+    }
+    // Without the two dashes too, but for what is a flag.
+    let output = run(&world, &["account", "-x", "--json"]).await;
+    assert_eq!(json(&output)["account_id"], "-x");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_failure() {
     let world = World::new().await;
     let worker = world.worker().await;

@@ -146,9 +146,11 @@ async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
     let headers = [JSON, ("x-operator", "ignored without a token")];
     assert_eq!(dashboard.send("POST", "/api/quarantine/replay", &headers, &replay).await.status, 200);
     let csrf = csrf_of(&dashboard.get("/quarantine").await);
-    let answer = dashboard
-        .act("", &csrf, &[("id", &ids[0].to_string()), ("verb", "discard"), ("why", "<b>on</b> the page")])
-        .await;
+    let id = ids[0].to_string();
+    let discard = [("id", id.as_str()), ("verb", "discard"), ("why", "<b>on</b> the page")];
+    let asked = dashboard.act("", &csrf, &discard).await;
+    assert!(asked.status == 200 && asked.body.contains("Discard 1 case?"), "{asked:?}");
+    let answer = dashboard.act("", &csrf, &[&discard[..], &[("confirmed", "yes")]].concat()).await;
     assert_eq!(answer.header("location"), "/trail/3");
     let trail: Vec<(String, String, String, String, i64, String)> =
         sqlx::query_as("select who, via, action, why, cases, result from operator_actions order by id")
@@ -215,6 +217,53 @@ async fn an_order_that_is_not_clear_changes_nothing() {
     })
     .await;
     dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_discard_is_asked_about_with_its_money_and_taken_back_on_the_page_and_by_the_api() {
+    let world = lively().await;
+    let dashboard = Dashboard::start(&world).await;
+    let csrf = csrf_of(&dashboard.get("/quarantine").await);
+    let (id, amount): (i64, i64) =
+        sqlx::query_as("select id, amount from quarantine where reason = 'insufficient_funds' limit 1")
+            .fetch_one(&mut world.connect().await)
+            .await
+            .unwrap();
+    let state = async || -> String {
+        sqlx::query_scalar("select state from quarantine where id = $1")
+            .bind(id)
+            .fetch_one(&mut world.connect().await)
+            .await
+            .unwrap()
+    };
+    let case = id.to_string();
+    let discard = [("id", case.as_str()), ("verb", "discard"), ("why", "a slip")];
+    let asked = dashboard.act("", &csrf, &discard).await.body;
+    for part in ["Discard 1 case?", &amount.to_string(), "EUR", "Reopening takes a discard back", &case] {
+        assert!(asked.contains(part), "{part} is not in {asked}");
+    }
+    assert_eq!(state().await, "open");
+    let reopen = [("id", case.as_str()), ("verb", "reopen"), ("why", "it was a slip")];
+    for _ in 0..2 {
+        let discarded = dashboard.act("", &csrf, &[&discard[..], &[("confirmed", "yes")]].concat()).await;
+        assert_eq!((discarded.status, state().await.as_str()), (303, "discarded"));
+        let page = dashboard.get(&format!("/quarantine/{id}")).await.body;
+        assert!(page.contains("value=\"reopen\"") && !page.contains("value=\"discard\""), "{page}");
+        let listed = dashboard.get("/quarantine?state=discarded").await.body;
+        assert!(listed.contains("value=\"reopen\""), "{listed}");
+        assert_eq!(dashboard.act("", &csrf, &reopen).await.status, 303);
+        assert_eq!(state().await, "open");
+    }
+    dashboard.act("", &csrf, &[&discard[..], &[("confirmed", "yes")]].concat()).await;
+    let by_api = format!(r#"{{"ids":[{id}],"why":"by program"}}"#);
+    let answer = dashboard.send("POST", "/api/quarantine/reopen", &[JSON], &by_api).await;
+    assert_eq!((answer.status, &answer.json()["result"]), (200, &Value::from("1 reopened")), "{answer:?}");
+    assert_eq!(state().await, "open");
+    let log = dashboard.get("/trail").await.body;
+    assert!(log.contains("reopen") && log.contains("it was a slip"), "{log}");
+    dashboard.stop().await;
+    world.audit().await;
     world.close().await;
 }
 

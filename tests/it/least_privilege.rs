@@ -263,7 +263,11 @@ async fn everything_works_with_these_rights_alone() {
     eventually("the sweep has ended what waited too long", 1, || locked.admin.number(expired)).await;
     let replayed = answer(ops, &["quarantine", "replay", "--reason", "insufficient_funds", "--json"]).await;
     assert_eq!(replayed["applied"], 1, "{replayed}");
-    let discarded = answer(ops, &["quarantine", "discard", "--all", "--why", "test", "--json"]).await;
+    let discard = ["quarantine", "discard", "--all", "--yes", "--why", "test", "--json"];
+    answer(ops, &discard).await;
+    let reopened = answer(ops, &["quarantine", "reopen", "--all", "--why", "test", "--json"]).await;
+    assert_eq!(reopened["reopened"], 1);
+    let discarded = answer(ops, &discard).await;
     assert_eq!(discarded["discarded"], 1, "{discarded}");
     for world in [ops, reader] {
         for arguments in [

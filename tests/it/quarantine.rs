@@ -81,9 +81,9 @@ async fn a_replay_beside_running_workers_loses_no_race_for_good() {
         tokio::join!(world.publish(&deposits), quarantine(&world, &["replay", "--all", "--by", "x"]));
     assert_eq!(code, 0);
     world.settled(1 + 2 * DEBITS).await;
-    // Whatever came too early for its money comes now.
-    let (code, report) = quarantine(&world, &["replay", "--account", "a"]).await;
-    assert_eq!((code, &report[0]["refused"]), (0, &0.into()), "{report:?}");
+    // Whatever came too early for its money comes now. Where nothing did, there is no case to replay.
+    let (_, report) = quarantine(&world, &["replay", "--account", "a"]).await;
+    assert_eq!(report[0]["refused"], 0, "{report:?}");
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((1, 0, 1 + 2 * DEBITS)));
     assert!(cases(&world).await.iter().all(|(.., state)| state == "replayed"));
@@ -104,12 +104,12 @@ async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
     let too_long =
         world.program(&["quarantine", "replay", "2", "--by", &"x".repeat(201)]).output().await.unwrap();
     assert_eq!(too_long.status.code(), Some(2));
-    let (code, _) = quarantine(&world, &["replay", "2", "--by", &"x".repeat(200)]).await;
+    let (code, _) = quarantine(&world, &["replay", "1", "--by", &"x".repeat(200)]).await;
     assert_eq!(code, 0, "the trail has room for it");
     let (code, report) =
-        quarantine(&world, &["discard", "1", "--why", "refunded by hand", "--by", "bob"]).await;
+        quarantine(&world, &["discard", "1", "--yes", "--why", "refunded by hand", "--by", "bob"]).await;
     assert_eq!((code, &report[0]["discarded"]), (0, &1.into()));
-    let (code, report) = quarantine(&world, &["discard", "1", "--why", "again"]).await;
+    let (code, report) = quarantine(&world, &["discard", "1", "--yes", "--why", "again"]).await;
     assert_eq!((code, &report[0]["discarded"]), (1, &0.into()));
     let (code, shown) = quarantine(&world, &["show", "1"]).await;
     assert_eq!(code, 0);
@@ -122,7 +122,7 @@ async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
     world.publish(&[debit("s", "p", 100), Event::deposit("d2", "a", 1_000)]).await;
     world.settled(4).await;
     let (code, report) = quarantine(&world, &["replay", "--all"]).await;
-    assert_eq!((code, &report[0]["applied"]), (0, &0.into()));
+    assert_eq!((code, &report[0]["applied"]), (1, &0.into()), "no case is left to replay");
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((1_010, 0, 2)));
     assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "discarded")]);
@@ -147,7 +147,7 @@ async fn a_person_chooses_between_two_contents_of_one_key() {
     // While the first is open, the second contradicts it.
     let (_, report) = quarantine(&world, &["replay", "2", "--by", "alice"]).await;
     assert_eq!(report[0]["refused"], 1);
-    quarantine(&world, &["discard", "1", "--why", "the provider corrected the amount"]).await;
+    quarantine(&world, &["discard", "1", "--yes", "--why", "the provider corrected the amount"]).await;
     let (_, report) = quarantine(&world, &["replay", "2", "--by", "alice"]).await;
     assert_eq!(report[0]["applied"], 1);
     // A copy of the discarded one stays what it was.
@@ -158,6 +158,135 @@ async fn a_person_chooses_between_two_contents_of_one_key() {
     let ended = [case("s", "insufficient_funds", "discarded"), case("s", "payload_mismatch", "replayed")];
     assert_eq!(cases(&world).await, ended);
     world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_discard_by_mistake_is_taken_back() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 1_000), debit("e1", "p1", 5_000).operation("ch_1")]).await;
+    world.settled(2).await;
+    world.publish(&[Event::payment("payment.captured", "early", "a", "p2", 40)]).await;
+    world.settled(3).await;
+    let (code, _) =
+        quarantine(&world, &["discard", "--all", "--yes", "--why", "a slip", "--by", "bob"]).await;
+    assert_eq!(code, 0);
+    let both = |state: &str, waiting: &str| {
+        [case("e1", "insufficient_funds", state), case("early", "waiting_for_payment", waiting)]
+    };
+    assert_eq!(cases(&world).await, both("discarded", "discarded"));
+    // What the second one waits for comes while it is discarded, and comes only once.
+    let auth = Event::payment("payment.authorized", "auth", "a", "p2", 40);
+    world.publish(&[auth, Event::deposit("top", "a", 9_000)]).await;
+    world.settled(5).await;
+    assert_eq!(world.account("a").await, Some((10_000, 40, 3)));
+    let reopen = ["reopen", "1", "2", "--why", "it was a slip", "--by", "bob"];
+    let (code, report) = quarantine(&world, &reopen).await;
+    assert_eq!((code, &report[0]["reopened"]), (0, &2.into()));
+    assert_eq!(cases(&world).await, both("open", "replayed"));
+    assert_eq!(world.account("a").await, Some((9_960, 0, 4)));
+    let (code, shown) = quarantine(&world, &["show", "1"]).await;
+    assert_eq!((code, &shown[0]["state"], &shown[0]["resolved_by"]), (0, &"open".into(), &Value::Null));
+    let (code, report) = quarantine(&world, &["replay", "1"]).await;
+    assert_eq!((code, &report[0]["applied"]), (0, &1.into()));
+    assert_eq!(world.account("a").await, Some((4_960, 0, 5)));
+    worker.stop().await;
+    let log: Vec<(String, String, String, String, i64)> =
+        sqlx::query_as("select who, action, why, result, cases from operator_actions order by id limit 2")
+            .fetch_all(&mut world.connect().await)
+            .await
+            .unwrap();
+    let line = |action: &str, why: &str, result: &str| {
+        ("bob".to_owned(), action.to_owned(), why.to_owned(), result.to_owned(), 2)
+    };
+    assert_eq!(
+        log,
+        [line("discard", "a slip", "2 discarded"), line("reopen", "it was a slip", "2 reopened")]
+    );
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_case_that_waits_again_is_applied_by_what_it_waits_for() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 1_000)]).await;
+    world.settled(1).await;
+    world.publish(&[Event::payment("payment.captured", "early", "a", "p", 40)]).await;
+    world.settled(2).await;
+    quarantine(&world, &["discard", "1", "--yes", "--why", "a slip"]).await;
+    let (code, _) = quarantine(&world, &["reopen", "1", "--why", "it was a slip"]).await;
+    assert_eq!((code, cases(&world).await), (0, vec![case("early", "waiting_for_payment", "waiting")]));
+    world.publish(&[Event::payment("payment.authorized", "auth", "a", "p", 40)]).await;
+    world.settled(3).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((960, 0, 3)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named_and_is_no_success() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 10), debit("s1", "p1", 100), debit("s2", "p2", 100)]).await;
+    world.publish_raw(&[("a".to_owned(), b"no callback".to_vec())]).await;
+    world.settled(4).await;
+    worker.stop().await;
+    let malformed = world.number("select id from quarantine where reason = 'malformed'").await.to_string();
+    let run = async |arguments: &[&str]| {
+        let output = world.program(&["quarantine"]).args(arguments).output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (arguments, words) in [
+        (&["replay", "17"][..], "there is no case 17"),
+        (&["discard", "17", "--yes", "--why", "x"], "there is no case 17"),
+        (&["reopen", "17", "--why", "x"], "there is no case 17"),
+        (&["reopen", "1", "--why", "x"], "case 1 is open, not discarded"),
+        (&["reopen", "--reason", "over_refund", "--why", "x"], "no case fits that is discarded"),
+        (&["replay", "--source", "/nobody"], "no case fits that is open or waiting"),
+        (&["replay", &malformed], "nothing could be done about these cases"),
+    ] {
+        let (code, said) = run(arguments).await;
+        assert!(code == Some(1) && said.contains(words), "{arguments:?}: {code:?} {said}");
+    }
+    // Nothing was done, so the audit log has but the replay that looked at one.
+    assert_eq!(world.number("select count(*) from operator_actions").await, 1);
+    // What is there is done, and what is not is named.
+    let (code, said) = run(&["discard", "1", "17", "--yes", "--why", "x"]).await;
+    assert!(code == Some(1) && said.contains("there is no case 17"), "{code:?} {said}");
+    let (code, said) = run(&["replay", "1", "2"]).await;
+    assert!(code == Some(1) && said.contains("case 1 is discarded, not open or waiting"), "{code:?} {said}");
+    assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 1);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_discard_asks_with_number_and_money_before_anything_is_discarded() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let mut yen = debit("yen", "p3", 70);
+    yen.currency = "JPY";
+    world.publish(&[Event::deposit("d", "a", 10), debit("s1", "p1", 100), debit("s2", "p2", 200), yen]).await;
+    world.publish_raw(&[("a".to_owned(), b"no callback".to_vec())]).await;
+    world.settled(5).await;
+    worker.stop().await;
+    let sums = "4 cases: 300 EUR in minor units, 70 JPY in minor units, 1 of an unknown amount";
+    let discard = ["quarantine", "discard", "--all", "--why", "x"];
+    let output = world.program(&discard).output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(sums) && said.contains("say --yes"), "{said}");
+    for (answer, code, discarded) in [("n\n", Some(1), 0), ("\n", Some(1), 0), ("y\n", Some(0), 4)] {
+        let output = world.on_terminal("quarantine discard --all --why x", answer).await;
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(shown.contains(sums) && shown.contains("[y/N]"), "{shown}");
+        assert_eq!(output.status.code(), code, "{answer:?}: {shown}");
+        let count = world.number("select count(*) from quarantine where state = 'discarded'").await;
+        assert_eq!(count, discarded, "{answer:?}");
+    }
     world.close().await;
 }
 

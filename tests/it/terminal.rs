@@ -103,7 +103,7 @@ async fn completions_know_every_command_and_flag() {
     let script = text(&alone(&["completions", "bash"]).await);
     // It really completes.
     let ask = format!(
-        "{script}\nCOMP_WORDS=(payonce quarantine re); COMP_CWORD=2; _payonce payonce re quarantine; echo \"${{COMPREPLY[@]}}\""
+        "{script}\nCOMP_WORDS=(payonce quarantine rep); COMP_CWORD=2; _payonce payonce rep quarantine; echo \"${{COMPREPLY[@]}}\""
     );
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ask).unwrap();
@@ -114,7 +114,7 @@ async fn completions_know_every_command_and_flag() {
 
 #[tokio::test]
 async fn every_command_that_prints_data_can_print_json() {
-    let quarantine = ["list", "show", "replay", "discard"].map(|verb| vec!["quarantine", verb]);
+    let quarantine = ["list", "show", "replay", "discard", "reopen"].map(|verb| vec!["quarantine", verb]);
     let others = ["migrate", "publish", "event", "account", "payment", "audit"].map(|name| vec![name]);
     for mut command in others.into_iter().chain(quarantine) {
         command.push("--help");

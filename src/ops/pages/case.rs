@@ -98,12 +98,12 @@ fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
                 p.note { "As it came; values of members known to be sensitive, and the middle of card numbers, are masked." }
             }
         }
-        @if matches!(case.state.as_str(), "open" | "waiting") {
+        @if matches!(case.state.as_str(), "open" | "waiting" | "discarded") {
             @if frame.is_operator() {
                 form method="post" action="/quarantine/act" {
                     (frame.csrf())
                     input type="hidden" name="id" value=(case.id);
-                    (act_bar(html! {}))
+                    (act_bar(html! {}, &case.state))
                 }
             } @else { p.note { "Your token may look, not act." } }
         }

@@ -190,7 +190,9 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
 }
 
 fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
-    let can_act = frame.is_operator() && matches!(asked.state.as_str(), "open" | "waiting" | "all");
+    let verbs = verbs(&asked.state);
+    let can_act = frame.is_operator() && !verbs.is_empty();
+    let is_for = |state: &str| verbs.iter().any(|verb| verb.states().contains(&state));
     html! {
         form method="post" action="/quarantine/act" {
             (frame.csrf())
@@ -208,7 +210,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                             tr {
                                 @if can_act {
                                     td {
-                                        @if matches!(case.state.as_str(), "open" | "waiting") {
+                                        @if is_for(&case.state) {
                                             input type="checkbox" name="id" value=(case.id) aria-label={ "Select case " (case.id) };
                                         }
                                     }
@@ -231,7 +233,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 (act_bar(html! {
                     label.choice { input type="radio" name="scope" value="selected" checked; "the selected ones" }
                     label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " that fit" }
-                }))
+                }, &asked.state))
             } @else if !frame.is_operator() {
                 p.note { "Your token may look, not act." }
             }
@@ -239,15 +241,29 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
     }
 }
 
-/// Why, and the two buttons.
-pub(super) fn act_bar(scope: Markup) -> Markup {
+/// What can be done to cases in this state.
+fn verbs(state: &str) -> &'static [Verb] {
+    match state {
+        "open" | "waiting" | "all" => &[Verb::Replay, Verb::Discard],
+        "discarded" => &[Verb::Reopen],
+        _ => &[],
+    }
+}
+
+/// Why, and a button for each action that cases in this state allow.
+pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
     html! {
         fieldset.act {
-            legend.unseen { "Replay or discard" }
+            legend.unseen { "Actions" }
             (scope)
             label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the cases"; }
-            button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" }
-            button.danger type="submit" name="verb" value="discard" title="End without applying" { "Discard" }
+            @for verb in verbs(state) {
+                @match verb {
+                    Verb::Replay => button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" },
+                    Verb::Discard => button.danger type="submit" name="verb" value="discard" title="End without applying" { "Discard" },
+                    Verb::Reopen => button type="submit" name="verb" value="reopen" title="Take the discard back" { "Reopen" },
+                }
+            }
         }
     }
 }
@@ -266,10 +282,8 @@ pub(in crate::ops) async fn act(
         *response.status_mut() = StatusCode::BAD_REQUEST;
         response
     };
-    let verb = match text("verb") {
-        "replay" => Verb::Replay,
-        "discard" => Verb::Discard,
-        _ => return refuse("The form did not say whether to replay or to discard."),
+    let Some(verb) = Verb::parse(text("verb")) else {
+        return refuse("The form did not say whether to replay, discard or reopen.");
     };
     let why = match actions::words(text("why")) {
         Ok(why) => why,
@@ -278,16 +292,17 @@ pub(in crate::ops) async fn act(
     let ids: Vec<i64> =
         pairs.iter().filter(|pair| pair.0 == "id").filter_map(|pair| pair.1.parse().ok()).collect();
     let is_all = text("scope") == "all";
-    if is_all && text("confirmed") != "yes" {
-        return confirm(&pool, &frame, &pairs, verb, &why).await;
-    }
     let filter = if is_all {
-        whole(&pairs)
+        whole(&pairs, verb)
     } else if ids.is_empty() {
         return refuse("No case was selected.");
     } else {
-        Filter { ids, ..Filter::default() }
+        Filter { ids, states: verb.states().to_vec(), ..Filter::default() }
     };
+    let asks = is_all || verb == Verb::Discard;
+    if asks && text("confirmed") != "yes" {
+        return confirm(&pool, &frame, &pairs, &filter, verb, &why).await;
+    }
     let chosen = filter.to_string();
     let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
     match actions::start(&pool, Order { who, via: Door::Web, verb, why, filter, chosen }).await {
@@ -297,37 +312,58 @@ pub(in crate::ops) async fn act(
 }
 
 /// All that fit and can be worked, but those that came after the first page was made.
-fn whole(pairs: &Pairs) -> Filter {
+fn whole(pairs: &Pairs, verb: Verb) -> Filter {
     let asked = Asked::of(pairs);
     let mut filter = Filter { id_max: asked.id_max, ..asked.filter() };
     if filter.states.is_empty() {
-        filter.states = vec!["open", "waiting"];
+        filter.states = verb.states().to_vec();
     }
     filter
 }
 
-/// Many at once are named with their number first.
-async fn confirm(pool: &Pool, frame: &Frame, pairs: &Pairs, verb: Verb, why: &str) -> Response {
+/// Many at once, and whatever is discarded, are named with their number and money first.
+async fn confirm(
+    pool: &Pool,
+    frame: &Frame,
+    pairs: &Pairs,
+    filter: &Filter,
+    verb: Verb,
+    why: &str,
+) -> Response {
     let now = pool.watch.now();
     let asked = Asked::of(pairs);
-    let filter = whole(pairs);
-    let counted =
-        pool.reader.run(async |connection| quarantine::count_up_to(connection, &filter, COUNT_MAX).await);
-    let total = match counted.await {
-        Ok(total) => total,
+    let counted = pool.reader.run(async |connection| quarantine::sums(connection, filter, COUNT_MAX).await);
+    let sums = match counted.await {
+        Ok(sums) => sums,
         Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
     };
-    let title =
-        format!("{} {} cases?", if verb == Verb::Replay { "Replay" } else { "Discard" }, total_words(total));
+    let name = match verb {
+        Verb::Replay => "Replay",
+        Verb::Discard => "Discard",
+        Verb::Reopen => "Reopen",
+    };
+    let plural = if sums.cases == 1 { "" } else { "s" };
+    let title = format!("{name} {} case{plural}?", total_words(sums.cases));
+    let at_least = if sums.cases >= COUNT_MAX { "at least " } else { "" };
     let body = html! {
         h1 { (title) }
         section.card {
-            dl.facts { dt { "Which" } dd { (visible(&filter.to_string())) } dt { "Why" } dd { (visible(why)) } }
-            @if verb == Verb::Discard { p.trouble { "Discarded cases are not applied, now or later. This cannot be taken back." } }
-            @else { p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." } }
+            dl.facts {
+                dt { "Which" } dd { (visible(&filter.to_string())) }
+                @for (currency, amount) in &sums.money {
+                    dt { "Money" } dd { (at_least) (number(*amount)) " " (visible(currency)) " " span.faint { "minor units" } }
+                }
+                @if sums.unreadable > 0 { dt { "Unknown amount" } dd { (number(sums.unreadable)) } }
+                dt { "Why" } dd { (visible(why)) }
+            }
+            @match verb {
+                Verb::Replay => p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." },
+                Verb::Discard => p.trouble { "Discarded cases are not applied. Reopening takes a discard back." },
+                Verb::Reopen => p.note { "They are open, or wait, as before they were discarded." },
+            }
             form method="post" action="/quarantine/act" {
                 (frame.csrf())
-                @for (name, value) in pairs.iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "id" | "confirmed" | "verb")) {
+                @for (name, value) in pairs.iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "confirmed" | "verb")) {
                     input type="hidden" name=(name) value=(value);
                 }
                 input type="hidden" name="confirmed" value="yes";

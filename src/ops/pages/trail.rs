@@ -14,7 +14,7 @@ use crate::{
         Pool,
         layout::{Frame, Place, ago, empty, number, visible},
     },
-    store::actions::{self, ActionRow},
+    store::actions::{self, ActionRow, Verb},
 };
 
 const PAGE_MAX: i64 = 50;
@@ -38,7 +38,7 @@ pub(in crate::ops) async fn page(
     };
     let body = html! {
         h1 { "Trail" }
-        p.lead { "Every replay and discard, from these pages, the API and the command line. A line is written before the first case is touched." }
+        p.lead { "Every replay, discard and reopening, from these pages, the API and the command line. A line is written before the first case is touched." }
         @if rows.is_empty() { (empty("Nobody has worked a case yet", "What operators do to cases is listed here.")) }
         @else {
             section.card { (table(&rows)) }
@@ -89,10 +89,13 @@ pub(in crate::ops) async fn one(
 }
 
 fn title(row: &ActionRow) -> String {
-    match row.action.as_str() {
-        "replay" => format!("Replay {}", row.id),
-        _ => format!("Discard {}", row.id),
-    }
+    let name = match Verb::parse(&row.action) {
+        Some(Verb::Replay) => "Replay",
+        Some(Verb::Discard) => "Discard",
+        Some(Verb::Reopen) => "Reopen",
+        None => row.action.as_str(),
+    };
+    format!("{name} {}", row.id)
 }
 
 fn result(row: &ActionRow) -> String {

@@ -263,16 +263,31 @@ async fn cases_are_replayed_and_discarded_by_clicking() {
     }
     chrome.find("input[name=why]").await.send_keys("refunded by hand").await.unwrap();
     chrome.click_through("button[value=discard]").await;
+    assert_eq!(chrome.text("h1").await, "Discard 2 cases?");
+    assert!(chrome.text("main").await.contains("100 EUR"), "{}", chrome.text("main").await);
+    chrome.click_through("main button[type=submit]").await;
     assert!(chrome.text("main").await.contains("2 discarded"));
     // The rest, after a question.
     chrome.open(&dashboard.url("/quarantine")).await;
     chrome.find("input[value=all]").await.click().await.unwrap();
     chrome.find("input[name=why]").await.send_keys("none is wanted").await.unwrap();
     chrome.click_through("button[value=discard]").await;
-    assert_eq!(chrome.text("h1").await, "Discard 1 cases?");
+    assert_eq!(chrome.text("h1").await, "Discard 1 case?");
     assert_eq!(world.number("select count(*) from quarantine where state = 'open'").await, 1);
     chrome.click_through("main button[type=submit]").await;
     assert!(chrome.text("main").await.contains("1 discarded"));
+    // One is taken back.
+    chrome.open(&dashboard.url("/quarantine?state=discarded")).await;
+    chrome.find("tbody tr:nth-child(1) input[name=id]").await.click().await.unwrap();
+    chrome.find("input[name=why]").await.send_keys("a slip").await.unwrap();
+    chrome.click_through("button[value=reopen]").await;
+    assert!(chrome.text("main").await.contains("1 reopened"), "{}", chrome.text("main").await);
+    assert_eq!(world.number("select count(*) from quarantine where state = 'open'").await, 1);
+    chrome.open(&dashboard.url("/quarantine")).await;
+    chrome.find("input[value=all]").await.click().await.unwrap();
+    chrome.find("input[name=why]").await.send_keys("no slip").await.unwrap();
+    chrome.click_through("button[value=discard]").await;
+    chrome.click_through("main button[type=submit]").await;
     chrome.open(&dashboard.url("/quarantine")).await;
     assert!(chrome.text("main").await.contains("No case needs you"));
     // All boxes with one.

@@ -1,7 +1,7 @@
 //! A database, a prefix and workers that belong to one test.
 
 use std::{
-    process::Stdio,
+    process::{Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -20,6 +20,7 @@ use payonce::{
     worker::{self, Readiness, Worker},
 };
 use tokio::{
+    io::AsyncWriteExt,
     process::{Child, Command},
     task::JoinHandle,
 };
@@ -208,6 +209,23 @@ impl World {
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
+    }
+
+    /// The real program on a terminal of its own, at which somebody types this; what it shows is in `stdout`.
+    pub async fn on_terminal(&self, arguments: &str, typed: &str) -> Output {
+        let program = self.program(&[]);
+        let mut command = Command::new("script");
+        let line = format!("{} {arguments}", program.as_std().get_program().to_str().expect("a path"));
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        for (name, value) in program.as_std().get_envs() {
+            command.env(name, value.expect("set"));
+        }
+        let piped = command.env("TERM", "dumb").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = piped.spawn().expect("script (bsdutils) runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(typed.as_bytes()).await.expect("it reads");
+        drop(stdin);
+        child.wait_with_output().await.expect("it ends")
     }
 
     /// A worker process of its own, to be killed.
