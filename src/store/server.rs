@@ -166,11 +166,16 @@ pub(super) async fn confirm(transaction: &mut PgConnection) -> Result<(), StoreE
         "select system_identifier::text as system, left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline,
                 (pg_current_wal_flush_lsn() - '0/0')::bigint as log_bytes,
                 current_setting('synchronous_commit') as synchronous_commit,
-                current_setting('transaction_isolation') as transaction_isolation
+                current_setting('transaction_isolation') as transaction_isolation,
+                coalesce(current_setting($1, true), '') <> '' as is_prepared
          from pg_control_system()",
     )
+    .bind(SESSION)
     .fetch_one(transaction)
     .await?;
+    if !row.try_get::<bool, _>("is_prepared")? {
+        return Err(in_transaction_mode());
+    }
     for (name, needed) in [("synchronous_commit", "on"), ("transaction_isolation", "read committed")] {
         let found: &str = row.try_get(name)?;
         if found != needed {

@@ -208,21 +208,29 @@ async fn the_tables_may_be_in_any_schema_and_a_session_that_looks_elsewhere_is_r
 async fn a_transaction_that_would_not_be_durable_is_not_committed() {
     let world = World::new().await;
     let worker = world.worker_with(&[("retry_delay_max_ms", "200")]).await;
-    sql(
-        &world,
-        "create function weaken() returns trigger language plpgsql as $$ begin
-             perform set_config('synchronous_commit', 'off', true); perform nextval('weakened'); return null; end $$;
-         create sequence weakened;
-         create trigger weaken before insert on ledger for each statement execute function weaken()",
-    )
-    .await;
-    world.publish(&[Event::deposit("d", "a", 1_000)]).await;
-    // Sequences do not roll back.
-    eventually("two tries", true, || async { world.number("select last_value from weakened").await >= 2 })
+    sql(&world, "create sequence tries").await;
+    for (round, (setting, value)) in (1..).zip([("synchronous_commit", "off"), ("payonce.session", "")]) {
+        sql(
+            &world,
+            &format!(
+                "create or replace function weaken() returns trigger language plpgsql as $$ begin
+                     perform set_config('{setting}', '{value}', true); perform nextval('tries'); return null; end $$;
+                 create trigger weaken before insert on ledger for each statement execute function weaken()"
+            ),
+        )
         .await;
-    assert_eq!(world.number("select count(*) from ledger").await, 0);
-    sql(&world, "drop trigger weaken on ledger").await;
-    eventually("the deposit", Some((1_000, 0, 1)), || world.account("a")).await;
+        let tries_before = world.number("select last_value from tries").await;
+        world.publish(&[Event::deposit(&format!("d{round}"), "a", 1_000)]).await;
+        // Sequences do not roll back.
+        eventually("two tries", true, || async {
+            world.number("select last_value from tries").await >= tries_before + 2
+        })
+        .await;
+        assert_eq!(world.number("select count(*) from ledger").await, round - 1, "{setting}");
+        sql(&world, "drop trigger weaken on ledger").await;
+        let account = Some((1_000 * round, 0, round));
+        eventually("the deposit", account, || world.account("a")).await;
+    }
     worker.stop().await;
     world.audit().await;
     world.close().await;
