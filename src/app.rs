@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    api,
     balances::Balances,
     broker::{self, Names},
     config::{Config, Secret},
@@ -148,6 +149,32 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
     stop.cancel();
     drop(serving.await);
     Ok(result?)
+}
+
+/// Answers applications' reads until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AppError`]; a database that is away is not one, the answers say so.
+pub async fn run_api(config: Config, listen: SocketAddr) -> Result<(), AppError> {
+    let Some(path) = &config.api_tokens_file else {
+        return Err(AppError::Usage(
+            "api_tokens_file (PAYONCE_API_TOKENS_FILE): not set, so that nobody could read anything; docs/api.md shows one".to_owned(),
+        ));
+    };
+    let tokens = api::Tokens::open(path).map_err(AppError::Usage)?;
+    warn_of_risks(&config);
+    let stop = stop_on_signal()?;
+    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let mut reads_from = config.clone();
+    reads_from.database_url = config.api_database_url.or(config.database_url);
+    let database = database(&reads_from, &process_name("payonce-api"))?;
+    let reader = Reader::new(&database, config.database_pool_max);
+    let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
+    let address = listener.local_addr().unwrap_or(listen);
+    info!(address = %address, "serving /v1, /healthz, /readyz and /metrics");
+    let served = api::serve(listener, api::Setup { reader, tokens, prometheus }, stop.clone()).await;
+    stop.cancel();
+    served.map_err(|error| AppError::Failed(error.to_string()))
 }
 
 /// Sends what the ledger says until SIGTERM or SIGINT.

@@ -22,6 +22,7 @@ const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
 const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
 const KEYS_FILE_OK: &str = "payonce_keys_file_ok";
 const BUILD: &str = "payonce_build_info";
+const API_DURATION: &str = "payonce_api_duration_seconds";
 const FEED_SENT: &str = "payonce_feed_sent_total";
 const FEED_UNROUTABLE: &str = "payonce_feed_unroutable_total";
 const FEED_LEADER: &str = "payonce_feed_is_leader";
@@ -142,6 +143,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Pause between two audits of `payonce ops`; 0: it makes none."
     );
     describe_gauge!(AUDIT_VIOLATIONS, "Violations that it found, by check.");
+    describe_histogram!(
+        API_DURATION,
+        Unit::Seconds,
+        "Time that `payonce api` took for an answer, by status."
+    );
     describe_counter!(FEED_SENT, "Ledger rows whose receiver has confirmed them, copies included, by feed.");
     describe_counter!(FEED_UNROUTABLE, "Events that no queue is bound for.");
     describe_gauge!(FEED_LEADER, "1 in the process that works for this feed.");
@@ -250,6 +256,11 @@ pub fn keys_file_ok(ok: bool) {
 /// A message was given to the dead-letter queue.
 pub fn dead_lettered() {
     counter!(DEAD_LETTERED).increment(1);
+}
+
+/// The api has answered with this status, after so long.
+pub fn api_answered(status: u16, duration: Duration) {
+    histogram!(API_DURATION, "status" => status.to_string()).record(duration.as_secs_f64());
 }
 
 /// So many rows are confirmed by the receiver of this feed.

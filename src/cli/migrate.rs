@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// The same for `payonce feed`: reading the ledger, and keeping how far it has sent it.
     #[arg(long, env = "PAYONCE_GRANT_FEED", value_name = "ROLE")]
     grant_feed: Option<String>,
+    /// The same for `payonce api`: reading balances, payments, and where callbacks ended.
+    #[arg(long, env = "PAYONCE_GRANT_API", value_name = "ROLE")]
+    grant_api: Option<String>,
     /// Declare exchange and queues on the broker, so that the workers' user needs no right to configure.
     #[arg(long)]
     declare: bool,
@@ -41,6 +44,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         (args.grant_ops, Grantee::Ops),
         (args.grant_reader, Grantee::Reader),
         (args.grant_feed, Grantee::Feed),
+        (args.grant_api, Grantee::Api),
     ];
     let grants: Vec<(String, Grantee)> =
         grants.into_iter().filter_map(|(role, grantee)| Some((role?, grantee))).collect();

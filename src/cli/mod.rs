@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod account;
+mod api;
 mod audit;
 mod event;
 mod feed;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9300")]
         listen: SocketAddr,
     },
+    /// Answers applications' reads over HTTP, until SIGTERM or SIGINT.
+    Api(api::Args),
     /// Sends every committed ledger row to other services, until SIGTERM or SIGINT.
     Feed(feed::Args),
     /// Publishes callbacks from NDJSON files, with confirms; reports each refused line by number.
@@ -248,6 +251,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
         Command::Migrate(args) => migrate::run(&config, args).await,
         Command::Worker { listen } => Ok(app::run_worker(config, listen).await?),
         Command::Ops { listen } => Ok(app::run_ops(config, listen).await?),
+        Command::Api(args) => api::run(config, args).await,
         Command::Feed(args) => feed::run(config, args).await,
         Command::Publish(args) => publish::run(&config, args).await,
         Command::Ingress(args) => ingress::run(config, file, args).await,

@@ -174,6 +174,10 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// What is sent to others.
     pub feed: FeedConfig,
+    /// Who may read over `payonce api`; `None`: not set.
+    pub api_tokens_file: Option<PathBuf>,
+    /// Where `payonce api` reads; `None`: `database_url`.
+    pub api_database_url: Option<Secret>,
     /// Pauses.
     pub retry: RetryConfig,
     /// Redis.
@@ -315,6 +319,10 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
                 sources_max: values.number("source_labels_max")?,
             },
         },
+        api_tokens_file: Some(values.text("api_tokens_file"))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+        api_database_url: values.secret("api_database_url"),
         feed: FeedConfig {
             name: values.text("feed_name"),
             lease: values.duration("feed_lease_ms")?,

@@ -300,6 +300,18 @@ pub const SETTINGS: &[Setting] = &[
         "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds",
     ),
     Setting {
+        name: "api_tokens_file",
+        domain: Domain::Text,
+        default: "",
+        help: "TOML file with the tokens of `payonce api`: a digest, scopes and accounts of each; read again when it changes",
+    },
+    Setting {
+        name: "api_database_url",
+        domain: Domain::Secret,
+        default: "",
+        help: "PostgreSQL that `payonce api` reads from, such as a standby; how far that is behind stands on each answer. None: database_url",
+    },
+    Setting {
         name: "balance_cache",
         domain: Domain::Word(&["true", "false"]),
         default: "false",

@@ -23,13 +23,7 @@ pub enum AmountError {
 /// Decimal digits of a currency's minor unit by ISO 4217.
 #[must_use]
 pub fn exponent(currency: Currency) -> u32 {
-    match currency.as_str() {
-        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI"
-        | "VND" | "VUV" | "XAF" | "XOF" | "XPF" => 0,
-        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
-        "CLF" | "UYW" => 4,
-        _ => 2,
-    }
+    currency.minor_digits()
 }
 
 /// Where a provider's minor unit has other decimal digits than ISO 4217's.

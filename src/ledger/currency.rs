@@ -19,6 +19,18 @@ impl Currency {
     pub fn as_str(self) -> &'static str {
         self.0
     }
+
+    /// Decimal digits of the minor unit, by ISO 4217 list one.
+    #[must_use]
+    pub fn minor_digits(self) -> u32 {
+        match self.0 {
+            "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI"
+            | "VND" | "VUV" | "XAF" | "XOF" | "XPF" => 0,
+            "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+            "CLF" | "UYW" => 4,
+            _ => 2,
+        }
+    }
 }
 
 impl fmt::Display for Currency {

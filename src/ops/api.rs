@@ -24,6 +24,7 @@ use super::{
     watch::{Link, Now},
 };
 use crate::{
+    answers,
     ledger::{Layer, Reason},
     store::{
         StoreError,
@@ -72,7 +73,7 @@ impl IntoResponse for Problem {
             Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
             Self::Wrong(words) => (StatusCode::BAD_REQUEST, words),
         };
-        (status, Json(json!({ "error": words }))).into_response()
+        (status, Json(answers::error(answers::code_of(status.as_u16()), &words))).into_response()
     }
 }
 
@@ -98,7 +99,10 @@ pub(super) async fn errors_in_json(request: Request, next: Next) -> Response {
     let words = if words.is_empty() { unsaid(status) } else { words };
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Response::from_parts(parts, Body::from(json!({ "error": words }).to_string()))
+    Response::from_parts(
+        parts,
+        Body::from(answers::error(answers::code_of(status.as_u16()), &words).to_string()),
+    )
 }
 
 /// What a status means that came without words.
@@ -115,8 +119,14 @@ fn unsaid(status: StatusCode) -> String {
 
 type Answer = Result<Response, Problem>;
 
+/// In the form that applications get from `payonce api`, too.
+fn answer(value: &impl serde::Serialize) -> Answer {
+    let value = answers::answer(value).map_err(|error| Problem::Wrong(error.to_string()))?;
+    Ok(Json(value).into_response())
+}
+
 fn found(value: Option<impl serde::Serialize>, what: &'static str) -> Answer {
-    value.map(|value| Json(value).into_response()).ok_or(Problem::NotFound(what))
+    answer(&value.ok_or(Problem::NotFound(what))?)
 }
 
 pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
@@ -223,7 +233,7 @@ pub(super) async fn cases(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pai
         pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await).await?;
     let is_full = i64::try_from(cases.len()).is_ok_and(|cases| cases == limit);
     let next = cases.last().filter(|_| is_full).map(|last| last.id);
-    Ok(Json(json!({ "cases": cases, "next_before": next })).into_response())
+    answer(&json!({ "cases": cases, "next_before": next }))
 }
 
 pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {

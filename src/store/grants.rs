@@ -15,6 +15,8 @@ pub enum Grantee {
     Ops,
     /// Reads everything.
     Reader,
+    /// Answers applications: reads balances, and of cases only where a callback ended.
+    Api,
     /// Reads the ledger, and keeps how far it has sent it.
     Feed,
 }
@@ -28,6 +30,7 @@ impl Grantee {
             Self::Ops => "ops",
             Self::Reader => "a reader",
             Self::Feed => "a feed",
+            Self::Api => "an api",
         }
     }
 }
@@ -96,6 +99,16 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
 const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
 
+/// What answers applications may do.
+const API_RIGHTS: &[(&str, &str)] = &[
+    ("_sqlx_migrations", "select"),
+    ("accounts", "select"),
+    ("ledger", "select"),
+    ("ledger_clock", "select"),
+    ("payments", "select"),
+    ("quarantine", "select (id, source, event_id, account_id, reason, state, first_seen_at)"),
+];
+
 /// What keeps the feed's index fresh, with the owner's rights.
 const FEED_FUNCTIONS: &str = "summarize_ledger_txn";
 
@@ -121,7 +134,7 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         Grantee::Worker => (false, true),
         Grantee::Ops => (true, true),
         Grantee::Reader => (true, false),
-        Grantee::Feed => (false, false),
+        Grantee::Feed | Grantee::Api => (false, false),
     };
     for (table, rights) in WORKER_RIGHTS {
         if writes && !rights.is_empty() {
@@ -136,6 +149,11 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
     }
     if grantee == Grantee::Ops {
         for (table, rights) in OPS_RIGHTS {
+            run(format!("grant {rights} on {table} to {role}")).await?;
+        }
+    }
+    if grantee == Grantee::Api {
+        for (table, rights) in API_RIGHTS {
             run(format!("grant {rights} on {table} to {role}")).await?;
         }
     }

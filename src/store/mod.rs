@@ -17,6 +17,7 @@ mod grants;
 pub mod history;
 mod load;
 pub mod quarantine;
+pub mod reads;
 pub mod report;
 mod rows;
 mod schema;

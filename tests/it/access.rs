@@ -132,7 +132,9 @@ async fn whoever_refuses_a_request_of_the_api_answers_in_json() {
         let answer = dashboard.send(method, path, &[("authorization", bearer), JSON], body).await;
         assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
         assert_eq!(answer.header("content-type"), "application/json", "{method} {path}: {answer:?}");
-        assert!(answer.json()["error"].as_str().is_some_and(|words| words.len() > 8), "{answer:?}");
+        let error = &answer.json()["error"];
+        assert!(error["message"].as_str().is_some_and(|words| words.len() > 8), "{answer:?}");
+        assert!(error["code"].as_str().is_some_and(|code| code != "refused"), "{answer:?}");
     }
     let challenge = dashboard.get("/api/overview").await;
     assert!(challenge.header("www-authenticate").starts_with("Bearer"), "{challenge:?}");

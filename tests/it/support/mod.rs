@@ -20,7 +20,7 @@ use std::{
 
 pub use callbacks::{Event, SOURCE};
 pub use certificates::Authority;
-pub use dashboard::{Dashboard, csrf_of};
+pub use dashboard::{Answer, Dashboard, csrf_of};
 pub use feed::{EventReader, FullQueue};
 pub use ingress::{RunningIngress, answered, head};
 pub use locked::{Locked, PASSWORDS};

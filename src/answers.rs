@@ -1,0 +1,124 @@
+//! The one form of JSON answers, of `payonce api` and of the operators' API: money as whole minor units with its decimal text beside it,
+//! errors as `{"error": {"code", "message"}}` (contract §10). What must not live here: HTTP, and what an answer is about.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::ledger::Currency;
+
+/// Members that hold money, in minor units of the currency of their object or of the one around it.
+const MONEY: [&str; 13] = [
+    "amount",
+    "balance",
+    "held",
+    "available",
+    "debt",
+    "authorized",
+    "captured",
+    "refunded",
+    "reinstated",
+    "balance_delta",
+    "held_delta",
+    "balance_after",
+    "held_after",
+];
+
+/// Levels that are looked into; answers have four.
+const DEPTH_MAX: u32 = 16;
+
+/// As JSON, with `NAME_decimal` beside each amount whose currency is known.
+///
+/// # Errors
+/// What cannot be JSON, such as a map whose keys are no texts.
+pub fn answer(value: &impl Serialize) -> Result<Value, serde_json::Error> {
+    let mut value = serde_json::to_value(value)?;
+    add_decimals(&mut value, None, DEPTH_MAX);
+    Ok(value)
+}
+
+/// The form of every refusal.
+#[must_use]
+pub fn error(code: &str, message: &str) -> Value {
+    json!({ "error": { "code": code, "message": message } })
+}
+
+/// The code of a refusal with this HTTP status.
+#[must_use]
+pub fn code_of(status: u16) -> &'static str {
+    match status {
+        400 | 422 => "bad_request",
+        401 => "unauthorized",
+        403 => "forbidden",
+        404 => "not_found",
+        405 => "method_not_allowed",
+        413 => "too_large",
+        415 => "unsupported_media_type",
+        503 => "unavailable",
+        _ => "refused",
+    }
+}
+
+fn add_decimals(value: &mut Value, around: Option<Currency>, depth: u32) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| add_decimals(item, around, depth)),
+        Value::Object(members) => {
+            let own = members.get("currency").and_then(Value::as_str).and_then(Currency::parse);
+            let currency = own.or(around);
+            members.values_mut().for_each(|member| add_decimals(member, currency, depth));
+            if let Some(currency) = currency {
+                add_to(members, currency);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn add_to(members: &mut Map<String, Value>, currency: Currency) {
+    for name in MONEY {
+        if let Some(minor_units) = members.get(name).and_then(Value::as_i64) {
+            members.insert(format!("{name}_decimal"), Value::from(decimal(minor_units, currency)));
+        }
+    }
+}
+
+/// `-1999` of CNY is `-19.99`, of JPY `-1999`, of KWD `-1.999`.
+#[must_use]
+pub fn decimal(minor_units: i64, currency: Currency) -> String {
+    let digits = currency.minor_digits() as usize;
+    let sign = if minor_units < 0 { "-" } else { "" };
+    let text = format!("{:0width$}", minor_units.unsigned_abs(), width = digits + 1);
+    let (whole, fraction) = text.split_at(text.len().saturating_sub(digits));
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimal_text_has_the_digits_of_its_currency() {
+        let of = |minor_units, code| decimal(minor_units, Currency::parse(code).expect("a currency"));
+        assert_eq!(of(0, "EUR"), "0.00");
+        assert_eq!(of(5, "EUR"), "0.05");
+        assert_eq!(of(-1_999, "CNY"), "-19.99");
+        assert_eq!(of(-1_999, "JPY"), "-1999");
+        assert_eq!(of(1_999, "KWD"), "1.999");
+        assert_eq!(of(i64::MIN, "CLF"), "-922337203685477.5808");
+    }
+
+    #[test]
+    fn every_amount_has_its_decimal_text_beside_it_and_nothing_else_has() {
+        let found = answer(&json!({
+            "currency": "EUR", "balance": 5, "version": 7,
+            "entries": [{ "amount": 10, "balance_delta": -10 }, { "currency": "JPY", "amount": 10 }],
+        }));
+        let found = found.expect("JSON");
+        assert_eq!(found["balance_decimal"], "0.05");
+        assert_eq!(found.get("version_decimal"), None);
+        assert_eq!(found["entries"][0]["amount_decimal"], "0.10");
+        assert_eq!(found["entries"][0]["balance_delta_decimal"], "-0.10");
+        assert_eq!(found["entries"][1]["amount_decimal"], "10");
+        assert_eq!(answer(&json!({ "amount": 10 })).expect("JSON"), json!({ "amount": 10 }));
+    }
+}
