@@ -19,8 +19,8 @@ const ACCOUNTS_MAX: usize = 100;
 /// Entries of one page.
 const ENTRIES_MAX: i64 = 1_000;
 const ENTRIES_DEFAULT: i64 = 100;
-/// Longest id, as in a callback (contract §2).
-const ID_BYTES_MAX: usize = 200;
+/// Longest id. One of a callback has at most as many bytes (contract §2); characters are what a description of the api can count.
+const ID_CHARS_MAX: usize = 200;
 
 type Answer = Result<Response, Problem>;
 
@@ -54,9 +54,9 @@ fn shown(text: &str) -> String {
 
 /// An id that a callback could have: what is not, PostgreSQL is not asked for.
 fn checked_id<'a>(name: &str, id: &'a str) -> Result<&'a str, Problem> {
-    if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
+    if id.is_empty() || id.chars().count() > ID_CHARS_MAX || id.chars().any(char::is_control) {
         return Err(Problem::Wrong(format!(
-            "{name}: expected 1 to {ID_BYTES_MAX} bytes without control characters"
+            "{name}: expected 1 to {ID_CHARS_MAX} characters without control characters"
         )));
     }
     Ok(id)
