@@ -19,7 +19,8 @@ const LATENCY: &str = "payonce_callback_latency_seconds";
 const CONFLICTS: &str = "payonce_version_conflicts_total";
 const REDIS_AVAILABLE: &str = "payonce_redis_available";
 const BAD_SIGNATURES: &str = "payonce_bad_signatures_total";
-const DEAD_LETTERED: &str = "payonce_callbacks_dead_lettered_total";
+const SET_ASIDE: &str = "payonce_callbacks_set_aside";
+const WRITTEN_PLAINLY: &str = "payonce_cases_written_plainly_total";
 const KEYS_FILE_OK: &str = "payonce_keys_file_ok";
 const BUILD: &str = "payonce_build_info";
 const API_DURATION: &str = "payonce_api_duration_seconds";
@@ -85,9 +86,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Callbacks quarantined as bad_signature, by the source they claim; an unknown one is empty."
     );
     describe_counter!(CONFLICTS, "Accounts whose decision was void because a rival changed them first.");
+    describe_gauge!(
+        SET_ASIDE,
+        "Deliveries that wait apart, unsettled, while others go on: a row they need is locked, or PostgreSQL refuses them (refused: somebody has to look)."
+    );
     describe_counter!(
-        DEAD_LETTERED,
-        "Messages that PostgreSQL refuses to store, sent to the dead-letter queue."
+        WRITTEN_PLAINLY,
+        "Messages that are no callbacks whose case PostgreSQL took only without what was read of them."
     );
     describe_gauge!(REDIS_AVAILABLE, "1 while Redis answers, 0 while the worker goes on without it.");
     describe_histogram!(BATCH_SIZE, "Deliveries per batch.");
@@ -177,6 +182,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 pub fn worker_starts() {
     counter!(RECEIVED).absolute(0);
     counter!(CONFLICTS).absolute(0);
+    counter!(WRITTEN_PLAINLY).absolute(0);
+    for why in ["locked", "refused"] {
+        set_aside(why, 0);
+    }
 }
 
 /// The parts of a batch's life, in order.
@@ -253,9 +262,15 @@ pub fn keys_file_ok(ok: bool) {
     gauge!(KEYS_FILE_OK).set(if ok { 1.0 } else { 0.0 });
 }
 
-/// A message was given to the dead-letter queue.
-pub fn dead_lettered() {
-    counter!(DEAD_LETTERED).increment(1);
+/// So many deliveries more, or fewer, wait apart for this cause.
+pub fn set_aside(why: &'static str, change: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "a worker holds fewer than 2^52 deliveries")]
+    gauge!(SET_ASIDE, "why" => why).increment(change as f64);
+}
+
+/// A case was written without what was read of its message.
+pub fn written_plainly() {
+    counter!(WRITTEN_PLAINLY).increment(1);
 }
 
 /// The api has answered with this status, after so long.

@@ -28,7 +28,7 @@ pub use envelope::{Death, Envelope, HEADERS_BYTES_MAX};
 pub use events::{EventConfirm, EventPublisher, declare_events};
 pub use link::Link;
 pub use publish::{Confirm, PublishError, Publisher};
-pub use settle::{Settlement, Settler, Verb};
+pub use settle::{Settler, Tag};
 
 use crate::{config::TlsConfig, crash::Injected, hosts::each_host, tls};
 

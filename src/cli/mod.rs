@@ -153,7 +153,9 @@ impl From<StoreError> for Failure {
                 "{error}. Does the server run, and is PAYONCE_DATABASE_URL (or database_url) its address?"
             )),
             StoreError::Unfit(_) => Self::Usage(error.to_string()),
-            StoreError::Conflict(_) => Self::Unreachable(format!("{error}. Run the command again")),
+            StoreError::Conflict(_) | StoreError::Blocked(_) => {
+                Self::Unreachable(format!("{error}. Run the command again"))
+            }
             StoreError::Refused(_) => Self::No(error.to_string()),
         }
     }

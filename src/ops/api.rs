@@ -58,7 +58,9 @@ impl From<StoreError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, words) = match self {
-            Self::Store(cause @ (StoreError::Unavailable(_) | StoreError::Conflict(_))) => {
+            Self::Store(
+                cause @ (StoreError::Unavailable(_) | StoreError::Blocked(_) | StoreError::Conflict(_)),
+            ) => {
                 warn!(cause = %cause, "no answer");
                 (StatusCode::SERVICE_UNAVAILABLE, "PostgreSQL does not answer; try again".to_owned())
             }

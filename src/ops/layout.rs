@@ -104,7 +104,7 @@ impl Frame {
     pub(super) fn unavailable(&self, now: &Now, place: Place, cause: &StoreError) -> Response {
         warn!(cause = %cause, page = place.path(), "no page");
         let (status, title, words) = match cause {
-            StoreError::Unavailable(_) | StoreError::Conflict(_) => (
+            StoreError::Unavailable(_) | StoreError::Blocked(_) | StoreError::Conflict(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "PostgreSQL does not answer",
                 "Nothing can be shown here until it does. Workers hold what they have taken, and go on by themselves. The log of this \

@@ -26,6 +26,19 @@ use crate::{
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
 const OPENING_LOCK: i64 = 0x7061_796f_6e63_6501;
 
+/// What a transaction does about locks of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// It waits for them, for as long as another worker may take: a transaction that meets one that is held longer is in vain.
+    Wait,
+    /// It goes on without the accounts that are locked, and waits but [`LOCK_WAIT_SHORT_MS`] for anything else. Costs a statement more.
+    Skip,
+}
+
+/// How long a transaction that skips locked accounts waits for a lock on anything else, in milliseconds: a batch is cut in half with each
+/// such wait, until what is locked is found.
+pub const LOCK_WAIT_SHORT_MS: u32 = 100;
+
 /// All that one transaction writes.
 #[derive(Debug)]
 pub struct Batch<'a> {
@@ -46,6 +59,8 @@ pub struct Batch<'a> {
     /// The stored cases that `callbacks` come from, one each, where they were found to be signed right after all; empty for a batch
     /// from the queue. Such a case ends with what becomes of its callback.
     pub proven: &'a [CaseId],
+    /// What to do about locks of others.
+    pub locking: Locking,
     /// What done markers say to be copies. The batch is written only where the ledger has the row of each.
     pub remembered: &'a [Remembered],
 }
@@ -64,8 +79,10 @@ pub struct Remembered {
 /// A committed batch.
 #[derive(Debug)]
 pub struct Applied {
-    /// Accounts that a rival changed first: nothing about them was written, decide their callbacks again.
+    /// Accounts that another writer changed first, or that are locked: nothing about them was written, decide their callbacks again.
     pub lost: HashSet<AccountId>,
+    /// Those of the lost ones whose row somebody had locked: there is no use in trying them again at once.
+    pub locked: HashSet<AccountId>,
     /// What was counted.
     pub tallies: BTreeMap<Tally, i64>,
 }
@@ -79,12 +96,21 @@ pub struct Applied {
 /// again from the load is right in both cases.
 pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Result<Applied, StoreError> {
     let mut transaction = connection.begin().await?;
+    if batch.locking == Locking::Skip {
+        wait_shortly(&mut transaction).await?;
+    }
     prove(&mut transaction, batch.remembered).await?;
     let mut lost = guard_openings(&mut transaction, &batch.plan).await?;
     batch.plan.drop_accounts(&lost);
+    let locked = match batch.locking {
+        Locking::Wait => HashSet::new(),
+        Locking::Skip => lock_accounts(&mut transaction, &batch.plan.accounts).await?,
+    };
+    batch.plan.drop_accounts(&locked);
     let lost_races = update_accounts(&mut transaction, &batch.plan.accounts).await?;
     batch.plan.drop_accounts(&lost_races);
     lost.extend(lost_races);
+    lost.extend(locked.iter().cloned());
     crash::reach(Point::AfterAccounts).await?;
     insert_entries(&mut transaction, &batch.plan).await?;
     crash::reach(Point::AfterInsert).await?;
@@ -104,7 +130,7 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     crash::reach(Point::BeforeCommit).await?;
     transaction.commit().await?;
     crash::reach(Point::AfterCommit).await?;
-    Ok(Applied { lost, tallies: counts.tallies })
+    Ok(Applied { lost, locked, tallies: counts.tallies })
 }
 
 /// Redis can be restored, emptied, or written to by somebody else, and this database can be restored to a time before a marker: so a copy
@@ -169,6 +195,38 @@ async fn guard_openings(
         opened_first.contains(id.as_str()) || newest.get(id.as_str()).copied().unwrap_or(0) != *case
     });
     Ok(lost.map(|(id, _)| id.clone()).collect())
+}
+
+/// Until the end of this transaction.
+async fn wait_shortly(transaction: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("select set_config('lock_timeout', $1, true)")
+        .bind(LOCK_WAIT_SHORT_MS.to_string())
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
+
+/// Locks the rows of the open accounts that nobody else has locked, and returns the others.
+async fn lock_accounts(
+    transaction: &mut PgConnection,
+    changes: &[AccountChange],
+) -> Result<HashSet<AccountId>, StoreError> {
+    let changed: Vec<&AccountChange> = changes.iter().filter(|change| !change.opens).collect();
+    if changed.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let free: Vec<String> = sqlx::query_scalar(
+        "select a.account_id
+         from unnest($1::text[]) as k(account_id),
+              lateral (select account_id from accounts a where a.account_id = k.account_id
+                       for no key update skip locked) a",
+    )
+    .bind(each(&changed, |change| change.account_id.as_str()))
+    .fetch_all(&mut *transaction)
+    .await?;
+    let free: HashSet<&str> = free.iter().map(String::as_str).collect();
+    let locked = changed.iter().filter(|change| !free.contains(change.account_id.as_str()));
+    Ok(locked.map(|change| change.account_id.clone()).collect())
 }
 
 /// Returns the accounts that a rival changed first.

@@ -18,6 +18,10 @@ use super::{
 };
 use crate::{config::TlsConfig, hosts::each_host, tls};
 
+/// How long a statement waits for a lock. Another worker gives one back within a transaction; whoever holds one for longer is an operator,
+/// a migration, or gone, and a batch then goes on without what is locked.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Where the database is, and how long it may take.
 #[derive(Debug)]
 pub struct Database {
@@ -36,9 +40,10 @@ pub struct Database {
 /// What each session is given, whatever server, database, role or pooler say. Not by options of the start: poolers drop those.
 fn settings(deadline: Duration) -> Vec<Setting> {
     let deadline_ms = deadline.as_millis().to_string();
+    let lock_wait_ms = deadline.min(LOCK_WAIT_MAX).as_millis().to_string();
     [
         ("statement_timeout", deadline_ms.as_str()),
-        ("lock_timeout", deadline_ms.as_str()),
+        ("lock_timeout", lock_wait_ms.as_str()),
         // A worker that stops in mid-transaction must not hold its locks until TCP notices.
         ("idle_in_transaction_session_timeout", deadline_ms.as_str()),
         ("synchronous_commit", "on"),
@@ -123,6 +128,8 @@ impl Database {
             ("enable_mergejoin", "on"),
             ("plan_cache_mode", "auto"),
             ("statement_timeout", "0"),
+            // Migrations wait for the transactions of workers; these then wait for the migration.
+            ("lock_timeout", "10000"),
         ]);
         other.reads_only = true;
         other

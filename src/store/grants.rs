@@ -111,6 +111,32 @@ const API_RIGHTS: &[(&str, &str)] = &[
 
 /// What keeps the feed's index fresh, with the owner's rights.
 const FEED_FUNCTIONS: &str = "summarize_ledger_txn";
+/// Refuses a role that lacks a right that a worker needs, before it takes messages that it could not write.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], which names table, right and the command that gives it: it can be given while the worker waits.
+pub async fn check_worker_rights(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let needed = WORKER_RIGHTS.iter().flat_map(|(table, rights)| {
+        let verbs = ["select", "insert", "update"].into_iter().filter(move |verb| rights.contains(verb));
+        verbs.map(move |verb| (*table, verb))
+    });
+    let (tables, verbs): (Vec<&str>, Vec<&str>) = needed.unzip();
+    let missing: Vec<String> = sqlx::query_scalar(
+        "select upper(verb) || ' on ' || tab from unnest($1::text[], $2::text[]) as needed(tab, verb)
+         where not has_any_column_privilege(tab, verb)",
+    )
+    .bind(&tables)
+    .bind(&verbs)
+    .fetch_all(connection)
+    .await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Unavailable(format!(
+        "the role lacks {}: `payonce migrate --grant-worker ROLE` (or --grant-ops) gives it its rights",
+        missing.join(", ")
+    )))
+}
 
 /// Gives `role` its rights on the tables and functions of this database and takes all others there away, in one transaction: a running worker
 /// never sees less. By the owner of the tables.

@@ -29,12 +29,12 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-pub use apply::{Applied, Batch, Remembered, apply};
+pub use apply::{Applied, Batch, Locking, Remembered, apply};
 pub use audit::{CHECKS, Check, Finding, audit, not_in_ledger};
 pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
 pub use counts::{Tally, TallyKind};
 pub use database::{Connection, Database, Reader};
-pub use grants::{GrantError, Grantee, WORKER_RIGHTS, grant};
+pub use grants::{GrantError, Grantee, WORKER_RIGHTS, check_worker_rights, grant};
 pub use load::{add_ledger, load, load_besides_ledger};
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;
@@ -54,8 +54,13 @@ pub enum StoreError {
     /// A rival changed what the plan was decided on. Load and decide again.
     #[error("a rival got there first: {0}")]
     Conflict(String),
-    /// The database refuses these very rows: trying the same again gives the same.
-    #[error("PostgreSQL refuses the data: {0}")]
+    /// Somebody holds a lock on a row that this needs, or it took longer than `database_deadline_ms`. Less of it may go through at
+    /// once, and all of it later.
+    #[error("PostgreSQL did not get to it in time: {0}")]
+    Blocked(String),
+    /// The database refuses to do this, or stores what this program cannot read: trying the same again gives the same, until somebody
+    /// changes the schema, a row, or the program. That is never the fault of a message that could be decoded.
+    #[error("PostgreSQL refuses: {0}")]
     Refused(String),
 }
 
@@ -68,10 +73,14 @@ impl From<Injected> for StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
-            // What is not about these rows is about the connection.
+            // What is not about what is stored is about the connection.
             let about_rows = matches!(
                 error,
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_)
+                sqlx::Error::Decode(_)
+                    | sqlx::Error::ColumnDecode { .. }
+                    | sqlx::Error::ColumnNotFound(_)
+                    | sqlx::Error::TypeNotFound { .. }
+                    | sqlx::Error::Encode(_)
             );
             let text = error.to_string();
             return if about_rows { Self::Refused(text) } else { Self::Unavailable(text) };
@@ -84,8 +93,8 @@ impl From<sqlx::Error> for StoreError {
             "40" => Self::Conflict(text),
             // A unique key that was free when the snapshot was loaded.
             "23" if code == "23505" => Self::Conflict(text),
-            // Integrity violation, data exception, program limit exceeded.
-            "23" | "22" | "54" => Self::Refused(text),
+            // Lock not available within lock_timeout; cancelled by statement_timeout, or by a person.
+            "55" | "57" if matches!(&*code, "55P03" | "57014") => Self::Blocked(text),
             // Insufficient privilege. Waited for, as an outage is: the grant helps without a restart.
             "42" if code == "42501" && text.contains("pg_control_system") => Self::Unavailable(format!(
                 "{text}: a superuser must run: grant execute on function pg_control_system() to ROLE (deploy/postgres/roles.sql does)"
@@ -96,7 +105,13 @@ impl From<sqlx::Error> for StoreError {
             // A prepared statement that is there already, or is not there: of another client of the same pooler.
             "42" if code == "42P05" => server::in_transaction_mode(),
             "26" => server::in_transaction_mode(),
-            _ => Self::Unavailable(text),
+            // Connection, transaction state (read-only, or ended by the server), authorization, missing database, resources (disk full,
+            // memory, connections), object in use, operator intervention (shutdown), system error (input and output): whatever is
+            // written meets the same.
+            "08" | "25" | "28" | "3D" | "53" | "55" | "57" | "58" => Self::Unavailable(text),
+            // Data and integrity, limits of the program, syntax and names (another schema), what triggers raise, internal errors
+            // (a damaged page): it may be about one row.
+            _ => Self::Refused(text),
         }
     }
 }

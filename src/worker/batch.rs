@@ -17,22 +17,18 @@ pub(super) struct Taken {
     pub(super) delivery: Delivery,
     pub(super) at: Instant,
     /// Counts its bytes as long as it lives.
-    pub(super) _held: Held,
+    pub(super) held: Held,
 }
 
-/// The next batch; `None` once `stop` is set or no more deliveries can come. An idle lane waits here without limit; a batch that
-/// has begun is closed after `linger`, full or not. What had gathered when `stop` came is dropped: the channel gives it back.
-pub(super) async fn next(
+/// A batch that begins with `first`; `None` once `stop` is set. It is closed after `linger`, full or not. What had gathered when `stop`
+/// came is dropped: the channel gives it back.
+pub(super) async fn fill(
+    first: Taken,
     deliveries: &mut UnboundedReceiver<Taken>,
     size_max: usize,
     linger: Duration,
     stop: &CancellationToken,
 ) -> Option<Vec<Taken>> {
-    let first = tokio::select! {
-        biased;
-        () = stop.cancelled() => return None,
-        first = deliveries.recv() => first?,
-    };
     let mut bytes = first.delivery.bytes();
     let mut batch = Vec::with_capacity(size_max.min(deliveries.len() + 1));
     batch.push(first);

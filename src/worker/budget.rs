@@ -9,14 +9,22 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use tokio::sync::Notify;
+
 /// The number grows after so many times itself have come, and none of that took more than this part of the bytes.
 const ROUNDS_BEFORE_GROWTH: u64 = 4;
 const GROWTH_PART: usize = 8;
+
+/// Deliveries that were set aside do not count against the prefetch, up to so many: others go on meanwhile.
+const ASIDE_ALLOWED_MAX: u16 = 10_000;
 
 #[derive(Debug, Default)]
 struct Sum {
     bytes: AtomicUsize,
     deliveries: AtomicUsize,
+    aside: AtomicUsize,
+    /// The number of those that are set aside has grown.
+    grew: Notify,
 }
 
 /// A delivery's share of what is held, until it is dropped.
@@ -24,10 +32,25 @@ struct Sum {
 pub(super) struct Held {
     sum: Arc<Sum>,
     bytes: usize,
+    is_aside: bool,
+}
+
+impl Held {
+    /// Its delivery waits apart from now on, until it is dropped.
+    pub(super) fn set_aside(&mut self) {
+        if !self.is_aside {
+            self.is_aside = true;
+            self.sum.aside.fetch_add(1, Ordering::Relaxed);
+            self.sum.grew.notify_one();
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.is_aside {
+            self.sum.aside.fetch_sub(1, Ordering::Relaxed);
+        }
         self.sum.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.sum.deliveries.fetch_sub(1, Ordering::Relaxed);
     }
@@ -44,6 +67,10 @@ pub(super) struct Budget {
     prefetch_max: u16,
     prefetch: u16,
     held: Arc<Sum>,
+    /// Of it, for deliveries that are set aside.
+    allowance: u16,
+    /// Nothing was settled since a session ended because nothing could be written.
+    is_on_trial: bool,
     /// Since the prefetch was changed.
     taken: u64,
     bytes_peak: usize,
@@ -55,6 +82,8 @@ impl Budget {
             bytes_max,
             prefetch_max,
             prefetch: prefetch_max,
+            allowance: 0,
+            is_on_trial: false,
             held: Arc::default(),
             taken: 0,
             bytes_peak: 0,
@@ -63,7 +92,35 @@ impl Budget {
 
     /// How many unsettled deliveries to ask for.
     pub(super) fn prefetch(&self) -> u16 {
-        self.prefetch
+        if self.is_on_trial { 1 } else { self.prefetch }.saturating_add(self.allowance)
+    }
+
+    /// Nothing could be written: the next session begins with one delivery, and takes more when something was settled. A message that is
+    /// given back over and over is given up by the broker in the end; so it is the fewest that are put at that risk.
+    pub(super) fn put_on_trial(&mut self) {
+        self.is_on_trial = true;
+    }
+
+    /// Something was settled. True where more can be asked for now.
+    pub(super) fn proven(&mut self) -> bool {
+        std::mem::replace(&mut self.is_on_trial, false)
+    }
+
+    /// Resolves when deliveries were set aside.
+    pub(super) fn aside_grew(&self) -> impl Future<Output = ()> + use<> {
+        let held = Arc::clone(&self.held);
+        async move { held.grew.notified().await }
+    }
+
+    /// Makes room for what is set aside, in steps of a quarter of the prefetch, so that it is asked for seldom. True where more, or in a
+    /// new session less, can be asked for now.
+    pub(super) fn make_room(&mut self) -> bool {
+        let aside = u16::try_from(self.held.aside.load(Ordering::Relaxed)).unwrap_or(u16::MAX);
+        let step = if self.is_on_trial { 1 } else { (self.prefetch / 4).max(1) };
+        let allowance = aside.div_ceil(step).saturating_mul(step).min(ASIDE_ALLOWED_MAX);
+        let grows = allowance > self.allowance;
+        self.allowance = allowance;
+        grows
     }
 
     /// Counts a delivery of so many bytes. One alone always fits, whatever its size: else nothing could go on.
@@ -80,7 +137,7 @@ impl Budget {
         self.held.deliveries.fetch_add(1, Ordering::Relaxed);
         self.taken += 1;
         self.bytes_peak = self.bytes_peak.max(sum);
-        Ok(Held { sum: Arc::clone(&self.held), bytes })
+        Ok(Held { sum: Arc::clone(&self.held), bytes, is_aside: false })
     }
 
     /// A higher prefetch, where it is time for one.
@@ -107,7 +164,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Overflow};
+    use super::{Budget, Held, Overflow};
 
     #[test]
     fn large_messages_shrink_the_prefetch_to_what_fits_and_small_ones_let_it_grow_again() {
@@ -128,6 +185,33 @@ mod tests {
             steps.extend(budget.grown());
         }
         assert_eq!(steps, [200, 800, 3_200, 4_000]);
+    }
+
+    #[test]
+    fn what_is_set_aside_takes_nobody_elses_place() {
+        let mut budget = Budget::new(100, 1_000_000);
+        let mut held: Vec<_> = (0..100).map(|_| budget.take(10).expect("it fits")).collect();
+        assert!(!budget.make_room());
+        held.iter_mut().take(30).for_each(Held::set_aside);
+        assert!(budget.make_room(), "thirty places more, in steps of 25");
+        assert_eq!(budget.prefetch(), 150);
+        assert!(!budget.make_room(), "and no more than once");
+        held.clear();
+        assert!(!budget.make_room());
+        assert_eq!(budget.prefetch(), 100);
+    }
+
+    #[test]
+    fn a_session_after_one_that_wrote_nothing_begins_with_one_delivery() {
+        let mut budget = Budget::new(100, 1_000_000);
+        budget.put_on_trial();
+        assert_eq!(budget.prefetch(), 1);
+        let mut held = budget.take(10).expect("it fits");
+        held.set_aside();
+        assert!(budget.make_room(), "another one may be better");
+        assert_eq!(budget.prefetch(), 2);
+        assert!(budget.proven());
+        assert!(!budget.proven());
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(super) async fn decide_stored(
                 ) => {
                     lane.pause(&cause, started, pauses).await?;
                 }
-                Err(cause @ StoreError::Refused(_)) => {
+                Err(cause @ (StoreError::Blocked(_) | StoreError::Refused(_))) => {
                     error!(writer = lane.writer, cause = %cause, "a dead letter was not decided; its case is open");
                     break;
                 }

@@ -63,6 +63,7 @@ pub async fn carry_out(
                 StoreError::Unavailable(_) => "PostgreSQL was unavailable",
                 StoreError::Unfit(_) => "PostgreSQL is not set up as it must be; the log says how",
                 StoreError::Conflict(_) => "workers changed the same accounts first too often",
+                StoreError::Blocked(_) => "somebody holds a lock on the same rows, or it took too long",
                 StoreError::Refused(_) => "PostgreSQL refused the data; the log says which",
             };
             format!("stopped, because {why}; what was done stays, do the rest again")

@@ -1,4 +1,5 @@
-//! The only table from what the database said to what happens next.
+//! The only table from what the database said to what happens next. After decoding nothing is a message's fault: there is no step that
+//! gives one up.
 
 use crate::store::StoreError;
 
@@ -7,12 +8,31 @@ use crate::store::StoreError;
 pub(super) enum NextStep {
     /// Load and decide again at once.
     DecideAgain,
-    /// The same again, on a new connection, after a pause.
+    /// Again on a new connection, after a pause, in halves: what is too much for the database now may go through in parts.
     Wait,
-    /// Cut it in half, to find the message that cannot be written and let its neighbours go on.
+    /// Cut it in half, to find what cannot be written and let its neighbours go on.
     Split,
-    /// It is that message: the broker moves it to the dead-letter queue.
-    DeadLetter,
+    /// It is that one delivery: it waits apart, and comes again by itself.
+    SetAside(Why),
+}
+
+/// Why a delivery waits apart from its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// Somebody holds a lock on a row that it needs, or it takes too long.
+    Locked,
+    /// PostgreSQL refuses it, or stores what this program cannot read: somebody has to look.
+    Refused,
+}
+
+impl Why {
+    /// The label in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// `conflicts`: how often in a row this batch has lost a race. `messages`: how many it has.
@@ -26,8 +46,9 @@ pub(super) fn after(
         StoreError::Conflict(_) if conflicts <= conflict_retries_max => NextStep::DecideAgain,
         // Never given up: a lost race says nothing against the callback.
         StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => NextStep::Wait,
-        StoreError::Refused(_) if messages > 1 => NextStep::Split,
-        StoreError::Refused(_) => NextStep::DeadLetter,
+        StoreError::Blocked(_) | StoreError::Refused(_) if messages > 1 => NextStep::Split,
+        StoreError::Blocked(_) => NextStep::SetAside(Why::Locked),
+        StoreError::Refused(_) => NextStep::SetAside(Why::Refused),
     }
 }
 
@@ -36,9 +57,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_message_that_the_database_refuses_by_itself_is_dead_lettered() {
+    fn what_cannot_be_written_is_found_by_halving_and_set_aside_never_given_up() {
         let conflict = StoreError::Conflict(String::new());
         let away = StoreError::Unavailable(String::new());
+        let blocked = StoreError::Blocked(String::new());
         let refused = StoreError::Refused(String::new());
         for (error, conflicts, messages, expected) in [
             (&conflict, 1, 1, NextStep::DecideAgain),
@@ -46,8 +68,10 @@ mod tests {
             (&conflict, 21, 1, NextStep::Wait),
             (&away, 0, 1, NextStep::Wait),
             (&away, 1_000_000, 500, NextStep::Wait),
+            (&blocked, 0, 2, NextStep::Split),
+            (&blocked, 0, 1, NextStep::SetAside(Why::Locked)),
             (&refused, 0, 2, NextStep::Split),
-            (&refused, 0, 1, NextStep::DeadLetter),
+            (&refused, 0, 1, NextStep::SetAside(Why::Refused)),
         ] {
             assert_eq!(after(error, conflicts, 20, messages), expected, "{error} {conflicts} {messages}");
         }

@@ -11,12 +11,14 @@ use tracing::{Span, warn};
 
 use super::{
     Worker,
+    aside::{ASIDE_HOLD_MAX, Aside, Retry},
     batch::{self, Taken},
-    process, sleep_unless,
+    process::{self, Fate, Trial},
+    sleep_unless,
     stage::{self, Timed},
 };
 use crate::{
-    broker::{Settlement, Verb},
+    broker::{Receipt, Tag},
     metrics::{self, Stage},
     retry::Pauses,
     store::{self, StoreError},
@@ -27,13 +29,25 @@ use crate::{
 /// takes what comes at once.
 const BEHIND_PART: usize = 16;
 
+/// Deliveries that may fail one by one before the lane takes it that all would.
+const FAILED_ALONE_MAX: u32 = 3;
+
 /// Why a lane ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaneEnd {
     /// It was told to.
     Stopped,
-    /// PostgreSQL stayed away longer than deliveries may be held.
+    /// Nothing could be written for longer than deliveries may be held.
     Outage,
+    /// A delivery that was set aside has been held as long as the broker allows.
+    HeldTooLong,
+}
+
+/// What a lane does next.
+enum Next {
+    Batch(Vec<Taken>),
+    Retry(Vec<Retry>),
+    Stop,
 }
 
 /// Which queue a lane works.
@@ -55,14 +69,24 @@ pub(super) struct Lane {
     pub(super) connection: store::Connection,
     /// So many batches more do not believe Redis that a callback is new.
     pub(super) batches_in_doubt: u32,
+    /// So many batches more skip locked accounts instead of waiting for them.
+    pub(super) batches_skipping_locks: u32,
+    /// Deliveries that failed one by one since the worker last wrote any batch, and how many it had written by then.
+    pub(super) failed_alone: (u32, u64),
+    /// What waits for its next try.
+    pub(super) aside: Aside,
     /// The batch in work, where traces are collected.
     pub(super) span: Span,
     settle: Sender<Settling>,
     stop: CancellationToken,
 }
 
-/// What is to be settled of a batch, and the stage that this ends.
-pub(super) type Settling = (Vec<Settlement>, Timed);
+/// What is to be settled of a batch, what is not for now, and the stage that this ends.
+pub(super) struct Settling {
+    pub(super) settled: Vec<Receipt>,
+    pub(super) aside: Vec<Tag>,
+    pub(super) stage: Timed,
+}
 
 impl Lane {
     pub(super) fn new(
@@ -78,52 +102,135 @@ impl Lane {
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
         let span = Span::none();
-        Self { worker, origin, writer, connection, batches_in_doubt: 0, span, settle, stop }
+        Self {
+            aside: Aside::new(worker.retry),
+            worker,
+            origin,
+            writer,
+            connection,
+            batches_in_doubt: 0,
+            batches_skipping_locks: 0,
+            failed_alone: (0, 0),
+            span,
+            settle,
+            stop,
+        }
     }
 
     /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
     pub(super) async fn run(mut self, mut deliveries: UnboundedReceiver<Taken>) -> LaneEnd {
         let mut is_behind = false;
         let end = loop {
-            let size_max = self.worker.config.batch_size_max;
-            let linger = if is_behind { self.worker.config.batch_linger } else { Duration::ZERO };
-            let Some(batch) = batch::next(&mut deliveries, size_max, linger, &self.stop).await else {
-                break LaneEnd::Stopped;
-            };
-            is_behind = batch.len() >= size_max.div_ceil(BEHIND_PART);
-            metrics::batch_closed(batch.len());
-            self.worker.vitals.holds(&self.writer, batch.iter().map(|taken| taken.at).min());
-            self.span = stage::batch_span(&self, self.queue(), &batch);
-            match process::process(&mut self, &batch).await {
-                Ok(verbs) => {
-                    if !self.settle_batch(batch, verbs).await {
-                        break LaneEnd::Stopped;
+            self.worker.vitals.holds(&self.writer, self.aside.oldest());
+            if self.aside.oldest().is_some_and(|since| since.elapsed() > ASIDE_HOLD_MAX) {
+                break LaneEnd::HeldTooLong;
+            }
+            let done = match self.next(&mut deliveries, is_behind).await {
+                Next::Stop => break LaneEnd::Stopped,
+                Next::Batch(batch) => {
+                    is_behind = batch.len() >= self.worker.config.batch_size_max.div_ceil(BEHIND_PART);
+                    self.begin(&batch);
+                    match process::process(&mut self, &batch, Trial::First).await {
+                        Ok(fates) => self.settle_batch(batch, fates).await,
+                        Err(end) => break end,
                     }
                 }
-                Err(end) => break end,
-            }
-            self.worker.vitals.holds(&self.writer, None);
+                Next::Retry(retries) => {
+                    let (subjects, batch): (Vec<_>, Vec<_>) =
+                        retries.into_iter().map(|retry| (retry.subject, retry.taken)).unzip();
+                    self.begin(&batch);
+                    match process::process(&mut self, &batch, Trial::Again).await {
+                        Ok(fates) => {
+                            let subjects = subjects.into_iter();
+                            let retried =
+                                subjects.zip(batch).map(|(subject, taken)| Retry { subject, taken });
+                            self.settle_retried(retried.collect(), fates).await
+                        }
+                        Err(end) => break end,
+                    }
+                }
+            };
             self.span = Span::none();
+            if !done {
+                break LaneEnd::Stopped;
+            }
         };
         self.worker.vitals.holds(&self.writer, None);
         self.connection.close().await;
         end
     }
 
-    /// Hands the batch to the settler. False where that is gone, and with it the channel.
-    async fn settle_batch(&self, batch: Vec<Taken>, verbs: Vec<Option<Verb>>) -> bool {
-        let stage = Timed::begin(&self.span, Stage::Settle);
-        let now = Instant::now();
-        let mut settlements = Vec::with_capacity(batch.len());
-        for (taken, verb) in batch.into_iter().zip(verbs) {
-            let Some(verb) = verb else { continue };
-            self.worker.vitals.settled(now.duration_since(taken.at));
-            if verb == Verb::DeadLetter {
-                metrics::dead_lettered();
+    /// Waits for deliveries without limit; what is set aside comes first when its time has come, and alone when there is too much of it.
+    async fn next(&mut self, deliveries: &mut UnboundedReceiver<Taken>, is_behind: bool) -> Next {
+        let size_max = self.worker.config.batch_size_max;
+        let due = self.aside.next_due();
+        let wait_until_due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
             }
-            settlements.push(Settlement { receipt: taken.delivery.receipt, verb });
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Next::Stop,
+            () = wait_until_due => Next::Retry(self.aside.take_due(Instant::now(), size_max)),
+            first = deliveries.recv(), if !self.aside.is_full() => {
+                let Some(first) = first else { return Next::Stop };
+                let linger = if is_behind { self.worker.config.batch_linger } else { Duration::ZERO };
+                let batch = batch::fill(first, deliveries, size_max, linger, &self.stop).await;
+                batch.map_or(Next::Stop, Next::Batch)
+            }
         }
-        self.settle.send((settlements, stage)).await.is_ok()
+    }
+
+    fn begin(&mut self, batch: &[Taken]) {
+        metrics::batch_closed(batch.len());
+        let oldest = batch.iter().map(|taken| taken.at).chain(self.aside.oldest()).min();
+        self.worker.vitals.holds(&self.writer, oldest);
+        self.span = stage::batch_span(self, self.queue(), batch);
+    }
+
+    /// Hands the batch to the settler. False where that is gone, and with it the channel.
+    async fn settle_batch(&mut self, batch: Vec<Taken>, fates: Vec<Fate>) -> bool {
+        let now = Instant::now();
+        let mut settled = Vec::with_capacity(batch.len());
+        let mut aside = Vec::new();
+        for (taken, fate) in batch.into_iter().zip(fates) {
+            match fate {
+                Fate::Settled => settled.push(self.settled(taken, now)),
+                Fate::Aside(subject, why) => {
+                    aside.push(taken.delivery.receipt.tag());
+                    self.aside.put(subject, taken, why);
+                }
+            }
+        }
+        self.hand_over(settled, aside).await
+    }
+
+    /// The same for what was tried again: what failed again is known to the settler.
+    async fn settle_retried(&mut self, retried: Vec<Retry>, fates: Vec<Fate>) -> bool {
+        let now = Instant::now();
+        let mut settled = Vec::with_capacity(retried.len());
+        for (retry, fate) in retried.into_iter().zip(fates) {
+            match fate {
+                Fate::Settled => {
+                    self.aside.settled(&retry.subject);
+                    settled.push(self.settled(retry.taken, now));
+                }
+                Fate::Aside(_, why) => self.aside.put_back(retry, why),
+            }
+        }
+        self.hand_over(settled, Vec::new()).await
+    }
+
+    fn settled(&self, taken: Taken, now: Instant) -> Receipt {
+        self.worker.vitals.settled(now.duration_since(taken.at));
+        taken.delivery.receipt
+    }
+
+    async fn hand_over(&self, settled: Vec<Receipt>, aside: Vec<Tag>) -> bool {
+        let stage = Timed::begin(&self.span, Stage::Settle);
+        self.settle.send(Settling { settled, aside, stage }).await.is_ok()
     }
 
     fn queue(&self) -> &str {
@@ -131,6 +238,16 @@ impl Lane {
             Origin::Queue => &self.worker.names.queue,
             Origin::GivenUp => &self.worker.names.dead_queue,
         }
+    }
+
+    /// Whether so many deliveries in a row failed one by one, with no batch of this worker written in between, that it is not about any of
+    /// them: PostgreSQL writes nothing at all.
+    pub(super) fn fails_at_everything(&mut self) -> bool {
+        let written = self.worker.vitals.written();
+        let (failed, written_then) = self.failed_alone;
+        let failed = if written == written_then { failed.saturating_add(1) } else { 1 };
+        self.failed_alone = (failed, written);
+        failed > FAILED_ALONE_MAX
     }
 
     /// Waits before the next try of a batch that PostgreSQL could not take; gives up where the lane was told to stop, or has
@@ -149,6 +266,7 @@ impl Lane {
         }
         let pause = pauses.next_pause();
         self.worker.vitals.failed(cause);
+        self.worker.readiness.wrote(false);
         warn!(writer = self.writer, cause = %cause, pause_ms = pause.as_millis(), "batch not written; trying again");
         sleep_unless(pause, &self.stop).await;
         Ok(())

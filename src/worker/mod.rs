@@ -4,6 +4,7 @@
 //! starts with nothing of it: delivery tags belong to a channel, so an acknowledgement can never reach another message.
 //! What must not live here: SQL, Redis commands, business rules.
 
+mod aside;
 mod batch;
 mod budget;
 mod dead_letter;
@@ -73,19 +74,31 @@ pub struct Worker {
     pub vitals: Vitals,
 }
 
-/// Whether a worker is taking messages; shared with its health endpoint.
+/// Whether a worker is taking messages and writing them; shared with its health endpoint.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_open: AtomicBool,
+    is_writing: AtomicBool,
+}
 
 impl Readiness {
-    /// True while a session is open.
+    /// True while a session is open and what was tried last was committed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_open.load(Ordering::Relaxed) && self.0.is_writing.load(Ordering::Relaxed)
     }
 
-    fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    /// A session with the broker is open, or not.
+    fn open(&self, is_open: bool) {
+        self.0.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    /// A transaction was committed, or could not be.
+    fn wrote(&self, is_committed: bool) {
+        self.0.is_writing.store(is_committed, Ordering::Relaxed);
     }
 }
 
@@ -112,8 +125,10 @@ enum SessionEnd {
     Broker(#[from] BrokerError),
     #[error("the broker cancelled the consumer; the queue may have been deleted")]
     ConsumerCancelled,
-    #[error("PostgreSQL was away for longer than outage_hold_ms; the deliveries were given back")]
+    #[error("nothing could be written for longer than outage_hold_ms; the deliveries were given back")]
     Outage,
+    #[error("a delivery that was set aside was held as long as the broker allows; all were given back")]
+    HeldTooLong,
     #[error("unsettled deliveries were more than prefetch_bytes_max; from now on fewer are taken at a time")]
     TooMuch,
     #[error("a lane stopped unexpectedly: {0}")]
@@ -142,6 +157,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     let mut result = Ok(());
     while !stop.is_cancelled() {
         let ended = match wait_for_database(&worker, &stop, beside.is_none()).await {
+            Ok(()) if stop.is_cancelled() => Ok(()),
             Ok(()) => {
                 // Not before the schema is known to fit.
                 beside.get_or_insert_with(|| {
@@ -154,7 +170,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
             }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
         };
-        worker.readiness.set(false);
+        worker.readiness.open(false);
         match ended {
             Ok(()) => {}
             Err(SessionEnd::Refused(refusal)) => {
@@ -165,9 +181,13 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 cause @ (SessionEnd::Broker(_)
                 | SessionEnd::ConsumerCancelled
                 | SessionEnd::Outage
+                | SessionEnd::HeldTooLong
                 | SessionEnd::TooMuch
                 | SessionEnd::LaneDied(_)),
             ) => {
+                if matches!(cause, SessionEnd::Outage) {
+                    budgets.put_on_trial();
+                }
                 let pause = pauses.next_pause();
                 worker.vitals.failed(&cause);
                 warn!(cause = %cause, pause_ms = pause.as_millis(), "session ended; the broker has all unsettled deliveries back");
@@ -190,12 +210,12 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     result
 }
 
-/// No message is taken while PostgreSQL is away: the broker counts every return, and would give up good payments. One that is not set up as it
-/// must be is refused at the start; later it is waited for too, because it was right before, and may be again.
+/// No message is taken while PostgreSQL is away or takes no writes: the broker counts every return, and would give up good payments. One that
+/// is not set up as it must be is refused at the start; later it is waited for too, because it was right before, and may be again.
 async fn wait_for_database(worker: &Worker, stop: &CancellationToken, is_start: bool) -> Result<(), Refusal> {
     let mut pauses = Pauses::new(worker.retry);
     while !stop.is_cancelled() {
-        match check_database(&worker.database).await {
+        match check_database(worker).await {
             Ok(()) => return Ok(()),
             Err(SchemaError::Store(cause @ StoreError::Unfit(_))) if is_start => {
                 return Err(Refusal::Database(cause));
@@ -219,12 +239,25 @@ async fn wait_for_database(worker: &Worker, stop: &CancellationToken, is_start: 
     Ok(())
 }
 
-async fn check_database(database: &Arc<Database>) -> Result<(), SchemaError> {
-    database.check_sessions().await?;
-    let mut connection = store::Connection::new(Arc::clone(database));
-    let checked = connection.run(async |connection| Ok(store::check_schema(connection).await)).await;
+/// That the schema fits, and that something can be written and committed: a server that answers reads may be a standby, read-only, full,
+/// or wait for a synchronous standby that is gone. What is written is the worker's report.
+async fn check_database(worker: &Worker) -> Result<(), SchemaError> {
+    worker.database.check_sessions().await?;
+    let mut connection = store::Connection::new(Arc::clone(&worker.database));
+    let checked = connection
+        .run(async |connection| {
+            let fits = store::check_schema(connection).await;
+            if fits.is_ok() {
+                store::check_worker_rights(connection).await?;
+                vitals::report_now(worker, connection).await?;
+            }
+            Ok::<_, StoreError>(fits)
+        })
+        .await;
     connection.close().await;
-    checked?
+    checked??;
+    worker.readiness.wrote(true);
+    Ok(())
 }
 
 async fn sleep_unless(pause: Duration, stop: &CancellationToken) {

@@ -7,27 +7,28 @@ use std::{
     time::Instant,
 };
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
+    aside::Subject,
     batch::Taken,
     dead_letter,
-    disposition::{self, NextStep},
+    disposition::{self, NextStep, Why},
     lane::{Lane, LaneEnd, Origin},
     stage::Timed,
     work::Work,
 };
 use crate::{
-    broker::{Delivery, Verb},
+    broker::Delivery,
     crash::{self, Point},
     dedupe::Advice,
     keys::Keyring,
     ledger::{
         AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
     },
-    metrics::Stage,
+    metrics::{self, Stage},
     retry::Pauses,
-    store::{self, Applied, Batch, Remembered, Resolver, StoreError},
+    store::{self, Applied, Batch, Locking, Remembered, Resolver, StoreError},
     wire::{self, Framing, WireError},
 };
 
@@ -35,12 +36,33 @@ use crate::{
 /// copies for new, and each batch with one would be written in vain first.
 const DOUBT_BATCHES: u32 = 16;
 
-/// Works one batch until all of it is committed or known, and returns one verb per delivery, in order; `None` for one that can
-/// only stay with the broker.
+/// After a wait for a lock in vain so many batches skip locked accounts: the first of each lane pays for finding one.
+const SKIPPING_BATCHES: u32 = 64;
+
+/// How a delivery of a batch ends.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Its row is committed, or it is a proven copy: it is acknowledged.
+    Settled,
+    /// It waits apart with all that has this subject, and is tried again.
+    Aside(Subject, Why),
+}
+
+/// Whether the deliveries of a batch have been tried before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// They have just come: those about what is set aside join it.
+    First,
+    /// They were set aside.
+    Again,
+}
+
+/// Works one batch until all of it is committed, known, or found to be what cannot be written now; returns what becomes of each delivery,
+/// in order.
 ///
 /// # Errors
 /// [`LaneEnd`] where the lane has to stop first. Some of the batch may be committed by then; nothing of it is settled.
-pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Option<Verb>>, LaneEnd> {
+pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> Result<Vec<Fate>, LaneEnd> {
     let started = Instant::now();
     let stage = Timed::begin(&lane.span, Stage::Decode);
     let decoded: Vec<Result<Callback, WireError>> =
@@ -51,12 +73,21 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     let decoded = verify(&keyring, batch, decoded);
     stage.end();
 
-    let mut verbs = vec![Some(Verb::Ack); batch.len()];
     let mut pauses = Pauses::new(lane.worker.retry);
     let mut conflicts = 0;
     // After a conflict this batch asks the ledger alone, of every key: what Redis says may have been the reason.
     let mut asks_redis = true;
-    // Parts of the batch still to be written: all of it, unless the database refuses some message.
+    // Why a delivery is set aside; those without an entry are settled in the end.
+    let mut aside: BTreeMap<usize, Why> = BTreeMap::new();
+    if trial == Trial::First {
+        let waiting = |at: usize| Some((at, lane.aside.holds(&subject(batch, &decoded, at)?)?));
+        aside.extend((0..batch.len()).filter_map(waiting));
+    }
+    // What is committed or set aside already: a part that is tried again after that must not count it again.
+    let mut is_done: Vec<bool> = (0..batch.len()).map(|at| aside.contains_key(&at)).collect();
+    // Messages that are no callbacks whose cases are written without what was read of them.
+    let mut is_plain = vec![false; batch.len()];
+    // Parts of the batch still to be written: all of it, unless some of it cannot be.
     let mut parts: Vec<Range<usize>> = Vec::new();
     let may_end_a_worker =
         lane.origin == Origin::GivenUp && batch.iter().any(|taken| taken.delivery.is_redelivered);
@@ -66,54 +97,117 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken]) -> Result<Vec<Opti
     } else {
         parts.push(0..batch.len());
     }
-    // What is committed already: a part that loses a race after that must not count it again.
-    let mut is_committed = vec![false; batch.len()];
     let mut is_stored = false;
     lane.batches_in_doubt = lane.batches_in_doubt.saturating_sub(1);
+    lane.batches_skipping_locks = lane.batches_skipping_locks.saturating_sub(1);
+    if trial == Trial::Again {
+        lane.batches_skipping_locks = lane.batches_skipping_locks.max(1);
+    }
     while let Some(part) = parts.pop() {
-        let left = part.clone().filter(|at| !is_committed[*at]);
-        let mut work = Work::new(left, batch, &decoded, lane.origin, &keyring);
+        let left: Vec<usize> = part.clone().filter(|at| !is_done[*at]).collect();
+        if left.is_empty() {
+            continue;
+        }
+        let mut work = Work::new(&left, batch, &decoded, &is_plain, lane.origin, &keyring);
         let written = write(lane, &mut work, asks_redis).await;
+        for at in work.locked.drain(..) {
+            aside.insert(at, Why::Locked);
+            is_done[at] = true;
+        }
         is_stored |= work.is_stored;
         let Err(cause) = written else {
+            if left.iter().any(|at| is_plain[*at]) {
+                metrics::written_plainly();
+            }
             if std::mem::take(&mut is_stored) {
                 dead_letter::decide_stored(lane, &work, started, &mut pauses).await?;
             }
             continue;
         };
         if work.is_partly_committed {
-            part.clone().for_each(|at| is_committed[at] = work.positions.binary_search(&at).is_err());
+            left.iter().for_each(|at| is_done[*at] = work.positions.binary_search(at).is_err());
         }
-        if matches!(cause, StoreError::Conflict(_)) {
-            info!(writer = lane.writer, cause = %cause, "the batch is decided again");
-            conflicts += 1;
-            asks_redis = false;
-            lane.batches_in_doubt = DOUBT_BATCHES;
-        } else {
-            conflicts = 0;
+        match cause {
+            StoreError::Conflict(_) => {
+                info!(writer = lane.writer, cause = %cause, "the batch is decided again");
+                conflicts += 1;
+                asks_redis = false;
+                lane.batches_in_doubt = DOUBT_BATCHES;
+            }
+            StoreError::Blocked(_) => lane.batches_skipping_locks = SKIPPING_BATCHES,
+            StoreError::Unavailable(_) | StoreError::Unfit(_) | StoreError::Refused(_) => conflicts = 0,
         }
-        match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, part.len()) {
+        let mut failed = left.iter().copied().filter(|at| !is_done[*at]);
+        let Some(first) = failed.next() else { continue };
+        let messages = 1 + failed.count();
+        match disposition::after(&cause, conflicts, lane.worker.config.conflict_retries_max, messages) {
             NextStep::DecideAgain => parts.push(part),
             NextStep::Wait => {
                 lane.pause(&cause, started, &mut pauses).await?;
+                parts.extend(halves(part));
+            }
+            NextStep::Split => parts.extend(halves(part)),
+            // In no other way can a message be kept that nobody can read.
+            NextStep::SetAside(Why::Refused) if is_no_callback(&decoded, first) && !is_plain[first] => {
+                is_plain[first] = true;
                 parts.push(part);
             }
-            NextStep::Split => {
-                let middle = part.start + part.len() / 2;
-                parts.extend([middle..part.end, part.start..middle]);
+            NextStep::SetAside(_) if lane.fails_at_everything() => {
+                lane.pause(&cause, started, &mut pauses).await?;
+                parts.push(part);
             }
-            NextStep::DeadLetter => {
+            NextStep::SetAside(why) => {
                 lane.worker.vitals.failed(&cause);
-                error!(writer = lane.writer, cause = %cause, "PostgreSQL refuses a message; it goes to the dead-letter queue");
-                // Behind the dead-letter queue there is no other: rejected there, it would be lost.
-                verbs[part].fill(match lane.origin {
-                    Origin::Queue => Some(Verb::DeadLetter),
-                    Origin::GivenUp => None,
-                });
+                say_set_aside(lane, batch, first, why, &cause);
+                // Its like would only fail in turn.
+                let failed = subject(batch, &decoded, first);
+                for at in (0..batch.len()).filter(|at| !is_done[*at]).collect::<Vec<_>>() {
+                    if at == first || subject(batch, &decoded, at) == failed {
+                        aside.insert(at, why);
+                        is_done[at] = true;
+                    }
+                }
             }
         }
     }
-    Ok(verbs)
+    let fates = (0..batch.len()).map(|at| match aside.get(&at).zip(subject(batch, &decoded, at)) {
+        Some((why, subject)) => Fate::Aside(subject, *why),
+        None => Fate::Settled,
+    });
+    Ok(fates.collect())
+}
+
+/// The first half last: parts are taken from the end.
+fn halves(part: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let middle = part.start + part.len() / 2;
+    [middle..part.end, part.start..middle].into_iter().filter(|half| !half.is_empty())
+}
+
+fn subject(batch: &[Taken], decoded: &[Result<Callback, WireError>], at: usize) -> Option<Subject> {
+    Some(match decoded.get(at)? {
+        Ok(callback) => Subject::Account(callback.account_id.clone()),
+        Err(_) => Subject::Message(Fingerprint::of_bytes(&batch.get(at)?.delivery.body)),
+    })
+}
+
+fn is_no_callback(decoded: &[Result<Callback, WireError>], at: usize) -> bool {
+    decoded.get(at).is_some_and(Result::is_err)
+}
+
+/// Once for each delivery that fails at its first try; its further tries, and those that wait with it, show in metrics.
+fn say_set_aside(lane: &Lane, batch: &[Taken], at: usize, why: Why, cause: &StoreError) {
+    let body_sha256 = batch.get(at).map(|taken| Fingerprint::of_bytes(&taken.delivery.body).to_string());
+    match why {
+        Why::Locked => warn!(
+            writer = lane.writer, body_sha256, cause = %cause,
+            "a delivery waits for a lock that somebody holds; others go on, and it comes again by itself"
+        ),
+        Why::Refused => error!(
+            writer = lane.writer, body_sha256, cause = %cause,
+            "PostgreSQL refuses a delivery that is sound; it is kept and tried again: mend the row, the schema or the grant that the cause \
+             names"
+        ),
+    }
 }
 
 fn decode(Delivery { body, envelope, .. }: &Delivery) -> Result<Callback, WireError> {
@@ -159,15 +253,24 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result
         // Before the commit, whose outcome may stay unknown.
         work.is_stored |= work.is_suspect && !plan.new_cases.is_empty();
         let applied = write_once(lane, work, plan).await?;
-        if applied.lost.is_empty() {
+        let Applied { lost, locked, .. } = &applied;
+        if lost.is_empty() {
             return Ok(());
         }
-        // A lost race costs only the accounts that lost it: the rest is committed and counted.
-        lane.worker.vitals.lost_races(applied.lost.len());
-        work.retain(|_, callback| applied.lost.contains(&callback.account_id));
+        // A lost race costs only the accounts that lost it: the rest is committed and counted. A locked one costs but its own callbacks.
+        lane.worker.vitals.lost_races(lost.len() - locked.len());
+        let callbacks = work.positions.iter().zip(&work.callbacks);
+        let blocked = callbacks.filter(|(_, callback)| locked.contains(&callback.account_id));
+        work.locked.extend(blocked.map(|(at, _)| *at));
+        work.retain(|_, callback| {
+            lost.contains(&callback.account_id) && !locked.contains(&callback.account_id)
+        });
         work.undecodable.clear();
         work.remembered.clear();
         work.is_partly_committed = true;
+        if work.callbacks.is_empty() {
+            return Ok(());
+        }
     }
 }
 
@@ -273,6 +376,7 @@ fn is_proved_by_writing(outcome: Outcome) -> bool {
 
 /// Apply, remember.
 async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Applied, StoreError> {
+    let locking = if lane.batches_skipping_locks > 0 { Locking::Skip } else { Locking::Wait };
     let Lane { worker, writer, connection, span, .. } = lane;
     let outcomes = plan.outcomes.clone();
     let released = released(&plan, &work.callbacks);
@@ -287,6 +391,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
         undecodable: &work.undecodable,
         proven: &[],
         resolver: Resolver::WORKER,
+        locking,
         remembered: &work.remembered,
     };
     let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
@@ -300,6 +405,8 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
     worker.dedupe.remember(committed.chain(released)).await;
     stage.end();
     crash::reach(Point::AfterMarker).await?;
+    worker.vitals.wrote();
+    worker.readiness.wrote(true);
     worker.vitals.counted(&worker.by_source, &applied.tallies);
     Ok(applied)
 }

@@ -10,7 +10,7 @@ use crate::{
     config::WorkerConfig,
     crash::{self, Point},
     ledger::{CaseEnd, CaseId, Reason, decide_cases},
-    store::{self, Batch, Resolver, StoreError, history, quarantine},
+    store::{self, Batch, Locking, Resolver, StoreError, history, quarantine},
 };
 
 pub use crate::store::quarantine::Replayed;
@@ -54,12 +54,13 @@ pub async fn replay(
             mask_cards: true,
             undecodable: &[],
             remembered: &[],
+            locking: Locking::Wait,
             resolver,
             proven: &[],
         };
         let lost = match connection.run(async |connection| store::apply(connection, batch).await).await {
             Ok(applied) => applied.lost,
-            Err(cause @ StoreError::Conflict(_)) => {
+            Err(cause @ (StoreError::Conflict(_) | StoreError::Blocked(_))) => {
                 conflicts += 1;
                 if conflicts > CONFLICTS_MAX {
                     return Err(cause);

@@ -5,7 +5,7 @@ use super::replay::{CONFLICTS_MAX, Replayed};
 use crate::{
     keys::Keyring,
     ledger::{Callback, CaseId, Outcome, decide},
-    store::{self, Batch, Resolver, StoreError, quarantine, quarantine::Unproven},
+    store::{self, Batch, Locking, Resolver, StoreError, quarantine, quarantine::Unproven},
     wire,
 };
 
@@ -39,12 +39,13 @@ pub async fn reverify(
             replayed.refused += (found - proven.len()) as u64;
             left = match decide_again(connection, &proven, (mask_cards, resolver), &mut replayed).await {
                 Ok(lost) => lost,
-                Err(StoreError::Conflict(_)) if conflicts < CONFLICTS_MAX => {
+                Err(StoreError::Conflict(_) | StoreError::Blocked(_)) if conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                     proven.iter().map(|(case, _)| case.id).collect()
                 }
                 Err(
                     cause @ (StoreError::Conflict(_)
+                    | StoreError::Blocked(_)
                     | StoreError::Unavailable(_)
                     | StoreError::Unfit(_)
                     | StoreError::Refused(_)),
@@ -89,6 +90,7 @@ async fn decide_again(
         undecodable: &[],
         mask_cards,
         remembered: &[],
+        locking: Locking::Wait,
         resolver,
         proven: &ids,
     };

@@ -1,6 +1,7 @@
 //! One session with the broker: from connecting to the moment the channel is gone or the worker stops.
 
 use std::{
+    convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -45,6 +46,12 @@ impl Budgets {
             given_up: Budget::new(GIVEN_UP_PREFETCH, config.prefetch_bytes_max),
         }
     }
+
+    /// Nothing could be written: see [`Budget::put_on_trial`].
+    pub(super) fn put_on_trial(&mut self) {
+        self.queue.put_on_trial();
+        self.given_up.put_on_trial();
+    }
 }
 
 /// Dead letters that a worker holds at most: few, because they are worked by one lane and can be large.
@@ -57,7 +64,7 @@ const BURST: usize = 16;
 /// more than the delivery itself (a fifth of a worker's time was spent there).
 const BURST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Takes messages until `stop` or until something breaks. `pauses` starts over once the session is open.
+/// Takes messages until `stop` or until something breaks. `pauses` starts over when something was settled.
 pub(super) async fn run(
     worker: &Arc<Worker>,
     stop: &CancellationToken,
@@ -71,14 +78,18 @@ pub(super) async fn run(
         }
         TopologyError::Broker(error) => SessionEnd::Broker(error),
     })?;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
     let config = &worker.config;
+    budgets.queue.make_room();
+    budgets.given_up.make_room();
     let prefetch_count = budgets.queue.prefetch();
     let given_up_prefetch = budgets.given_up.prefetch();
     let given_up = Consumer::open(&connection, &worker.names.dead_queue, given_up_prefetch).await?;
     // Last: what it brings gathers in memory until it is taken.
     let consumer = Consumer::open(&connection, &worker.names.queue, prefetch_count).await?;
-    pauses.reset();
-    worker.readiness.set(true);
+    worker.readiness.open(true);
     info!(queue = worker.names.queue, prefetch_count, "taking messages");
 
     // Lanes stop with the session, however it ends, after the batch they have started.
@@ -91,10 +102,11 @@ pub(super) async fn run(
     let ended = tokio::select! {
         ended = intake.take(stop, &mut budgets.queue) => ended,
         ended = dead_letters.take(stop, &mut budgets.given_up) => ended,
+        never = settled_once(worker, pauses) => match never {},
     };
-    worker.readiness.set(false);
+    worker.readiness.open(false);
     lanes_stop.cancel();
-    let is_in_order = matches!(ended, Ok(()) | Err(SessionEnd::TooMuch));
+    let is_in_order = matches!(ended, Ok(()) | Err(SessionEnd::TooMuch | SessionEnd::HeldTooLong));
     if is_in_order {
         // No new deliveries; those that no batch has started on go back when the channel closes.
         intake.consumer.wind_down();
@@ -127,6 +139,14 @@ pub(super) async fn run(
     ended
 }
 
+/// The first batch that is written shows that the next session need not wait as long as this one had to.
+async fn settled_once(worker: &Worker, pauses: &mut Pauses) -> Infallible {
+    let before = worker.vitals.written();
+    worker.vitals.written_after(before).await;
+    pauses.reset();
+    std::future::pending().await
+}
+
 /// A consumer and the lanes that work what it takes.
 struct Intake {
     worker: Arc<Worker>,
@@ -151,19 +171,32 @@ impl Intake {
     }
 
     /// Hands deliveries to lanes until `stop`, until they are too many bytes, or until something breaks.
+    /// A prefetch grows when messages have become small, when some were set aside, and when the first batch was written after a time in
+    /// which none was.
     async fn take(&mut self, stop: &CancellationToken, budget: &mut Budget) -> Result<(), SessionEnd> {
-        // The prefetch to go on with, once the consumer has wound down.
-        let mut resizing = None;
+        // The consumer is winding down, to go on with another prefetch.
+        let mut is_resizing = false;
+        let worker = Arc::clone(&self.worker);
+        let written_before = worker.vitals.written();
+        let mut is_proven = false;
         loop {
-            tokio::select! {
+            let grows = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 end = self.lanes.ended() => return Err(end),
+                () = worker.vitals.written_after(written_before), if !is_proven => {
+                    is_proven = true;
+                    budget.proven()
+                }
+                () = budget.aside_grew() => budget.make_room(),
                 run = self.consumer.next() => {
                     let Some(run) = run else {
-                        let prefetch_count = resizing.take().ok_or(SessionEnd::ConsumerCancelled)?;
+                        if !std::mem::take(&mut is_resizing) {
+                            return Err(SessionEnd::ConsumerCancelled);
+                        }
+                        let prefetch_count = budget.prefetch();
                         self.consumer.restart(prefetch_count).await?;
-                        info!(prefetch_count, "messages are small again; taking more at a time");
+                        info!(prefetch_count, "taking another number of messages at a time");
                         continue;
                     };
                     let run = run?;
@@ -173,14 +206,15 @@ impl Intake {
                         .await
                         .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
                     self.hand_over(run, budget)?;
-                    if resizing.is_none() && let Some(prefetch_count) = budget.grown() {
-                        self.consumer.wind_down();
-                        resizing = Some(prefetch_count);
-                    }
                     if count >= BURST {
                         tokio::time::sleep(BURST_PAUSE).await;
                     }
+                    budget.grown().is_some()
                 }
+            };
+            if grows && !is_resizing {
+                self.consumer.wind_down();
+                is_resizing = true;
             }
         }
     }
@@ -189,7 +223,7 @@ impl Intake {
         let at = Instant::now();
         for delivery in run {
             let held = budget.take(delivery.bytes()).map_err(|Overflow| SessionEnd::TooMuch)?;
-            self.lanes.hand_over(Taken { delivery, at, _held: held });
+            self.lanes.hand_over(Taken { delivery, at, held });
         }
         Ok(())
     }
@@ -259,6 +293,7 @@ impl Lanes {
             }
             Some(ended) = self.tasks.join_next() => match ended {
                 Ok(LaneEnd::Outage) => SessionEnd::Outage,
+                Ok(LaneEnd::HeldTooLong) => SessionEnd::HeldTooLong,
                 Ok(LaneEnd::Stopped) => SessionEnd::LaneDied("a lane stopped by itself".to_owned()),
                 Err(panic) => SessionEnd::LaneDied(panic.to_string()),
             },
@@ -288,13 +323,15 @@ async fn settle_finished(
     out_of_order_max: usize,
 ) -> Result<(), BrokerError> {
     let mut settler = Settler::new(out_of_order_max);
-    while let Some((mut settlements, stage)) = finished.recv().await {
+    while let Some(Settling { mut settled, mut aside, stage }) = finished.recv().await {
         let mut stages = vec![stage];
-        while let Ok((more, stage)) = finished.try_recv() {
-            settlements.extend(more);
-            stages.push(stage);
+        while let Ok(more) = finished.try_recv() {
+            settled.extend(more.settled);
+            aside.extend(more.aside);
+            stages.push(more.stage);
         }
-        settler.settle(settlements).await?;
+        settler.set_aside(aside);
+        settler.settle(settled).await?;
         stages.into_iter().for_each(Timed::end);
     }
     settler.settle_rest().await

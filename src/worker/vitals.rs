@@ -11,15 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Worker, sleep_unless};
 use crate::{
-    latency::Latencies,
+    latency::{Counted, Latencies},
     metrics,
     store::{
-        self, Tally, TallyKind,
+        self, StoreError, Tally, TallyKind,
         workers::{self, Counts, Report},
     },
 };
@@ -36,6 +37,7 @@ pub struct Vitals {
     duplicates: AtomicU64,
     quarantined: AtomicU64,
     conflicts: AtomicU64,
+    written: watch::Sender<u64>,
     latencies: Latencies,
     /// Since when each busy lane has held the oldest delivery of its batch.
     held: Mutex<BTreeMap<String, Instant>>,
@@ -51,6 +53,7 @@ impl Default for Vitals {
             duplicates: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
+            written: watch::Sender::new(0),
             latencies: Latencies::default(),
             held: Mutex::default(),
             last_error: Mutex::default(),
@@ -63,6 +66,22 @@ impl Vitals {
     pub(super) fn received(&self, n: usize) {
         metrics::received(n as u64);
         self.received.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// A batch was committed.
+    pub(super) fn wrote(&self) {
+        self.written.send_modify(|batches| *batches = batches.saturating_add(1));
+    }
+
+    /// How many batches were committed since the worker started.
+    pub(super) fn written(&self) -> u64 {
+        *self.written.borrow()
+    }
+
+    /// Resolves when more than so many are.
+    pub(super) async fn written_after(&self, batches: u64) {
+        // Fails only where the sender is gone, which is `self`.
+        drop(self.written.subscribe().wait_for(|written| *written > batches).await);
     }
 
     /// So many accounts were lost to rivals.
@@ -133,7 +152,7 @@ pub(super) async fn keep_reporting(worker: Arc<Worker>, stop: CancellationToken)
     let mut reported = Instant::now();
     loop {
         let is_stopped = stop.is_cancelled();
-        let report = report(&worker, is_stopped, reported.elapsed());
+        let report = report(&worker, is_stopped, reported.elapsed(), worker.vitals.latencies.take());
         reported = Instant::now();
         if let Err(cause) =
             connection.run(async |connection| workers::report(connection, &report).await).await
@@ -149,7 +168,16 @@ pub(super) async fn keep_reporting(worker: Arc<Worker>, stop: CancellationToken)
     connection.close().await;
 }
 
-fn report(worker: &Worker, is_stopped: bool, interval: Duration) -> Report<'_> {
+/// Reports once, on this connection.
+pub(super) async fn report_now(
+    worker: &Worker,
+    connection: &mut store::PgConnection,
+) -> Result<(), StoreError> {
+    // Latencies are left for the report of the interval that they belong to.
+    workers::report(connection, &report(worker, false, Duration::ZERO, Counted::default())).await
+}
+
+fn report(worker: &Worker, is_stopped: bool, interval: Duration, latencies: Counted) -> Report<'_> {
     let vitals = &worker.vitals;
     let last_error = vitals.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Report {
@@ -165,7 +193,7 @@ fn report(worker: &Worker, is_stopped: bool, interval: Duration) -> Report<'_> {
         prefetch_count: worker.config.prefetch_count,
         counts: vitals.counts(),
         interval,
-        latencies: vitals.latencies.take(),
+        latencies,
         oldest_unsettled: vitals.oldest_unsettled(),
         last_error: last_error.map(|(text, at)| (text, at.elapsed())),
     }

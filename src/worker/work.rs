@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{batch::Taken, dead_letter, lane::Origin};
 use crate::{
@@ -23,6 +23,8 @@ pub(super) struct Work<'a> {
     /// Whether Redis believes that nobody has seen the callback.
     pub(super) is_new: Vec<bool>,
     pub(super) undecodable: Vec<Undecodable<'a>>,
+    /// Where in the batch those are whose account somebody has locked.
+    pub(super) locked: Vec<usize>,
     /// What done markers say to be copies, neither proved nor counted yet.
     pub(super) remembered: Vec<Remembered>,
     /// Whether all but `callbacks` is committed.
@@ -33,16 +35,23 @@ pub(super) struct Work<'a> {
     pub(super) is_stored: bool,
 }
 
+/// Said of a case that PostgreSQL took only without what was read of its message: `is_plain`.
+const PLAIN_DETAIL: &str =
+    "PostgreSQL refused what was read of this message, the log says why; kept is the message as it came";
+static NO_SIGNATURE: Headers = Headers { id: None, timestamp: None, signature: None };
+
 impl<'a> Work<'a> {
     pub(super) fn new(
-        positions: impl Iterator<Item = usize>,
+        positions: &[usize],
         batch: &'a [Taken],
         decoded: &[Result<Callback, WireError>],
+        is_plain: &[bool],
         origin: Origin,
         keyring: &Keyring,
     ) -> Self {
         let mut work = Self {
             positions: Vec::new(),
+            locked: Vec::new(),
             is_partly_committed: false,
             is_suspect: origin == Origin::GivenUp,
             is_stored: false,
@@ -53,7 +62,7 @@ impl<'a> Work<'a> {
             remembered: Vec::new(),
         };
         let mut first_copies: HashMap<(Option<Key>, Fingerprint), usize> = HashMap::new();
-        for at in positions {
+        for at in positions.iter().copied() {
             let (Some(taken), Some(decoded)) = (batch.get(at), decoded.get(at)) else { continue };
             let body = taken.delivery.body.as_slice();
             work.is_suspect &= taken.delivery.is_redelivered;
@@ -71,6 +80,10 @@ impl<'a> Work<'a> {
                     } else {
                         Fingerprint::of_bytes(&[&envelope.identity(), body].concat())
                     };
+                    let is_plain = is_plain.get(at).copied().unwrap_or(false);
+                    let signature = if is_plain { &NO_SIGNATURE } else { signature };
+                    let (key, detail) =
+                        if is_plain { (&None, &PLAIN_DETAIL.to_owned()) } else { (key, detail) };
                     let at = *first_copies.entry((key.clone(), fingerprint)).or_insert_with(|| {
                         let (key, detail) = (key.clone(), detail.clone());
                         work.undecodable.push(Undecodable {
@@ -81,11 +94,19 @@ impl<'a> Work<'a> {
                             reason: dead_letter::reason(*reason, origin, envelope.death()),
                             detail,
                             body,
-                            routing_key: envelope.routing_key.clone(),
-                            properties: Value::Object(envelope.properties()),
-                            headers: Value::Object(envelope.kept_headers()),
+                            routing_key: if is_plain { String::new() } else { envelope.routing_key.clone() },
+                            properties: Value::Object(if is_plain {
+                                Map::new()
+                            } else {
+                                envelope.properties()
+                            }),
+                            headers: Value::Object(if is_plain {
+                                Map::new()
+                            } else {
+                                envelope.kept_headers()
+                            }),
                             signature,
-                            claims: (*reason == Reason::BadSignature)
+                            claims: (*reason == Reason::BadSignature && !is_plain)
                                 .then(|| wire::decode(body).ok())
                                 .flatten(),
                             fingerprint,

@@ -38,6 +38,7 @@ mod restored_history;
 mod rivals;
 mod secrets;
 mod signatures;
+mod stalls;
 mod stopping;
 mod support;
 mod terminal;

@@ -28,6 +28,7 @@ async fn load_and_decide(connection: &mut PgConnection, events: &[Event]) -> Dec
 async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Applied, StoreError> {
     let bodies: Vec<&[u8]> = decided.bodies.iter().map(Vec::as_slice).collect();
     let batch = Batch {
+        locking: store::Locking::Wait,
         writer: "rival/0",
         plan: decided.plan.clone(),
         callbacks: &decided.callbacks,

@@ -1,0 +1,213 @@
+//! One bad thing slows only itself: a locked row, a row that cannot be written or read, a database that takes no writes.
+
+use sqlx::PgConnection;
+
+use crate::support::{Event, SOURCE, World, eventually};
+
+/// Small numbers, so that what waits could take everybody's place.
+const SETTINGS: [(&str, &str); 5] = [
+    ("lanes", "1"),
+    ("batch_size_max", "10"),
+    ("prefetch_count", "20"),
+    ("retry_delay_min_ms", "10"),
+    ("retry_delay_max_ms", "100"),
+];
+
+const OTHERS: i64 = 20;
+
+/// Runs this statement in a transaction that stays open until `end`.
+async fn held(world: &World, statement: &'static str) -> PgConnection {
+    let mut connection = world.connect().await;
+    run(&mut connection, "begin").await;
+    run(&mut connection, statement).await;
+    connection
+}
+
+async fn run(connection: &mut PgConnection, statement: &'static str) {
+    sqlx::raw_sql(statement).execute(connection).await.expect(statement);
+}
+
+fn debit(id: &str, account: &str) -> Event {
+    Event::payment("payment.succeeded", id, account, &format!("pay-{id}"), 1)
+}
+
+/// Accounts `a0` to `a19`, with money.
+async fn with_accounts() -> World {
+    let world = World::new().await;
+    let deposits: Vec<Event> =
+        (0..OTHERS).map(|n| Event::deposit(&format!("d{n}"), &format!("a{n}"), 10_000)).collect();
+    let worker = world.worker().await;
+    world.publish(&deposits).await;
+    world.settled(OTHERS).await;
+    worker.stop().await;
+    world
+}
+
+async fn applied(world: &World, count: &'static str, expected: i64) {
+    eventually(count, expected, || world.number(count)).await;
+}
+
+/// An operator's open transaction, and more callbacks about its account than a worker may hold.
+#[tokio::test]
+async fn a_locked_account_holds_up_nobody_else_and_comes_again_by_itself() {
+    let world = with_accounts().await;
+    let mut operator = held(&world, "update accounts set balance = balance where account_id = 'a7'").await;
+    let of_the_locked: Vec<Event> = (0..100).map(|n| debit(&format!("locked{n}"), "a7")).collect();
+    let others: Vec<Event> = (0..200).map(|n| debit(&format!("o{n}"), &format!("a{}", 8 + n % 12))).collect();
+    let worker = world.worker_with(&SETTINGS).await;
+    world.publish(&of_the_locked).await;
+    world.publish(&others).await;
+    applied(&world, "select count(*) from ledger where event_id like 'o%'", 200).await;
+    assert_eq!(world.number("select count(*) from ledger where account_id = 'a7'").await, 1);
+    run(&mut operator, "rollback").await;
+    applied(&world, "select count(*) from ledger where event_id like 'locked%'", 100).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, []);
+    assert_eq!(world.duplicates().await, [], "nothing was given back and came again");
+    world.audit().await;
+    world.close().await;
+}
+
+/// Whatever else a batch has to wait for, it is found by halving, and the rest goes on.
+async fn only_the_locked_wait(statement: &'static str, locked: Event, when_free: &'static str) {
+    let world = with_accounts().await;
+    let worker = world.worker_with(&SETTINGS).await;
+    let before = [
+        Event::payment("payment.authorized", "auth", "a7", "pay", 100),
+        Event::payment("payment.succeeded", "too-much", "a7", "pay2", 1_000_000),
+    ];
+    world.publish(&before).await;
+    world.settled(OTHERS + 2).await;
+    worker.stop().await;
+    let mut operator = held(&world, statement).await;
+    let mut events = vec![locked];
+    events.extend((0..30).map(|n| debit(&format!("o{n}"), &format!("a{}", 8 + n % 12))));
+    world.publish(&events).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    applied(&world, "select count(*) from ledger where event_id like 'o%'", 30).await;
+    assert_eq!(world.number(when_free).await, 0);
+    run(&mut operator, "rollback").await;
+    applied(&world, when_free, 1).await;
+    worker.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_locked_payment_holds_up_nobody_else() {
+    let capture = Event::payment("payment.captured", "capture", "a7", "pay", 100);
+    let lock = "select * from payments where payment_id = 'pay' for update";
+    only_the_locked_wait(lock, capture, "select count(*) from ledger where event_id = 'capture'").await;
+}
+
+#[tokio::test]
+async fn a_locked_case_holds_up_nobody_else() {
+    let copy = Event::payment("payment.succeeded", "too-much", "a7", "pay2", 1_000_000);
+    let lock = "select * from quarantine where event_id = 'too-much' for update";
+    only_the_locked_wait(lock, copy, "select count(*) from quarantine where attempts = 2").await;
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_writes_for_a_long_time_holds_up_nobody_else() {
+    let lock = "insert into ledger (source, event_id, type, account_id, account_version, amount, currency, balance_delta, held_delta,
+                                    balance_after, held_after, payload_sha256)
+                values ('/providers/test', 'busy', 'deposit.succeeded', 'elsewhere', 1, 1, 'EUR', 1, 0, 1, 0,
+                        decode(repeat('00', 32), 'hex'))";
+    let busy = "select count(*) from ledger where event_id = 'busy'";
+    only_the_locked_wait(lock, debit("busy", "a7"), busy).await;
+}
+
+/// After decoding nothing is a message's fault: what PostgreSQL refuses, or what cannot be read back, is kept until somebody has mended it.
+async fn only_the_refused_wait(harm: &'static str, mend: &'static str) {
+    let world = with_accounts().await;
+    let mut operator = world.connect().await;
+    run(&mut operator, harm).await;
+    let mut events: Vec<Event> = (0..5).map(|n| debit(&format!("bad{n}"), "a7")).collect();
+    events.extend((0..30).map(|n| debit(&format!("o{n}"), &format!("a{}", 8 + n % 12))));
+    world.publish(&events).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    applied(&world, "select count(*) from ledger where event_id like 'o%'", 30).await;
+    assert_eq!(world.cases().await, []);
+    run(&mut operator, mend).await;
+    applied(&world, "select count(*) from ledger where event_id like 'bad%'", 5).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, []);
+    assert_eq!(world.ready_messages(&world.names().dead_queue).await, 0);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_postgresql_refuses_is_kept_and_applied_when_it_is_mended() {
+    only_the_refused_wait(
+        "alter table ledger add constraint harm check (account_id <> 'a7') not valid",
+        "alter table ledger drop constraint harm",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_is_mended() {
+    only_the_refused_wait(
+        "update accounts set currency = 'ZZZ' where account_id = 'a7'",
+        "update accounts set currency = 'EUR' where account_id = 'a7'",
+    )
+    .await;
+}
+
+/// Its case says less, but the message is kept.
+#[tokio::test]
+async fn a_message_whose_case_postgresql_refuses_is_kept_in_a_plainer_form() {
+    let world = with_accounts().await;
+    let mut operator = world.connect().await;
+    run(&mut operator, "alter table quarantine add constraint harm check (source is null) not valid").await;
+    let body = format!(r#"{{"specversion": "1.0", "source": "{SOURCE}", "id": "e1", "type": "unknown"}}"#);
+    world.publish_raw(&[("a7".to_owned(), body.clone().into_bytes())]).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.settled(OTHERS + 1).await;
+    worker.stop().await;
+    let [(event_id, _, state, attempts)] = &world.cases().await[..] else { panic!("one case") };
+    assert_eq!((event_id, state.as_str(), attempts), (&None, "open", &1));
+    let kept: Vec<u8> =
+        sqlx::query_scalar("select body from quarantine").fetch_one(&mut operator).await.expect("the case");
+    assert_eq!(kept, body.into_bytes());
+    world.close().await;
+}
+
+/// Reads go on, and no message is taken; it is not given back until the broker gives it up either.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_turns_no_payment_into_a_case() {
+    const READ_ONLY: &str = "do $$ begin
+        execute format('alter database %I set default_transaction_read_only = on', current_database());
+        perform pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and application_name = 'payonce-it-worker'; end $$";
+    const WRITABLE: &str = "do $$ begin
+        execute format('alter database %I reset default_transaction_read_only', current_database()); end $$";
+    let world = with_accounts().await;
+    let mut operator = world.connect().await;
+    let queue = world.names().queue;
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("outage_hold_ms", "1000"));
+    let worker = world.worker_with(&settings).await;
+    run(&mut operator, READ_ONLY).await;
+    let payments: Vec<Event> =
+        (0..40).map(|n| debit(&format!("p{n}"), &format!("a{}", n % OTHERS))).collect();
+    world.publish(&payments).await;
+    eventually("ready", false, || async { worker.readiness.is_ready() }).await;
+    eventually("the deliveries are back on the queue", 40, || world.ready_messages(&queue)).await;
+    // More tries than the broker allows returns (x-delivery-limit is 100).
+    let rolled_back = "select xact_rollback from pg_stat_database where datname = current_database()";
+    let tried = world.number(rolled_back).await;
+    eventually("tries", true, || async {
+        assert!(!worker.readiness.is_ready(), "ready, and nothing can be written");
+        world.number(rolled_back).await > tried + 120
+    })
+    .await;
+    assert_eq!(world.ready_messages(&queue).await, 40);
+    run(&mut operator, WRITABLE).await;
+    applied(&world, "select count(*) from ledger where event_id like 'p%'", 40).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, []);
+    world.audit().await;
+    world.close().await;
+}
