@@ -59,6 +59,11 @@ async fn a_locked_account_holds_up_nobody_else_and_comes_again_by_itself() {
     world.publish(&others).await;
     applied(&world, "select count(*) from ledger where event_id like 'o%'", 200).await;
     assert_eq!(world.number("select count(*) from ledger where account_id = 'a7'").await, 1);
+    // What is set aside was not acknowledged with what came after it.
+    worker.stop().await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.publish(&[debit("late", "a8")]).await;
+    applied(&world, "select count(*) from ledger where event_id = 'late'", 1).await;
     run(&mut operator, "rollback").await;
     applied(&world, "select count(*) from ledger where event_id like 'locked%'", 100).await;
     worker.stop().await;
