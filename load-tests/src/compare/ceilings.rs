@@ -14,7 +14,7 @@ use lapin::{
 };
 use payonce::{
     ledger::{Callback, decide},
-    store::{self, Batch, Database, Resolver, StoreError},
+    store::{self, Batch, Database, Locking, Resolver, StoreError},
     wire,
 };
 use tokio::task::JoinSet;
@@ -120,6 +120,7 @@ async fn lane(
                 mask_cards: true,
                 undecodable: &[],
                 resolver: Resolver::WORKER,
+                locking: Locking::Wait,
                 remembered: &[],
                 proven: &[],
             };
