@@ -216,3 +216,32 @@ fn compare(before: &BTreeMap<String, Position>, system: String, now: Position) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lower_timeline_is_refused_and_a_history_that_goes_back_is_followed() {
+        let system = || "a cluster of this test".to_owned();
+        let at = |timeline, log_bytes| Position { timeline, log_bytes };
+        let furthest = || seen().get(&system()).copied();
+        assert!(compare(&seen(), system(), at(1, 100)).is_ok());
+        // A session that asked earlier and is heard later says nothing of a restore.
+        let before = seen();
+        assert!(compare(&seen(), system(), at(1, 300)).is_ok());
+        assert!(compare(&before, system(), at(1, 200)).is_ok());
+        assert_eq!(furthest(), Some(at(1, 300)));
+        // A snapshot is started again.
+        assert!(compare(&seen(), system(), at(1, 50)).is_ok());
+        assert_eq!(furthest(), Some(at(1, 50)));
+        // A standby that lagged is promoted, and the former primary comes back.
+        assert!(compare(&seen(), system(), at(2, 40)).is_ok());
+        let refused = compare(&seen(), system(), at(1, 60)).expect_err("a former primary");
+        assert!(
+            matches!(&refused, StoreError::Unavailable(words) if words.contains("former primary")),
+            "{refused}"
+        );
+        assert_eq!(furthest(), Some(at(2, 40)));
+    }
+}
