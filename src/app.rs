@@ -28,7 +28,7 @@ use crate::{
     metrics, ops,
     store::{Database, Reader},
     tls,
-    worker::{self, Readiness, Refusal, Worker},
+    worker::{self, Readiness, Refusal, Worker, reverify::Trust},
 };
 
 /// Why a long-running command ended other than by a signal.
@@ -263,6 +263,21 @@ pub fn endpoints(config: &Config, keys: &Keys) -> Result<Endpoints, AppError> {
     if problems.is_empty() { Ok(endpoints) } else { Err(AppError::Usage(problems.join("\n"))) }
 }
 
+/// The endpoints by which requests that could not be mapped are mapped again. One that cannot be opened here, such as for its secrets file, maps
+/// nothing again; a warning says so.
+pub fn case_endpoints(config: &Config) -> Endpoints {
+    let mut usable = Vec::new();
+    for endpoint in &config.ingress.endpoint {
+        match Endpoints::open(std::slice::from_ref(endpoint)) {
+            Ok(_) => usable.push(endpoint.clone()),
+            Err(problems) => {
+                warn!(problem = problems.join("; "), "requests of this endpoint are not mapped again")
+            }
+        }
+    }
+    Endpoints::open(&usable).unwrap_or_default()
+}
+
 /// Takes providers' webhooks until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -351,7 +366,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        carry_out: carry_out(keys, config.mask_cards),
+        carry_out: carry_out(keys, Arc::new(case_endpoints(&config)), config.mask_cards),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -373,12 +388,13 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
 }
 
 /// Orders of the pages, carried out by the code behind the command line.
-fn carry_out(keys: Keys, mask_cards: bool) -> ops::CarryOut {
+fn carry_out(keys: Keys, endpoints: Arc<Endpoints>, mask_cards: bool) -> ops::CarryOut {
     Arc::new(move |mut connection, order, action| {
-        let keyring = keys.current();
+        let (keyring, endpoints) = (keys.current(), Arc::clone(&endpoints));
         Box::pin(async move {
+            let trust = Trust { keyring: &keyring, endpoints: &endpoints };
             let done =
-                worker::deeds::carry_out(&mut connection, &order, action, &keyring, mask_cards, |_| {}).await;
+                worker::deeds::carry_out(&mut connection, &order, action, &trust, mask_cards, |_| {}).await;
             connection.close().await;
             done.map(drop)
         })

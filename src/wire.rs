@@ -18,6 +18,13 @@ use crate::{
 /// Largest message body in bytes (contract §2).
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
+/// Largest message with a request that the ingress could not map, in bytes: it holds a request, not a callback.
+pub const UNMAPPED_BYTES_MAX: usize = 1024 * 1024;
+/// The `type` of such a message.
+pub const UNMAPPED_TYPE: &str = "payonce.ingress.unmapped";
+/// How it begins, as `ingress` writes it: that much is looked at before its size is.
+const UNMAPPED_BEGINNING: &[u8] = br#"{"specversion":"1.0","type":"payonce.ingress.unmapped","#;
+
 /// A longer detail is cut.
 pub const DETAIL_BYTES_MAX: usize = 300;
 
@@ -132,7 +139,8 @@ struct Data<'a> {
 /// [`WireError`] with [`Reason::Malformed`] where the body is over [`BODY_BYTES_MAX`], is not UTF-8 JSON, or a member is
 /// missing or outside its range; with [`Reason::UnsupportedType`] where all but the type is a sound event.
 pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
-    if body.len() > BODY_BYTES_MAX {
+    let is_unmapped = body.starts_with(UNMAPPED_BEGINNING) && body.len() <= UNMAPPED_BYTES_MAX;
+    if body.len() > BODY_BYTES_MAX && !is_unmapped {
         return Err(malformed(
             None,
             format!("the body has {} bytes, at most {BODY_BYTES_MAX} are allowed", body.len()),
@@ -157,6 +165,9 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
 
 fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, String)> {
     let invalid = |detail: String| (Reason::Malformed, detail);
+    if event.kind == UNMAPPED_TYPE {
+        return Err((unmapped_reason(), unmapped_detail(event.data)));
+    }
     let kind = Kind::parse(&event.kind).ok_or_else(|| {
         (
             Reason::UnsupportedType,
@@ -240,6 +251,27 @@ fn not_utf8(body: &[u8], error: std::str::Utf8Error) -> String {
         _ => "",
     };
     format!("the body is not UTF-8 after byte {}{looks_like}", error.valid_up_to())
+}
+
+/// Why a request that the ingress could not map is a case.
+#[must_use]
+pub fn unmapped_reason() -> Reason {
+    Reason::parse("unmapped").unwrap_or(Reason::UnsupportedType)
+}
+
+/// What the ingress says of it.
+fn unmapped_detail(data: Option<&RawValue>) -> String {
+    #[derive(Deserialize)]
+    struct Said {
+        why: String,
+        event: String,
+        endpoint: String,
+    }
+    let said = data.and_then(|data| serde_json::from_str::<Said>(data.get()).ok());
+    said.map_or_else(
+        || "the ingress could not map a request, and does not say why".to_owned(),
+        |Said { why, event, endpoint }| format!("{endpoint}, event {event:?}: {why}"),
+    )
 }
 
 /// Reads a JSON object. serde would take an array of the members' values too.

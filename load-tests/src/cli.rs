@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{chaos, compare, growth, hostile, pages, place::Place, replay, signing::Signing};
+use crate::{chaos, compare, growth, hostile, ingress, pages, place::Place, replay, signing::Signing};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -27,6 +27,8 @@ enum Command {
     Chaos(ChaosArgs),
     /// Floods workers with messages of somebody who can write to the queue and wants to mint money; audits, and watches their memory.
     Hostile(HostileArgs),
+    /// Sends signed webhooks of several providers at `payonce ingress`, workers behind it; audits every answer and account.
+    Ingress(IngressArgs),
     /// Measures how long each page of the dashboard takes over a big ledger and many cases; fails where one takes too long.
     Pages(PagesArgs),
     /// Drops and creates the database that PAYONCE_DATABASE_URL names; only one whose name starts with `payonce_`.
@@ -279,6 +281,35 @@ pub struct ChaosArgs {
     pub payonce: Option<PathBuf>,
 }
 
+/// What `ingress` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IngressArgs {
+    /// Webhooks sent in all, copies included.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Share of them that are copies of another one, 0 to 0.99.
+    #[arg(long, default_value_t = 0.3, value_parser = share, value_name = "F")]
+    pub duplicates: f64,
+    /// Webhooks offered per second; 0: as many as are answered.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
+    pub rate: u32,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Idle connections with which the ingress's memory is measured.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000), value_name = "N")]
+    pub idle: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program; without it, the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub payonce: Option<PathBuf>,
+}
+
 /// What `hostile` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HostileArgs {
@@ -339,6 +370,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Growth(args) => growth::run(&args).await,
         Command::Chaos(args) => chaos::run(&args).await,
         Command::Hostile(args) => hostile::run(&args).await,
+        Command::Ingress(args) => ingress::run(&args).await,
         Command::Pages(args) => pages::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,
     }

@@ -12,6 +12,7 @@ mod cli;
 mod compare;
 mod growth;
 mod hostile;
+mod ingress;
 mod latency;
 mod order;
 mod pages;

@@ -77,15 +77,33 @@ pub struct Workers {
 impl Workers {
     /// Starts `count` workers, each with a log in `logs`.
     pub fn start(count: u32, program: &Path, place: &Place, logs: &Path) -> anyhow::Result<Self> {
+        Self::start_each(count, logs, || command(program, place))
+    }
+
+    fn start_each(count: u32, logs: &Path, command: impl Fn() -> Command) -> anyhow::Result<Self> {
         let mut children = Vec::new();
         for number in 1..=count {
             let log = logs.join(format!("worker-{number}.log"));
             let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-            let child =
-                command(program, place).arg("worker").stderr(file).spawn().context("payonce does not run")?;
+            let child = command().arg("worker").stderr(file).spawn().context("payonce does not run")?;
             children.push((child, log));
         }
         Ok(Self { children })
+    }
+
+    /// The same, with a keys file of the run's own that they insist on.
+    pub fn start_with_keys(
+        count: u32,
+        program: &Path,
+        place: &Place,
+        logs: &Path,
+        keys: &Path,
+    ) -> anyhow::Result<Self> {
+        Self::start_each(count, logs, || {
+            let mut worker = command(program, place);
+            worker.env("PAYONCE_KEYS_FILE", keys).env("PAYONCE_SIGNATURES", "required");
+            worker
+        })
     }
 
     /// Their process ids.

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::{
     app,
     config::{Config, EndpointConfig, to_toml},
     ingress::{
+        clock,
         endpoint::Endpoint,
         providers::{KINDS, Kind, kind},
         sample::{self, Sample},
@@ -275,7 +276,7 @@ async fn send(config: &Config, args: &SendArgs) -> Result<(), Failure> {
     let endpoint = Endpoint::open(found).map_err(Failure::Usage)?;
     let names: Vec<&str> = kind.names.iter().map(|(name, _)| *name).collect();
     let secrets = Secrets::load(&found.secrets_file, &names).map_err(Failure::Usage)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = clock::now();
     let id = args.id.clone().unwrap_or_else(|| now.as_micros().to_string());
     let sample = Sample {
         event: args.event.clone(),

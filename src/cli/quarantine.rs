@@ -18,7 +18,10 @@ use crate::{
         actions::{self, Door, Order, Verb},
         quarantine::{self, CaseDetail, Filter, Page, Replayed, Sums},
     },
-    worker::deeds::{self, Done},
+    worker::{
+        deeds::{self, Done},
+        reverify::Trust,
+    },
 };
 
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
@@ -317,12 +320,14 @@ async fn work(
         Verb::Replay => app::case_keys(config)?.current(),
         Verb::Discard | Verb::Reopen => Arc::new(Keyring::empty(true)),
     };
+    let endpoints = app::case_endpoints(config);
+    let trust = Trust { keyring: &keyring, endpoints: &endpoints };
     let action = actions::begin(&mut reading, &order).await?;
     let progress =
         progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let tell = |cases| progress.inc(cases);
-    let done = deeds::carry_out(&mut connection, &order, action, &keyring, config.mask_cards, tell).await;
+    let done = deeds::carry_out(&mut connection, &order, action, &trust, config.mask_cards, tell).await;
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt, Full};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    clock,
     endpoint::{Endpoint, Endpoints, Received},
     limits::Rate,
     outbox::Outbox,
@@ -125,6 +126,11 @@ impl Desk {
         }
     }
 
+    /// From now on these endpoints are in force.
+    pub fn replace(&self, endpoints: Endpoints) {
+        *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
+    }
+
     /// Reads the secrets again until `stop`, so that they can be rotated without a restart. Files that cannot be used are reported, and
     /// those from before stay in force.
     pub async fn keep_fresh(&self, configs: &[EndpointConfig], pause: Duration, stop: &CancellationToken) {
@@ -137,7 +143,7 @@ impl Desk {
             match Endpoints::open(configs) {
                 Ok(endpoints) => {
                     reported.clear();
-                    *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
+                    self.replace(endpoints);
                 }
                 Err(problems) if problems != reported => {
                     for problem in &problems {
@@ -162,6 +168,9 @@ impl Desk {
         let began = Instant::now();
         let (counted, answer) = self.take(endpoint, request, peer).await;
         metrics::ingress_answered(&endpoint.path, counted.as_str(), began.elapsed());
+        if matches!(counted, Counted::Accepted | Counted::Ignored | Counted::Unmapped) {
+            metrics::ingress_heard(&endpoint.path, clock::now());
+        }
         answer
     }
 
@@ -211,7 +220,7 @@ impl Desk {
             Err(Unread::Slow) => return no(Counted::Malformed, 408),
             Err(Unread::NoRoom) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
         };
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_s = clock::now().as_secs();
         let received = endpoint.receive(&request, i64::try_from(now_s).unwrap_or(i64::MAX));
         let bytes = request.body.len();
         drop(request);

@@ -35,6 +35,8 @@ pub struct Message {
     pub id: String,
     /// The event.
     pub body: Vec<u8>,
+    /// Whether it is a callback, not a request that could not be mapped.
+    pub is_callback: bool,
 }
 
 /// What a request is, all told.
@@ -87,6 +89,7 @@ impl Endpoint {
                         routing_key: accepted.routing_key.clone(),
                         id: accepted.id.clone(),
                         body: accepted.body.clone(),
+                        is_callback: true,
                     });
                 }
                 Outcome::Unmapped(why) => {
@@ -103,7 +106,12 @@ impl Endpoint {
             envelope::About { endpoint: &self.path, provider: self.kind.name, source: &self.terms.source };
         let kept = self.provider.kept_headers();
         let unmapped = envelope::write(about, (at, item, why), request, kept).map_err(Refused::Malformed)?;
-        Ok(Message { routing_key: unmapped.id.clone(), id: unmapped.id, body: unmapped.body })
+        Ok(Message {
+            routing_key: unmapped.id.clone(),
+            id: unmapped.id,
+            body: unmapped.body,
+            is_callback: false,
+        })
     }
 }
 

@@ -11,11 +11,12 @@ use super::{
     request::Request,
     verify::{from_base64, to_base64, to_hex},
 };
+use crate::wire;
 
 /// The CloudEvents `type` of such a message.
-pub const UNMAPPED_TYPE: &str = "payonce.ingress.unmapped";
-/// Largest of them, in bytes: a request of 1 MiB in base64, and what is said of it.
-pub const UNMAPPED_BYTES_MAX: usize = 1_500_000;
+pub const UNMAPPED_TYPE: &str = wire::UNMAPPED_TYPE;
+/// Bytes of a request that are kept, in base64: brokers are told to refuse messages of more than 1 MiB, and cases keep no more.
+const KEPT_BASE64_BYTES_MAX: usize = 960_000;
 
 #[derive(Serialize, Deserialize)]
 struct Event {
@@ -40,6 +41,8 @@ struct Data {
     /// Those that the mapping reads; signatures and times of sending stay out, so that all copies are the same message.
     headers: Vec<(String, String)>,
     body_base64: String,
+    /// Whether that is all of the body.
+    is_whole: bool,
 }
 
 /// A message for what could not be mapped.
@@ -75,6 +78,9 @@ pub fn write(
         let hash = Sha256::digest(&request.body);
         format!("sha256:{}:{at}", to_hex(&hash))
     });
+    let mut body_base64 = to_base64(&request.body);
+    let is_whole = body_base64.len() <= KEPT_BASE64_BYTES_MAX;
+    body_base64.truncate(KEPT_BASE64_BYTES_MAX);
     let event = Event {
         specversion: "1.0".to_owned(),
         kind: UNMAPPED_TYPE.to_owned(),
@@ -88,7 +94,8 @@ pub fn write(
             provider: about.provider.to_owned(),
             item: at,
             headers: request.kept(kept),
-            body_base64: to_base64(&request.body),
+            body_base64,
+            is_whole,
         },
     };
     let body = serde_json::to_vec(&event).map_err(|error| error.to_string())?;
@@ -118,6 +125,9 @@ pub fn read(body: &[u8]) -> Result<Kept, String> {
         serde_json::from_slice(body).map_err(|error| format!("not an unmapped request: {error}"))?;
     if event.kind != UNMAPPED_TYPE {
         return Err(format!("type: expected {UNMAPPED_TYPE}"));
+    }
+    if !event.data.is_whole {
+        return Err("the request was too large to be kept whole; have the provider send it again".to_owned());
     }
     let body = from_base64(&event.data.body_base64).ok_or("data.body_base64: not base64")?;
     let request = Request::new(event.data.headers, body);

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+/// How often those that went are looked for, once there are so many: a look costs as much as there are.
+const PRUNE_PAUSE: Duration = Duration::from_secs(1);
 /// Addresses that are told apart; beyond them all others share one allowance.
 const ADDRESSES_MAX: usize = 65_536;
 
@@ -15,7 +17,13 @@ pub struct Rate {
     per_request: Duration,
     burst: Duration,
     /// When an address has used up nothing any more, since the start of the process.
-    empty_at: Mutex<HashMap<(String, IpAddr), Duration>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    empty_at: HashMap<(String, IpAddr), Duration>,
+    pruned_at: Option<Duration>,
 }
 
 impl Rate {
@@ -23,7 +31,7 @@ impl Rate {
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
         let per_request = Duration::from_secs(1) / per_second.max(1);
-        Self { per_request, burst: per_request * burst.max(1), empty_at: Mutex::default() }
+        Self { per_request, burst: per_request * burst.max(1), seen: Mutex::default() }
     }
 
     /// Whether one more request is within the rate, at `now` since the start of the process; else how long to wait.
@@ -31,10 +39,14 @@ impl Rate {
     /// # Errors
     /// After how long it would be.
     pub fn take(&self, endpoint: &str, address: IpAddr, now: Duration) -> Result<(), Duration> {
-        let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Seen { empty_at, pruned_at } = &mut *seen;
         let mut key = (endpoint.to_owned(), block(address));
         if empty_at.len() >= ADDRESSES_MAX && !empty_at.contains_key(&key) {
-            empty_at.retain(|_, at| *at > now);
+            if pruned_at.is_none_or(|at| now.saturating_sub(at) >= PRUNE_PAUSE) {
+                *pruned_at = Some(now);
+                empty_at.retain(|_, at| *at > now);
+            }
             if empty_at.len() >= ADDRESSES_MAX {
                 key = (String::new(), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             }

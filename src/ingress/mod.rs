@@ -5,6 +5,7 @@
 
 pub mod amount;
 pub mod client;
+pub mod clock;
 pub mod desk;
 pub mod edge;
 pub mod endpoint;

@@ -1,16 +1,13 @@
 //! Messages to the broker: signed, published with `mandatory`, and confirmed, all of a request or none. The broker away, blocked, full or
 //! silent: a refusal within [`CONFIRM_DEADLINE`], never a wait without end. What must not live here: HTTP.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::endpoint::Message;
+use super::{clock, endpoint::Message};
 use crate::{
     broker::{Link, Names},
     config::{RetryConfig, Secret, TlsConfig},
@@ -106,10 +103,12 @@ impl Outbox {
         // A task of its own: what is on its way stays counted until the broker has answered, also where the request has gone.
         let sending = tokio::spawn(async move {
             let _permit = permit;
-            let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let now_s = clock::now().as_secs();
             let mut confirms = Vec::with_capacity(messages.len());
             for message in &messages {
-                let signed = keyring.sign(&source, &message.id, now_s, &message.body);
+                // What is no callback is told apart by its signature too: all copies of a request have the same one.
+                let at_s = if message.is_callback { now_s } else { 0 };
+                let signed = keyring.sign(&source, &message.id, at_s, &message.body);
                 let signature = signed.map_err(|_| NotPublished::NoKey)?.unwrap_or_default();
                 let sent = link.publish(&message.routing_key, &message.body, &signature).await;
                 confirms.push(sent.map_err(|_| NotPublished::Away)?);

@@ -382,7 +382,7 @@ pub struct Unproven {
     pub signature: Headers,
 }
 
-/// Those of the cases that are still open for their signature, oldest first.
+/// Those of the cases that are still open for their signature, or as a request that could not be mapped, oldest first.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -393,7 +393,7 @@ pub async fn load_unproven(
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query(
         "select id, body, webhook_id, webhook_timestamp, webhook_signature from quarantine
-         where id = any($1) and state = 'open' and reason = 'bad_signature' order by id",
+         where id = any($1) and state = 'open' and reason in ('bad_signature', 'unmapped', 'unsupported_type') order by id",
     )
     .bind(ids)
     .fetch_all(connection)

@@ -7,10 +7,9 @@ use tracing::warn;
 
 use super::{
     replay::{REPLAY_BATCH_MAX, Replayed, replay},
-    reverify::reverify,
+    reverify::{Trust, reverify},
 };
 use crate::{
-    keys::Keyring,
     ledger::{CaseId, Reason},
     store::{
         self, Resolver, StoreError,
@@ -18,6 +17,7 @@ use crate::{
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
+    wire,
 };
 
 /// What came of an order.
@@ -41,8 +41,8 @@ impl fmt::Display for Done {
     }
 }
 
-/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `keyring`
-/// says again who may sign, for cases that were refused for their signature; `mask_cards`, whether the cases that they may turn into keep
+/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `trust`
+/// says again who may sign, for cases that were refused for their signature, and how requests are mapped; `mask_cards`, whether the cases that they may turn into keep
 /// card data masked.
 ///
 /// # Errors
@@ -51,11 +51,11 @@ pub async fn carry_out(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
-    keyring: &Keyring,
+    trust: &Trust<'_>,
     mask_cards: bool,
     progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
-    let done = work(connection, order, action, (keyring, mask_cards), progress).await;
+    let done = work(connection, order, action, (trust, mask_cards), progress).await;
     let result = match &done {
         Ok(done) => done.to_string(),
         Err(cause) => {
@@ -80,7 +80,7 @@ async fn work(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
-    (keyring, mask_cards): (&Keyring, bool),
+    (trust, mask_cards): (&Trust<'_>, bool),
     mut progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
     let filter = &order.filter;
@@ -111,11 +111,11 @@ async fn work(
             Done::Replayed(sum) => {
                 let resolver = Resolver { by: &order.who, why: &order.why };
                 let (unproven, decoded): (Vec<_>, Vec<_>) =
-                    cases.iter().partition(|case| case.reason == Reason::BadSignature.as_str());
+                    cases.iter().partition(|case| is_looked_at_again(&case.reason));
                 let ids_of =
                     |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
                 sum.add(replay(connection, &ids_of(decoded), resolver, false).await?);
-                sum.add(reverify(connection, &ids_of(unproven), keyring, mask_cards, resolver).await?);
+                sum.add(reverify(connection, &ids_of(unproven), trust, mask_cards, resolver).await?);
             }
             Done::Discarded(sum) => {
                 let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };
@@ -136,4 +136,11 @@ async fn work(
         }
         progress(ids.len() as u64);
     }
+}
+
+/// Whether a case is a message that was never decoded as a callback, and may be one by now.
+fn is_looked_at_again(reason: &str) -> bool {
+    [Reason::BadSignature, Reason::UnsupportedType, wire::unmapped_reason()]
+        .iter()
+        .any(|one| one.as_str() == reason)
 }

@@ -1,16 +1,28 @@
-//! Messages that were quarantined as `bad_signature`, verified again: their key may have come after them. What is right now is decided
+//! Messages that were quarantined as `bad_signature`, verified again: their key may have come after them. And requests that the ingress could
+//! not map, mapped again: the configuration may have been mended. What is right now is decided
 //! as if it had just come from the queue; what is not stays where it is.
+
+use tracing::info;
 
 use super::replay::{CONFLICTS_MAX, Replayed};
 use crate::{
+    ingress::{endpoint::Endpoints, envelope},
     keys::Keyring,
     ledger::{Callback, CaseId, Outcome, decide},
     store::{self, Batch, Locking, Resolver, StoreError, quarantine, quarantine::Unproven},
     wire,
 };
 
-/// Cases in one transaction at most: each can hold 256 KiB.
+/// Cases in one transaction at most: each can hold 1 MiB.
 const REVERIFY_BATCH_MAX: usize = 100;
+
+/// What messages are judged by when they are looked at again.
+pub struct Trust<'a> {
+    /// Who may sign for which source.
+    pub keyring: &'a Keyring,
+    /// What requests are mapped by.
+    pub endpoints: &'a Endpoints,
+}
 
 /// Verifies these cases again and decides those that are right. Safe to repeat, and beside workers. Cases with another reason are
 /// left alone, and not counted. `mask_cards`: whether a case that one of them turns into keeps card data masked.
@@ -20,7 +32,7 @@ const REVERIFY_BATCH_MAX: usize = 100;
 pub async fn reverify(
     connection: &mut store::Connection,
     ids: &[CaseId],
-    keyring: &Keyring,
+    trust: &Trust<'_>,
     mask_cards: bool,
     resolver: Resolver<'_>,
 ) -> Result<Replayed, StoreError> {
@@ -34,7 +46,7 @@ pub async fn reverify(
             let found = cases.len();
             let proven: Vec<(Unproven, Callback)> = cases
                 .into_iter()
-                .filter_map(|case| callback(keyring, &case).map(|callback| (case, callback)))
+                .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
                 .collect();
             replayed.refused += (found - proven.len()) as u64;
             left = match decide_again(connection, &proven, (mask_cards, resolver), &mut replayed).await {
@@ -59,11 +71,25 @@ pub async fn reverify(
 }
 
 /// The callback, where the message proves by now where it comes from.
-fn callback(keyring: &Keyring, case: &Unproven) -> Option<Callback> {
-    let callback = wire::decode(&case.body).ok()?;
-    let key = &callback.key;
-    keyring.verify(key.source.as_str(), key.event_id.as_str(), &case.signature, &case.body).ok()?;
-    Some(callback)
+fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
+    let is_proven =
+        |source: &str, id: &str| trust.keyring.verify(source, id, &case.signature, &case.body).is_ok();
+    match wire::decode(&case.body) {
+        Ok(callback) => {
+            let key = &callback.key;
+            is_proven(key.source.as_str(), key.event_id.as_str()).then_some(callback)
+        }
+        Err(_) => {
+            let kept = envelope::read(&case.body).ok().filter(|kept| is_proven(&kept.source, &kept.id))?;
+            match trust.endpoints.map_again(&kept) {
+                Ok(body) => wire::decode(&body).ok(),
+                Err(why) => {
+                    info!(case = case.id.0, why, "a request still cannot be mapped");
+                    None
+                }
+            }
+        }
+    }
 }
 
 /// Decides and applies; returns the cases whose account a rival changed first, to be looked at again.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use payonce::config::IngressConfig;
+use payonce::{config::IngressConfig, wire};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{RunningIngress, World, answered, head};
@@ -171,6 +171,65 @@ async fn more_requests_than_there_is_room_for_are_shed() {
     let answer =
         tokio::time::timeout(Duration::from_secs(30), shed).await.expect("shed while another is in work");
     assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    ingress.stop().await;
+    world.close().await;
+}
+
+/// A configuration file with the running ingress's endpoints; `account`: where Stripe's object holds the account.
+fn configuration(ingress: &RunningIngress, account: &str) -> String {
+    let mut text = format!("keys_file = {:?}\n", ingress.keys_file());
+    for config in ingress.configs.iter().filter(|config| config.provider == "stripe") {
+        text += &format!(
+            "[[ingress.endpoint]]\npath = {:?}\nprovider = \"stripe\"\nsource = {:?}\npurpose = \"deposit\"\nsecrets_file = {:?}\n\
+             account = {account:?}\n",
+            config.path, config.source, config.secrets_file
+        );
+    }
+    let path = ingress.folder.path().join("payonce.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_configuration_is_mended() {
+    let world = World::new().await;
+    let mut ingress = RunningIngress::new(&world).await;
+    let worker = world.worker_with(&[("signatures", "required"), ("keys_file", &ingress.keys_file())]).await;
+    // The account stands elsewhere than the endpoint says.
+    let path = ingress.configs[0].secrets_file.clone();
+    ingress.configs[0].account = Some("metadata.customer".to_owned());
+    let replaced = payonce::ingress::endpoint::Endpoints::open(&ingress.configs).unwrap_or_default();
+    ingress.desk.replace(replaced);
+    assert!(path.exists());
+    let made = ingress.sample("stripe", "", "1001", 1_999);
+    for _ in 0..2 {
+        assert_eq!(ingress.post("/stripe", &made).await.status, 200);
+    }
+    world.settled(2).await;
+    let reason = wire::unmapped_reason().as_str().to_owned();
+    let case = |state: &str| vec![(Some("evt_1001".to_owned()), reason.clone(), state.to_owned(), 2)];
+    assert_eq!(world.cases().await, case("open"));
+    let replay = async |account: &str| {
+        let file = configuration(&ingress, account);
+        let mut program =
+            world.program(&["--config", &file, "quarantine", "replay", "--all", "--why", "mended"]);
+        program.env("PAYONCE_SIGNATURES", "required").output().await.expect("the program runs")
+    };
+    // Not mended yet.
+    drop(replay("metadata.customer").await);
+    assert_eq!(world.cases().await, case("open"));
+    assert_eq!(world.account("acct-1001").await, None);
+    let done = replay("metadata.account_id").await;
+    assert_eq!(world.cases().await, case("replayed"), "{done:?}");
+    assert_eq!(world.account("acct-1001").await, Some((1_999, 0, 1)));
+    // The provider sends it once more, long after.
+    ingress.configs[0].account = None;
+    ingress.desk.replace(payonce::ingress::endpoint::Endpoints::open(&ingress.configs).unwrap_or_default());
+    assert_eq!(ingress.post("/stripe", &made).await.status, 200);
+    world.settled(3).await;
+    assert_eq!(world.account("acct-1001").await, Some((1_999, 0, 1)));
+    world.audit().await;
+    worker.stop().await;
     ingress.stop().await;
     world.close().await;
 }

@@ -30,6 +30,7 @@ mod malformed_neighbours;
 mod mismatch;
 mod monitoring;
 mod outages;
+mod provider_sdks;
 mod publish;
 mod quarantine;
 mod readme;

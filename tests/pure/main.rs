@@ -12,6 +12,7 @@ mod model;
 mod outcomes;
 mod properties;
 mod protocol;
+mod provider_properties;
 mod provider_tables;
 mod provider_vectors;
 mod replays;

@@ -313,6 +313,30 @@ fn check(name: &str, vector: &Value) -> Result<String, String> {
     Ok(words.join("; "))
 }
 
+/// An endpoint of each provider, with a request that it was recorded with.
+pub(crate) fn one_of_each_provider() -> Vec<(Endpoint, Request)> {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let chosen = [
+        "stripe/own-pi-succeeded.json",
+        "adyen/own-batch-two.json",
+        "alipay/own-own-trade-success.json",
+        "wechat/own-transaction-public-key.json",
+        "checkout/own-approved.json",
+        "razorpay/own-payment-captured.json",
+        "square/own-payment-updated-completed.json",
+        "mollie/own-nextgen.json",
+        "braintree/own-one-pair.json",
+        "standard-webhooks/own-several-signatures.json",
+        "cloudevents/own-batch.json",
+    ];
+    let each = chosen.iter().map(|name| {
+        let vector: Value = serde_json::from_slice(&fs::read(own.join(name)).unwrap()).unwrap();
+        (endpoint(&vector, &folder).unwrap(), request(&vector))
+    });
+    each.collect()
+}
+
 #[test]
 fn every_recorded_webhook_is_what_its_vector_says() {
     let vectors = vectors();

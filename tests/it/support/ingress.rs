@@ -40,6 +40,7 @@ const SECRETS: [(&str, &str); 6] = [
 pub struct RunningIngress {
     pub address: SocketAddr,
     pub outbox: Outbox,
+    pub desk: Arc<Desk>,
     pub folder: TempDir,
     pub configs: Vec<EndpointConfig>,
     stop: CancellationToken,
@@ -125,8 +126,9 @@ impl RunningIngress {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let desk = Arc::new(Desk::new(endpoints, outbox.clone(), &config));
-        let serving = tokio::spawn(edge::serve(listener, tls, desk, config.connections_max, stop.clone()));
-        Self { address, outbox, folder, configs, stop, hang_up, serving, connecting }
+        let serving =
+            tokio::spawn(edge::serve(listener, tls, Arc::clone(&desk), config.connections_max, stop.clone()));
+        Self { address, outbox, desk, folder, configs, stop, hang_up, serving, connecting }
     }
 
     /// The keys file, for workers.

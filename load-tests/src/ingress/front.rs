@@ -1,0 +1,159 @@
+//! Endpoints of several providers, and a seeded plan of webhooks for them. What must not live here: what is right in the end.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use payonce::{
+    config::EndpointConfig,
+    ingress::{
+        endpoint::Endpoint,
+        sample::{Sample, make},
+        secrets::Secrets,
+    },
+    keys::{Keyring, KeysError},
+    signature::{Key, Kind, Policy, Rule},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use tempfile::TempDir;
+
+use crate::cli::IngressArgs;
+
+/// Providers, their secrets, and the body of their yes.
+pub const PROVIDERS: [(&str, &str, &str); 6] = [
+    ("stripe", "whsec_load", ""),
+    (
+        "adyen",
+        "8E339EFD66564BAE60BDD289C69607E672CE34C97D237161C5AD2A42B6952544\nmerchant_account = Load",
+        "[accepted]",
+    ),
+    ("checkout", "checkout-secret", ""),
+    ("razorpay", "razorpay-secret", ""),
+    ("square", "square-key\nnotification_url = https://hooks.example.com/square", ""),
+    ("standard-webhooks", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", ""),
+];
+/// Accounts that the money goes to.
+const ACCOUNTS: u32 = 1_000;
+/// One webhook of the plan.
+pub struct Webhook {
+    pub endpoint: usize,
+    pub id: String,
+    pub account: u32,
+    pub amount: u64,
+}
+
+/// Endpoints, their secrets and the keys of their sources, in a folder of the run's own.
+pub struct Front {
+    pub folder: TempDir,
+    endpoints: Vec<(Endpoint, Secrets)>,
+}
+
+impl Front {
+    pub fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("payonce-load-tests-").tempdir()?;
+        let mut text = "[ingress]\nrate_per_second_max = 1000000\nrate_burst_max = 1000000\n".to_owned();
+        let mut endpoints = Vec::new();
+        for (provider, secret, _) in PROVIDERS {
+            let path = folder.path().join(provider);
+            fs::write(&path, secret)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let config = EndpointConfig {
+                path: format!("/{provider}"),
+                provider: provider.to_owned(),
+                source: format!("/providers/{provider}"),
+                purpose: (provider != "standard-webhooks").then(|| "deposit".to_owned()),
+                account: None,
+                account_until: None,
+                secrets_file: path,
+                capture: match provider {
+                    "adyen" => Some("automatic".to_owned()),
+                    "checkout" => Some("manual".to_owned()),
+                    _ => None,
+                },
+                live: None,
+            };
+            let endpoint = Endpoint::open(&config).map_err(anyhow::Error::msg)?;
+            let names: Vec<&str> = endpoint.kind.names.iter().map(|(name, _)| *name).collect();
+            let secrets = Secrets::load(&config.secrets_file, &names).map_err(anyhow::Error::msg)?;
+            text += &format!(
+                "[[ingress.endpoint]]\npath = {:?}\nprovider = {:?}\nsource = {:?}\nsecrets_file = {:?}\n",
+                config.path, config.provider, config.source, config.secrets_file
+            );
+            for (name, value) in [("purpose", &config.purpose), ("capture", &config.capture)] {
+                text += &value.as_ref().map(|value| format!("{name} = {value:?}\n")).unwrap_or_default();
+            }
+            endpoints.push((endpoint, secrets));
+        }
+        fs::write(folder.path().join("payonce.toml"), text)?;
+        Keyring::edit(&folder.path().join("keys.toml"), |rules| {
+            for (endpoint, _) in &endpoints {
+                let key = Key::generate(Kind::Hmac).expect("the system has random numbers");
+                rules.insert(
+                    endpoint.terms.source.clone(),
+                    Rule { policy: Policy::Required, keys: vec![key] },
+                );
+            }
+            Ok::<_, KeysError>(())
+        })?;
+        Ok(Self { folder, endpoints })
+    }
+
+    /// The keys file.
+    pub fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys.toml")
+    }
+
+    /// The request of a webhook, signed now.
+    pub fn request(&self, webhook: &Webhook) -> anyhow::Result<Vec<u8>> {
+        let (endpoint, secrets) = &self.endpoints[webhook.endpoint];
+        let sample = Sample {
+            event: String::new(),
+            id: webhook.id.clone(),
+            account: format!("acct-{}", webhook.account),
+            amount: webhook.amount,
+            currency: "EUR".to_owned(),
+        };
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let made = make(endpoint, secrets, &sample, now_s).map_err(anyhow::Error::msg)?;
+        let mut request =
+            format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", endpoint.path, made.body.len());
+        for (name, value) in &made.headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        Ok([request.as_bytes(), b"\r\n", &made.body].concat())
+    }
+}
+
+/// The webhooks in the order they are sent, copies included, and how many are distinct.
+pub fn plan(args: &IngressArgs) -> (Vec<Arc<Webhook>>, usize) {
+    let mut random = StdRng::seed_from_u64(args.seed);
+    let events = args.events as usize;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most 10 million events"
+    )]
+    let copies = ((events as f64) * args.duplicates) as usize;
+    let distinct = (events - copies).max(1);
+    let mut webhooks: Vec<Arc<Webhook>> = (0..distinct)
+        .map(|n| {
+            Arc::new(Webhook {
+                endpoint: random.random_range(0..PROVIDERS.len()),
+                id: format!("{}x{n}", args.seed),
+                account: random.random_range(0..ACCOUNTS),
+                amount: random.random_range(1..=100_000),
+            })
+        })
+        .collect();
+    for _ in distinct..events {
+        let copied = Arc::clone(&webhooks[random.random_range(0..distinct)]);
+        webhooks.push(copied);
+    }
+    webhooks.shuffle(&mut random);
+    (webhooks, distinct)
+}
