@@ -97,3 +97,18 @@ async fn the_five_minutes_of_signatures_work_when_they_are_pasted() {
     assert_eq!(world.account("acct-1001").await, Some((3_001, 0, 2)));
     world.close().await;
 }
+
+#[tokio::test]
+async fn the_section_that_connects_stripe_works_when_it_is_pasted_after_the_first_use() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = blocks("README.md", "First use, by hand") + &blocks("README.md", "Connect Stripe");
+    let text = text.replace("127.0.0.1:9301", &free_address()).replace("127.0.0.1:9400", &free_address());
+    let printed = paste(&world, folder.path(), &text).await;
+    assert!(printed.contains("Every endpoint can take webhooks, and every source has a key."), "{printed}");
+    assert_eq!(printed.matches("/stripe first answered 200.").count(), 2, "{printed}");
+    assert!(printed.contains("Account acct-2002: balance 1999"), "{printed}");
+    assert_eq!(world.account("acct-2002").await, Some((1_999, 0, 1)));
+    world.audit().await;
+    world.close().await;
+}

@@ -31,8 +31,11 @@ const SECRETS: [(&str, &str); 6] = [
     ("standard-webhooks", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
 ];
 
-/// An endpoint of each provider that samples can be made of, and a request that it accepts.
-fn signed(folder: &TempDir) -> Vec<(Endpoint, Request, Vec<(String, String)>)> {
+/// An endpoint, a request that it accepts, and that request's headers.
+type Signed = (Endpoint, Request, Vec<(String, String)>);
+
+/// One of each provider that samples can be made of.
+fn signed(folder: &TempDir) -> Vec<Signed> {
     let each = SECRETS.iter().map(|(provider, text)| {
         let path = folder.path().join(provider);
         fs::write(&path, text).unwrap();

@@ -200,10 +200,13 @@ async fn count(database: &mut sqlx::PgConnection, sql: &'static str) -> anyhow::
 }
 
 /// What one process publishes with confirms, a second: messages of the size of a callback, with nothing else to do. They are taken away again.
-async fn baseline(place: &Place, messages: usize) -> anyhow::Result<f64> {
-    let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    payonce::broker::topology::declare(&connection, &place.names()).await?;
-    let publisher = Publisher::open(&connection, &place.names()).await?;
+async fn baseline(place: &Place, messages: usize) -> Result<f64, Failure> {
+    Ok(publish_all(&place.broker().await?, place, messages).await?)
+}
+
+async fn publish_all(connection: &lapin::Connection, place: &Place, messages: usize) -> anyhow::Result<f64> {
+    payonce::broker::topology::declare(connection, &place.names()).await?;
+    let publisher = Publisher::open(connection, &place.names()).await?;
     let body = vec![b'x'; 300];
     let mut waiting = VecDeque::new();
     let began = Instant::now();
