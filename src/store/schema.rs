@@ -69,21 +69,48 @@ const POINT_FUNCTIONS: &str = "
         loop execute format('alter function %s set search_path = %I, pg_temp', f, current_schema()); end loop;
     end $$";
 
-/// Refuses a schema that is older or newer than this program, and a session that looks for it in the wrong place.
+/// Refuses a schema that is older than this program, a newer one that does not say that this program may go on beside it, and a session that
+/// looks for it in the wrong place.
+///
+/// A migration says so in the comment of `_sqlx_migrations`, which every role can read: see `migrations/README.md`.
 ///
 /// # Errors
 /// [`SchemaError`], which names the command that helps.
 pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
     check_place(connection).await?;
-    let found = applied(connection).await?.into_iter().max().unwrap_or(0);
-    match found.cmp(&newest()) {
-        std::cmp::Ordering::Less => Err(SchemaError::TooOld { found, needed: newest() }),
-        std::cmp::Ordering::Greater => Err(SchemaError::TooNew { found, known: newest() }),
-        std::cmp::Ordering::Equal if feed::is_ahead_of_its_cluster(connection).await? => {
-            Err(SchemaError::FromDump)
-        }
-        std::cmp::Ordering::Equal => Ok(()),
+    let applied = applied(connection).await?;
+    let found = applied.iter().copied().max().unwrap_or(0);
+    if MIGRATOR.iter().any(|migration| !applied.contains(&migration.version)) {
+        return Err(SchemaError::TooOld { found, needed: newest() });
     }
+    if found > newest() && !is_usable(connection, found).await? {
+        return Err(SchemaError::TooNew { found, known: newest() });
+    }
+    if feed::is_ahead_of_its_cluster(connection).await? {
+        return Err(SchemaError::FromDump);
+    }
+    Ok(())
+}
+
+/// Whether the newer schema `found` declares that this program may go on beside it.
+async fn is_usable(connection: &mut PgConnection, found: i64) -> Result<bool, StoreError> {
+    let declared: Option<String> =
+        sqlx::query_scalar("select obj_description('_sqlx_migrations'::regclass, 'pg_class')")
+            .fetch_one(connection)
+            .await?;
+    Ok(declared.and_then(|text| usable_since(&text, found)).is_some_and(|since| since <= newest()))
+}
+
+/// The oldest schema whose programs may go on beside schema `found`, where the declaration is about that one: what an older migration
+/// declared says nothing about a later one that forgot to.
+fn usable_since(declared: &str, found: i64) -> Option<i64> {
+    let (schema, since) =
+        declared.strip_prefix("schema ")?.split_once(" is usable by programs of schema ")?;
+    let since = since.strip_suffix(" and later")?;
+    if schema.parse::<i64>().ok()? != found {
+        return None;
+    }
+    since.parse().ok()
 }
 
 /// The tables must be where this session would make new ones: it depends on `search_path`, which an address, a role, a database or a
@@ -147,4 +174,18 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError>
         .await
         .map_err(StoreError::from)?;
     Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usable_since;
+
+    #[test]
+    fn a_declaration_counts_for_the_schema_that_it_names_alone() {
+        let declared = "schema 31 is usable by programs of schema 18 and later";
+        assert_eq!(usable_since(declared, 31), Some(18));
+        assert_eq!(usable_since(declared, 32), None);
+        assert_eq!(usable_since("", 31), None);
+        assert_eq!(usable_since("schema 31 is usable by everybody", 31), None);
+    }
 }

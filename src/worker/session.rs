@@ -26,6 +26,7 @@ use crate::{
     config::WorkerConfig,
     crash::{self, Point},
     retry::Pauses,
+    store::{self, SchemaError},
 };
 
 /// A quorum queue passes on at most 32 acknowledgements of a channel at a time and holds back the rest; those that it holds back
@@ -103,10 +104,12 @@ pub(super) async fn run(
         ended = intake.take(stop, &mut budgets.queue) => ended,
         ended = dead_letters.take(stop, &mut budgets.given_up) => ended,
         never = settled_once(worker, pauses) => match never {},
+        refused = watch_schema(worker) => Err(SessionEnd::Refused(refused)),
     };
     worker.readiness.open(false);
     lanes_stop.cancel();
-    let is_in_order = matches!(ended, Ok(()) | Err(SessionEnd::TooMuch | SessionEnd::HeldTooLong));
+    let is_in_order =
+        matches!(ended, Ok(()) | Err(SessionEnd::TooMuch | SessionEnd::HeldTooLong | SessionEnd::Refused(_)));
     if is_in_order {
         // No new deliveries; those that no batch has started on go back when the channel closes.
         intake.consumer.wind_down();
@@ -137,6 +140,28 @@ pub(super) async fn run(
         broker::disconnect(connection).await?;
     }
     ended
+}
+
+/// How often a worker looks whether a migration has brought a schema that it must not write to.
+const SCHEMA_CHECK_PAUSE: Duration = Duration::from_secs(5);
+
+/// Resolves when the schema does not fit this program any more.
+async fn watch_schema(worker: &Worker) -> Refusal {
+    let mut connection = store::Connection::new(Arc::clone(&worker.database));
+    loop {
+        tokio::time::sleep(SCHEMA_CHECK_PAUSE).await;
+        let checked = connection.run(async |connection| Ok(store::check_schema(connection).await)).await;
+        match checked {
+            // The lanes say more, and more often, about a database that is away.
+            Ok(Ok(()) | Err(SchemaError::Store(_))) | Err(_) => {}
+            Ok(Err(
+                unfit @ (SchemaError::TooOld { .. }
+                | SchemaError::TooNew { .. }
+                | SchemaError::FromDump
+                | SchemaError::Migration(_)),
+            )) => return Refusal::Schema(unfit),
+        }
+    }
 }
 
 /// The first batch that is written shows that the next session need not wait as long as this one had to.

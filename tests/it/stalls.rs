@@ -216,3 +216,49 @@ async fn a_database_that_takes_no_writes_turns_no_payment_into_a_case() {
     world.audit().await;
     world.close().await;
 }
+
+/// A migration comes while workers of the release before run under load: they go on beside one that declares that they may, lose nothing,
+/// and stop before one that does not.
+#[tokio::test]
+async fn workers_go_on_beside_a_newer_schema_that_declares_it_and_stop_before_any_other() {
+    let world = with_accounts().await;
+    let mut operator = world.connect().await;
+    let payments = |name: &str| -> Vec<Event> {
+        (0..200).map(|n| debit(&format!("{name}{n}"), &format!("a{}", n % OTHERS))).collect()
+    };
+    let (first, second) = (world.worker_with(&SETTINGS).await, world.worker_with(&SETTINGS).await);
+    world.publish(&payments("p")).await;
+    run(
+        &mut operator,
+        "begin;
+         alter table ledger add column of_the_next bigint not null default 0;
+         insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+             values (9001, 'next', true, '', 1);
+         comment on table _sqlx_migrations is 'schema 9001 is usable by programs of schema 18 and later';
+         commit",
+    )
+    .await;
+    world.publish(&payments("q")).await;
+    applied(&world, "select count(*) from ledger where type = 'payment.succeeded'", 400).await;
+    // One that starts now goes on too.
+    let third = world.worker_with(&SETTINGS).await;
+    third.stop().await;
+    run(
+        &mut operator,
+        "begin;
+         alter table ledger alter column of_the_next drop default;
+         insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+             values (9002, 'after that', true, '', 1);
+         commit",
+    )
+    .await;
+    world.publish(&payments("r")).await;
+    for worker in [first, second] {
+        let refusal = worker.ended().await.expect_err("the schema does not fit");
+        assert!(refusal.to_string().contains("schema is at version 9002"), "{refusal}");
+    }
+    assert_eq!(world.cases().await, []);
+    assert_eq!(world.ready_messages(&world.names().queue).await, 200);
+    assert_eq!(world.ready_messages(&world.names().dead_queue).await, 0);
+    world.close().await;
+}
