@@ -379,6 +379,22 @@ mod tests {
     }
 
     #[test]
+    fn what_headers_and_properties_take_in_memory_is_counted() {
+        let text = long(&"x".repeat(1_000));
+        let table = FieldTable::from(std::collections::BTreeMap::from([("t".into(), text.clone())]));
+        let array = AMQPValue::FieldArray(FieldArray::from(vec![text.clone(), AMQPValue::FieldTable(table)]));
+        let plain = envelope(&[]).bytes();
+        assert!((1..100).contains(&plain), "{plain}");
+        let three = envelope(&[("a", text), ("b", array)]);
+        assert!((3_000..4_000).contains(&three.bytes()), "{}", three.bytes());
+        let void: Vec<(String, AMQPValue)> = (0..1_000).map(|n| (n.to_string(), AMQPValue::Void)).collect();
+        let void: Vec<(&str, AMQPValue)> = void.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+        assert!(envelope(&void).bytes() >= 1_000 * HEADER_BYTES, "a header without a value takes room too");
+        let properties = three.properties.with_message_id("m".repeat(200).into());
+        assert!(Envelope { properties, ..envelope(&[]) }.bytes() > 3_200);
+    }
+
+    #[test]
     fn headers_of_any_size_and_type_are_kept_within_their_limit() {
         let many: Vec<(String, AMQPValue)> =
             (0..5_000).map(|n| (format!("h{n:04}"), long(&"x".repeat(3_000)))).collect();

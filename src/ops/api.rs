@@ -26,6 +26,7 @@ use super::{
 use crate::{
     answers,
     ledger::{Layer, Reason},
+    shown::safe_json,
     store::{
         StoreError,
         actions::{Door, Order, Verb},
@@ -83,7 +84,7 @@ impl IntoResponse for Problem {
 const WORDS_BYTES_MAX: usize = 4_096;
 
 /// Stands before everything: whoever refused a request under `/api` (the access rules, the router, a body or parameter that cannot be
-/// read), a program is answered in JSON. Status and headers stay.
+/// read), a program is answered in JSON, with nothing hidden in it. Status and headers stay.
 pub(super) async fn errors_in_json(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_api = path == "/api" || path.starts_with("/api/");
@@ -91,7 +92,10 @@ pub(super) async fn errors_in_json(request: Request, next: Next) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_json = kind.is_some_and(|kind| kind.starts_with("application/json"));
-    if !is_api || is_json || !(status.is_client_error() || status.is_server_error()) {
+    if is_api && is_json {
+        return nothing_hidden(response).await;
+    }
+    if !is_api || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (mut parts, body) = response.into_parts();
@@ -101,10 +105,20 @@ pub(super) async fn errors_in_json(request: Request, next: Next) -> Response {
     let words = if words.is_empty() { unsaid(status) } else { words };
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Response::from_parts(
-        parts,
-        Body::from(answers::error(answers::code_of(status.as_u16()), &words).to_string()),
-    )
+    let answer = answers::error(answers::code_of(status.as_u16()), &words).to_string();
+    Response::from_parts(parts, Body::from(safe_json(&answer)))
+}
+
+/// The same JSON, with characters spelled out that a terminal obeys or does not show: people read answers there, and ids come from whoever
+/// writes to the queue.
+async fn nothing_hidden(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // Made here in memory, with as many rows as an answer may have.
+    let Ok(bytes) = to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(safe_json(&String::from_utf8_lossy(&bytes))))
 }
 
 /// What a status means that came without words.

@@ -266,6 +266,12 @@ async fn an_account_that_nobody_can_type_is_shown_with_what_cannot_be_seen() {
         assert!(text.contains(&format!("acct-1\\u{{{code:x}}}")), "{text}");
         let (_, text) = program(&world, &["account", account, "--json"]).await;
         assert!(text.contains(&format!("acct-1\\u{code:04x}")), "{text}");
+        let answer = ops.get(&format!("/api/account?id=acct-1{}", percent(account))).await;
+        assert!(
+            answer.body.contains(&format!("acct-1\\u{code:04x}")) && answer.body.is_ascii(),
+            "{answer:?}"
+        );
+        assert!(answer.json().to_string().contains(account), "the value is the same: {answer:?}");
         let page = ops.get(&format!("/account?id=acct-1{}", percent(account))).await;
         assert!(page.body.contains(&format!("acct-1‹U+{code:04X}›")), "{page:?}");
     }
