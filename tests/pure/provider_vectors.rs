@@ -297,6 +297,10 @@ fn check(name: &str, vector: &Value) -> Result<String, String> {
                     agrees(name, suggested, &accepted.body)?;
                 }
                 let event: Value = serde_json::from_slice(&accepted.body).unwrap();
+                // What Alipay calls the refund is all that was refunded so far.
+                if name.starts_with("alipay/own-partial-refund") && event["data"]["cumulative"] != true {
+                    return Err("a running total is published as an amount".to_owned());
+                }
                 words.push(format!("{} {}", text(&event, "/type"), event["data"]["amount"]));
             }
             Outcome::Ignored(why) if !is_callback => words.push(format!("ignored: {why}")),
