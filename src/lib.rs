@@ -5,7 +5,7 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops, feed, api} → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
+//! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
 //! `mask`, `metrics`, `retry`, `shown`, `signature`, `telemetry` and `tls` are leaves.
 
 #![forbid(unsafe_code)]
