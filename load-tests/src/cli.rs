@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{chaos, compare, growth, hostile, ingress, pages, place::Place, replay, signing::Signing};
+use crate::{
+    chaos, compare, growth, hostile, ingress, pages, place::Place, rebuild, replay, signing::Signing,
+};
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
 /// (`make services`, then `. .local/env`).
@@ -19,6 +21,8 @@ struct Cli {
 enum Command {
     /// Publishes a seeded plan, runs worker processes, waits for the end, audits against its own arithmetic, reports.
     Replay(ReplayArgs),
+    /// Like `replay`, with a second program that builds all balances from the feed alone while the feed is killed, and must come to the same.
+    Rebuild(RebuildArgs),
     /// Measures payonce, the textbook consumer and the ceilings in turn on the same plan, and prints ratios.
     Compare(CompareArgs),
     /// Measures the rate with more workers, more accounts, or more rows in the ledger, and draws the curve.
@@ -83,6 +87,20 @@ pub struct ReplayArgs {
     /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
     #[arg(long, value_name = "PATH")]
     pub payonce: Option<PathBuf>,
+}
+
+/// What `rebuild` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RebuildArgs {
+    /// The callbacks, as for `replay`.
+    #[command(flatten)]
+    pub replay: ReplayArgs,
+    /// How often the feed is killed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1_000), value_name = "N")]
+    pub kills: u32,
+    /// Publish nothing: rebuild what PAYONCE_DATABASE_URL has. All its rows are sent again, under a feed name of its own, to whoever is bound.
+    #[arg(long)]
+    pub existing: bool,
 }
 
 /// What `compare` can be told.
@@ -366,6 +384,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Replay(args) => replay::run(&args).await,
+        Command::Rebuild(args) => rebuild::run(&args).await,
         Command::Compare(args) => compare::run(&args).await,
         Command::Growth(args) => growth::run(&args).await,
         Command::Chaos(args) => chaos::run(&args).await,

@@ -20,6 +20,7 @@ mod place;
 mod plan;
 mod poison;
 mod publish;
+mod rebuild;
 mod replay;
 mod report;
 mod signing;

@@ -248,10 +248,12 @@ impl Place {
                 .await
                 .context("the queue is not deleted")?;
         }
-        channel
-            .exchange_delete(names.exchange.as_str().into(), Default::default())
-            .await
-            .context("the exchange is not deleted")?;
+        for exchange in [&names.exchange, &names.events_exchange] {
+            channel
+                .exchange_delete(exchange.as_str().into(), Default::default())
+                .await
+                .context("the exchange is not deleted")?;
+        }
         execute(admin, &format!("drop database {name} with (force)")).await?;
         if let Err(error) = self.forget_markers().await {
             eprintln!("the run's markers stay in Redis until they expire: {error}");
