@@ -147,7 +147,7 @@ async fn rebuild(args: &RebuildArgs, program: &Path, place: &Place) -> Result<()
         .execute(&mut database)
         .await
         .context("its position")?;
-    let books = books.lock().unwrap_or_else(PoisonError::into_inner);
+    let books = std::mem::take(&mut *books.lock().unwrap_or_else(PoisonError::into_inner));
     let checks = compare(&mut database, &books).await?;
     print(args, &books, &checks, started.elapsed());
     let failed: Vec<&str> =
