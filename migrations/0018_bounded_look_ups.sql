@@ -3,10 +3,12 @@
 -- owner, or were given up by the broker). These indexes hold the cases of a key in that order, so that the answer is their first entry,
 -- however many there are. The expressions are those of KNOWN_CASES (src/store/load.rs), word for word.
 create index quarantine_operation_owner on quarantine
-    (operation_id, type, source, (reason in ('payload_mismatch', 'delivery_limit')), (state = 'discarded'), id)
-    where operation_id is not null;
+    (coalesce(operation_id, payment_id), type, source, (reason in ('payload_mismatch', 'delivery_limit', 'unmapped')),
+     (state = 'discarded'), id)
+    where operation_id is not null or payment_id is not null
+          and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded');
 create index quarantine_key_owner on quarantine
-    (event_id, source, (reason in ('payload_mismatch', 'delivery_limit')), (state = 'discarded'), id)
+    (event_id, source, (reason in ('payload_mismatch', 'delivery_limit', 'unmapped')), (state = 'discarded'), id)
     where type is not null;
 drop index quarantine_operation;
 drop index quarantine_key;

@@ -13,7 +13,7 @@ use crate::{
     api,
     balances::Balances,
     broker::{self, Names},
-    config::{Config, Secret},
+    config::{Config, Policy, Secret},
     dedupe::Dedupe,
     feed,
     ingress::{
@@ -366,7 +366,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        carry_out: carry_out(keys, Arc::new(case_endpoints(&config)), config.mask_cards),
+        carry_out: carry_out(keys, Arc::new(case_endpoints(&config)), config.worker.policy()),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -376,6 +376,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         prometheus,
         by_source: metrics::BySource::new(config.source_labels_max),
         audit_pause: config.audit_pause,
+        rules: config.worker.rules,
         access,
     };
     // The port that was found, where port 0 asked for any.
@@ -388,13 +389,13 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
 }
 
 /// Orders of the pages, carried out by the code behind the command line.
-fn carry_out(keys: Keys, endpoints: Arc<Endpoints>, mask_cards: bool) -> ops::CarryOut {
+fn carry_out(keys: Keys, endpoints: Arc<Endpoints>, policy: Policy) -> ops::CarryOut {
     Arc::new(move |mut connection, order, action| {
         let (keyring, endpoints) = (keys.current(), Arc::clone(&endpoints));
         Box::pin(async move {
             let trust = Trust { keyring: &keyring, endpoints: &endpoints };
             let done =
-                worker::deeds::carry_out(&mut connection, &order, action, &trust, mask_cards, |_| {}).await;
+                worker::deeds::carry_out(&mut connection, &order, action, &trust, policy, |_| {}).await;
             connection.close().await;
             done.map(drop)
         })

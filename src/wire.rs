@@ -9,8 +9,8 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::{
     ledger::{
-        AccountId, Amount, Callback, Currency, EventId, Key, Kind, OperationId, PaymentId, Reason, Source,
-        TextError,
+        AccountId, Amount, Callback, Currency, Direction, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
+        OperationId, PaymentId, Reason, Source, TextError,
     },
     mask::mask_text,
 };
@@ -130,6 +130,14 @@ struct Data<'a> {
     currency: Cow<'a, str>,
     #[serde(rename = "final")]
     is_final: Option<bool>,
+    #[serde(rename = "cumulative")]
+    is_cumulative: Option<bool>,
+    #[serde(borrow)]
+    expires_at: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    to: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    direction: Option<Cow<'a, str>>,
 }
 
 /// Bytes from the queue → a checked callback. A UTF-8 byte order mark in front is passed over (RFC 8259 §8.1 lets a reader do so): the
@@ -174,12 +182,20 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
             format!("type: {:?} is not supported by this version of payonce", event.kind),
         )
     })?;
-    let subject = event
-        .subject
-        .as_deref()
-        .ok_or_else(|| invalid("subject: missing, expected the account id".to_owned()))?;
-    let account_id = AccountId::new(subject).map_err(|error| invalid(format!("subject: {error}")))?;
+    check_source(key, kind)?;
+    let account = |member: &'static str, text: Option<&str>| {
+        text.map(AccountId::new).transpose().map_err(|error| invalid(format!("{member}: {error}")))
+    };
+    let account_id = account("subject", event.subject.as_deref())?;
+    if account_id.is_none() && !kind.finds_account() {
+        return Err(invalid("subject: missing, expected the account id".to_owned()));
+    }
     let occurred_at_us = event.time.and_then(|time| readable_time(time.get()));
+    if kind == Kind::PaymentAuthorizationAdjusted && occurred_at_us.is_none() {
+        let detail =
+            "time: missing or not an RFC 3339 timestamp, which says which of several adjustments holds";
+        return Err(invalid(detail.to_owned()));
+    }
 
     let raw = event.data.ok_or_else(|| invalid("data: missing, expected an object".to_owned()))?;
     let data: Data<'_> = object(raw.get()).map_err(|detail| invalid(format!("data: {detail}")))?;
@@ -189,46 +205,94 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         .map(PaymentId::new)
         .transpose()
         .map_err(|error| invalid(format!("data.payment_id: {error}")))?;
-    if payment_id.is_none() && kind != Kind::DepositSucceeded {
+    if payment_id.is_none() && kind.needs_payment_id() {
         return Err(invalid(format!("data.payment_id: missing, {} needs it", kind.as_str())));
     }
     let operation_id =
         data.operation_id.as_deref().map(OperationId::new).transpose().map_err(|error| {
             invalid(format!("data.operation_id: {error}; leave it out where there is none"))
         })?;
-    let amount = Amount::new(data.amount).ok_or_else(|| {
-        invalid(format!("data.amount: found {}, expected 1 to {} minor units", data.amount, Amount::MAX))
-    })?;
+    if let Some(reversed) = kind.reverses().filter(|_| operation_id.is_none()) {
+        let (kind, reversed) = (kind.as_str(), reversed.as_str());
+        return Err(invalid(format!("data.operation_id: missing, {kind} needs that of its {reversed}")));
+    }
+    let is_final = data.is_final.unwrap_or(kind.is_final_by_default());
+    let least = i64::from(!kind.takes_zero(is_final));
+    let amount =
+        Amount::new(data.amount).filter(|amount| amount.minor_units() >= least).ok_or_else(|| {
+            let found = data.amount;
+            invalid(format!("data.amount: found {found}, expected {least} to {} minor units", Amount::MAX))
+        })?;
     let currency = Currency::parse(&data.currency).ok_or_else(|| invalid(not_a_currency(&data.currency)))?;
-    let is_final = data.is_final.unwrap_or(false);
+    let expires_at_us = data
+        .expires_at
+        .map(|text| {
+            parse_time(&text).ok_or_else(|| {
+                invalid(format!("data.expires_at: found {text:?}, expected an RFC 3339 timestamp"))
+            })
+        })
+        .transpose()?;
+    let to = account("data.to", data.to.as_deref())?;
+    if kind == Kind::TransferSucceeded {
+        match &to {
+            None => {
+                return Err(invalid("data.to: missing, expected the account that receives".to_owned()));
+            }
+            Some(to) if Some(to) == account_id.as_ref() => {
+                return Err(invalid("data.to: is the account that sends".to_owned()));
+            }
+            Some(_) => {}
+        }
+    }
+    let direction = data
+        .direction
+        .map(|text| {
+            Direction::parse(&text).ok_or_else(|| {
+                invalid(format!("data.direction: found {text:?}, expected \"credit\" or \"debit\""))
+            })
+        })
+        .transpose()?;
 
     Ok(Callback {
-        fingerprint: Callback::canonical_fingerprint(
-            kind,
-            &account_id,
-            payment_id.as_ref(),
-            operation_id.as_ref(),
-            amount,
-            currency,
-            is_final,
-        ),
         key: key.clone(),
         kind,
         account_id,
+        assigned_to: None,
         payment_id,
         operation_id,
         amount,
         currency,
         is_final,
+        is_cumulative: data.is_cumulative.unwrap_or(false),
+        expires_at_us,
+        to,
+        direction,
         occurred_at_us,
-    })
+        fingerprint: Fingerprint([0; 32]),
+    }
+    .sealed())
+}
+
+/// What operators post does not come over the queue: there anybody who may publish could claim to be one.
+fn check_source(key: &Key, kind: Kind) -> Result<(), (Reason, String)> {
+    let is_operators = key.source.as_str() == OPERATOR_SOURCE;
+    if is_operators || kind == Kind::AdjustmentPosted {
+        let detail = format!("source {OPERATOR_SOURCE} and {} are `payonce adjust`'s alone", kind.as_str());
+        let reason = if is_operators { Reason::BadSignature } else { Reason::Malformed };
+        return Err((reason, detail));
+    }
+    Ok(())
 }
 
 /// Microseconds since 1970 of an RFC 3339 timestamp whose UTC year is 0000 to 9999, beyond which none can be written down again. No money
 /// depends on any other: such a one is `None`, and not a reason to refuse what happened.
 fn readable_time(token: &str) -> Option<i64> {
     let text: Cow<'_, str> = serde_json::from_str(token).ok()?;
-    let time = OffsetDateTime::parse(&text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+    parse_time(&text)
+}
+
+fn parse_time(text: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
     if !(0..=9_999).contains(&time.year()) {
         return None;
     }

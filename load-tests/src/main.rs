@@ -1,7 +1,7 @@
 //! Load tests for payonce: seeded plans of callbacks, real servers, real worker processes, and an audit with arithmetic of its own.
 //!
 //! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes, its keys and
-//! signatures modules sign; beyond that only `compare` uses it, for the rivals that are measured beside it, never for the audit.
+//! signatures modules sign; beyond that only `compare` uses it, for the ceiling that is its own SQL, never for the audit.
 
 #![forbid(unsafe_code)]
 
@@ -10,10 +10,12 @@ mod body;
 mod chaos;
 mod cli;
 mod compare;
+mod content;
 mod growth;
 mod hostile;
 mod ingress;
 mod latency;
+mod money;
 mod order;
 mod pages;
 mod place;
@@ -24,6 +26,7 @@ mod rebuild;
 mod replay;
 mod report;
 mod signing;
+mod sound;
 mod story;
 mod workers;
 

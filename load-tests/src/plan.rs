@@ -1,21 +1,17 @@
 //! The seeded plan: which callbacks there are, what must become of each, and in which order they and their copies are published.
 //!
-//! The outcome may not depend on the order in which several workers see the callbacks, so:
-//! - every account's opening deposit is published first and covers all its debits;
-//! - what else needs an open account comes after a barrier (live), or not before a reorder window has passed (prefill);
-//! - a bad message that contradicts an earlier one is published when the earlier one is settled (live), or at the far end (prefill).
+//! Nothing waits for anything: what needs an account, money or a payment that is not there yet may come before it. Only a message that
+//! must find an earlier one settled, because which of the two comes first decides what becomes of them, is published behind a barrier
+//! (live); a prefilled queue has none, and so no such message.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
+pub use crate::money::Kind;
 use crate::{
     order,
     poison::{self, Poison},
-    story,
+    sound::{cover, sound_callbacks},
 };
-
-/// Callbacks one worker may be ahead of another: more than twice its default prefetch. In a prefilled queue nothing that needs an
-/// open account comes earlier than this many callbacks per worker behind the opening deposits, as far as the plan is long enough.
-pub const REORDER_WINDOW_PER_WORKER: usize = 10_000;
 
 /// Accounts that `--hot` sends its share to.
 pub const HOT_ACCOUNTS: u32 = 10;
@@ -29,23 +25,34 @@ pub struct Options {
     pub hot: f64,
     pub poison: f64,
     pub lifecycle: f64,
-    pub workers: usize,
+    /// Whether some accounts run short of money.
+    pub short: bool,
     pub prefill: bool,
     /// Whether providers sign.
     pub signatures: bool,
     pub seed: u64,
 }
 
-/// What a sound callback reports.
+/// When a hold's time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Deposit,
-    Succeeded,
-    Failed,
-    Authorized,
-    Captured,
-    Voided,
-    Refunded,
+pub enum Expires {
+    Never,
+    /// Before the run.
+    Past,
+    /// Long after it.
+    Future,
+}
+
+/// What must become of a sound callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Applied,
+    /// Applied, or an open case for want of money, where its account has less than it wants.
+    Contends,
+    /// The same fact as this callback, under another event: one of the two is applied, whichever comes first.
+    Twin(u32),
+    /// Other content under the key of this callback: one of the two is applied, the other is a case.
+    Contradicts(u32),
 }
 
 /// A distinct message.
@@ -54,12 +61,24 @@ pub struct Distinct {
     pub number: u32,
     pub kind: Kind,
     pub account: u32,
+    /// Of a transfer: the account that receives.
+    pub to: Option<u32>,
     pub amount: i64,
-    pub has_operation: bool,
+    /// The number in its payment's id.
+    pub payment: Option<u32>,
+    /// The number in its operation's id.
+    pub operation: Option<u32>,
+    /// The account is left out: its payment says whose it is.
+    pub is_nameless: bool,
+    pub is_final: Option<bool>,
+    pub is_cumulative: bool,
+    pub expires: Expires,
+    /// Of an adjustment: its place among those of its payment.
+    pub at_s: i64,
     pub poison: Option<Poison>,
+    pub fate: Fate,
     /// The story it belongs to: the number of that story's first callback.
     pub story: Option<u32>,
-    pub is_final: bool,
     /// Published when all that is not late is settled.
     pub is_late: bool,
 }
@@ -71,12 +90,27 @@ impl Distinct {
             number,
             kind,
             account,
+            to: None,
             amount,
-            has_operation: false,
+            payment: (kind != Kind::Deposit).then_some(number),
+            operation: None,
+            is_nameless: false,
+            is_final: None,
+            is_cumulative: false,
+            expires: Expires::Never,
+            at_s: 0,
             poison: None,
+            fate: Fate::Applied,
             story: None,
-            is_final: false,
             is_late: false,
+        }
+    }
+
+    /// Of two that one fact or one key has: the number of the first; else its own.
+    pub fn group(&self) -> u32 {
+        match self.fate {
+            Fate::Twin(first) | Fate::Contradicts(first) => first,
+            Fate::Applied | Fate::Contends => self.number,
         }
     }
 }
@@ -108,10 +142,12 @@ pub struct Sending {
 pub struct Plan {
     pub seed: u64,
     pub accounts: u32,
+    /// From this number on, accounts are a story's own.
+    pub own_from: u32,
     pub distinct: Vec<Distinct>,
-    /// Published first: the opening deposits.
+    /// Published first: the deposits that open the accounts, but those of stories.
     pub opening: Vec<Sending>,
-    /// Published when the accounts are open.
+    /// Published right behind them.
     pub main: Vec<Sending>,
     /// Published when all before is settled.
     pub late: Vec<Sending>,
@@ -135,20 +171,31 @@ impl Plan {
             ));
         }
         let mut random = StdRng::seed_from_u64(options.seed);
-        let mut distinct = sound_callbacks(options, sound, &mut random);
-        poison::add(options, poison, &mut distinct, &mut random);
-        cover_debits(&mut distinct, accounts);
+        let (mut distinct, own_from) = sound_callbacks(options, sound, &mut random);
+        let shared = Options { accounts: own_from, ..options.clone() };
+        poison::add(&shared, poison, &mut distinct, &mut random);
+        cover(&mut distinct, own_from as usize);
         let mut plan = Self {
             seed: options.seed,
             accounts: options.accounts,
-            opening: first_copies(distinct.iter().take(accounts)),
+            own_from,
+            opening: first_copies(distinct.iter().take(own_from as usize)),
             main: Vec::new(),
             late: first_copies(distinct.iter().filter(|one| one.is_late)),
             distinct,
         };
-        plan.order_main(options, &mut random);
+        plan.order_main(&mut random);
         plan.add_copies(copies, &mut random);
         Ok(plan)
+    }
+
+    /// What must become of it, where it is the first of two that have one fact or one key as where it is the second.
+    pub fn fate(&self, one: &Distinct) -> Fate {
+        match self.distinct.get(one.number as usize + 1).map(|next| next.fate) {
+            Some(Fate::Twin(first)) if first == one.number => Fate::Twin(first),
+            Some(Fate::Contradicts(first)) if first == one.number => Fate::Contradicts(first),
+            Some(Fate::Applied | Fate::Contends | Fate::Twin(_) | Fate::Contradicts(_)) | None => one.fate,
+        }
     }
 
     pub fn published(&self) -> usize {
@@ -159,21 +206,10 @@ impl Plan {
         self.opening.iter().chain(&self.main).chain(&self.late)
     }
 
-    fn order_main(&mut self, options: &Options, random: &mut StdRng) {
+    fn order_main(&mut self, random: &mut StdRng) {
         let mut rest: Vec<&Distinct> =
-            self.distinct.iter().skip(self.accounts as usize).filter(|one| !one.is_late).collect();
+            self.distinct.iter().skip(self.own_from as usize).filter(|one| !one.is_late).collect();
         order::mix(&mut rest, random);
-        if options.prefill {
-            // Deposits open accounts themselves, so they fill the window; a short plan's window is what it can fill.
-            let window = REORDER_WINDOW_PER_WORKER * options.workers;
-            let needs_account = |one: &&Distinct| one.kind != Kind::Deposit || one.poison.is_some();
-            let (later, deposits): (Vec<_>, Vec<_>) = rest.into_iter().partition(needs_account);
-            let mut deposits = deposits.into_iter();
-            let head: Vec<&Distinct> = deposits.by_ref().take(window).collect();
-            let mut tail: Vec<&Distinct> = deposits.chain(later).collect();
-            order::mix(&mut tail, random);
-            rest = head.into_iter().chain(tail).collect();
-        }
         self.main = first_copies(rest.into_iter());
     }
 
@@ -200,7 +236,7 @@ impl Plan {
     }
 }
 
-fn share_of(events: usize, share: f64) -> usize {
+pub fn share_of(events: usize, share: f64) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -215,67 +251,15 @@ fn first_copies<'a>(distinct: impl Iterator<Item = &'a Distinct>) -> Vec<Sending
     distinct.map(|one| Sending { distinct: one.number, way: None }).collect()
 }
 
-/// The opening deposits, one per account, then a mix. Amounts of the openings are set by `cover_debits`.
-fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> Vec<Distinct> {
-    let in_stories = share_of(count, options.lifecycle).min(count - options.accounts as usize);
-    let mut distinct: Vec<Distinct> = (0..count - in_stories)
-        .map(|n| {
-            let number = u32::try_from(n).unwrap_or(u32::MAX);
-            let is_opening = number < options.accounts;
-            let kind = match random.random_range(0..10) {
-                _ if is_opening => Kind::Deposit,
-                0..6 => Kind::Deposit,
-                6..9 => Kind::Succeeded,
-                _ => Kind::Failed,
-            };
-            let account = if is_opening { number } else { pick_account(options, random) };
-            let amount = random.random_range(1..=100_000);
-            Distinct {
-                has_operation: random.random_bool(0.7),
-                ..Distinct::single(number, kind, account, amount)
-            }
-        })
-        .collect();
-    while distinct.len() < count {
-        let first = u32::try_from(distinct.len()).unwrap_or(u32::MAX);
-        let account = pick_account(options, random);
-        let mut events = story::events(options.prefill, random);
-        events.truncate(count - distinct.len());
-        distinct.extend((first..).zip(events).map(|(number, event)| Distinct {
-            has_operation: random.random_bool(0.7),
-            poison: event.poison,
-            story: Some(first),
-            is_final: event.is_final,
-            is_late: event.is_late,
-            ..Distinct::single(number, event.kind, account, event.amount)
-        }));
-    }
-    distinct
-}
-
-pub fn pick_account(options: &Options, random: &mut StdRng) -> u32 {
-    let hot = options.hot > 0.0 && random.random_bool(options.hot);
-    random.random_range(0..if hot { options.accounts.min(HOT_ACCOUNTS) } else { options.accounts })
-}
-
-/// Each opening deposit is raised to cover all debits and holds of its account, in whatever order they come.
-fn cover_debits(distinct: &mut [Distinct], accounts: usize) {
-    let mut debits = vec![0_i64; accounts];
-    let takes =
-        |one: &&Distinct| matches!(one.kind, Kind::Succeeded | Kind::Authorized) && one.poison.is_none();
-    for one in distinct.iter().filter(takes) {
-        debits[one.account as usize] += one.amount;
-    }
-    for (opening, debits) in distinct.iter_mut().zip(debits) {
-        opening.amount += debits;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
+    use crate::{
+        body,
+        money::{Deposit, KINDS, Payment},
+    };
 
     fn options(seed: u64) -> Options {
         Options {
@@ -285,7 +269,7 @@ mod tests {
             hot: 0.5,
             poison: 0.05,
             lifecycle: 0.0,
-            workers: 2,
+            short: true,
             prefill: false,
             signatures: true,
             seed,
@@ -336,37 +320,50 @@ mod tests {
     }
 
     #[test]
-    fn in_a_prefilled_queue_nothing_needs_an_account_before_the_window() {
-        let options = Options { events: 100_000, prefill: true, ..options(13) };
-        let plan = Plan::new(&options).unwrap();
-        let published: Vec<&Sending> = plan.sendings().collect();
-        let needs_account = |sending: &&&Sending| {
+    fn debits_and_stories_do_not_wait_for_the_deposit_that_opens_their_account() {
+        let plan = Plan::new(&Options { lifecycle: 0.7, ..options(13) }).unwrap();
+        assert!(plan.own_from < plan.accounts);
+        let mut first: HashMap<u32, Kind> = HashMap::new();
+        for sending in &plan.main {
             let one = &plan.distinct[sending.distinct as usize];
-            one.kind != Kind::Deposit || one.poison.is_some()
-        };
-        let first = published.iter().position(|sending| needs_account(&sending));
-        assert!(first >= Some(500 + REORDER_WINDOW_PER_WORKER * 2), "{first:?}");
+            if one.account >= plan.own_from {
+                first.entry(one.account).or_insert(one.kind);
+            }
+        }
+        assert_eq!(first.len() as u32, plan.accounts - plan.own_from, "each is in a story");
+        let before = first.values().filter(|kind| **kind != Kind::Deposit).count();
+        assert!(before > first.len() / 3, "{before} of {}", first.len());
     }
 
     #[test]
     fn stories_have_their_share_and_end_within_what_they_authorize() {
         let plan = Plan::new(&Options { lifecycle: 0.7, ..options(17) }).unwrap();
         let in_stories = plan.distinct.iter().filter(|one| one.story.is_some()).count();
-        assert_eq!(in_stories, share_of(20_000 - 6_000 - 1_000, 0.7));
-        let mut sums: HashMap<u32, [i64; 3]> = HashMap::new();
-        for one in plan.distinct.iter().filter(|one| one.poison.is_none()) {
-            let Some(sums) = one.story.map(|story| sums.entry(story).or_default()) else { continue };
-            match one.kind {
-                Kind::Authorized => sums[0] += one.amount,
-                Kind::Captured | Kind::Succeeded => sums[1] += one.amount,
-                Kind::Refunded => sums[2] += one.amount,
-                Kind::Deposit | Kind::Failed | Kind::Voided => {}
+        // What is left is too short for a whole story.
+        let share = share_of(20_000 - 6_000 - 1_000, 0.7);
+        assert!((share - 10..=share).contains(&in_stories), "{in_stories} of {share}");
+        let mut payments: HashMap<u32, Payment> = HashMap::new();
+        let mut deposits: HashMap<u32, Deposit> = HashMap::new();
+        for one in plan.distinct.iter().filter(|one| one.poison.is_none() && plan.fate(one) == Fate::Applied)
+        {
+            let Some(payment) = one.payment else { continue };
+            if one.kind.is_of_deposit() {
+                deposits.entry(payment).or_default().add(body::fact(one));
+            } else {
+                payments.entry(payment).or_default().add(body::fact(one));
             }
         }
-        let is_cut = |story: u32| story + 10 > plan.distinct.len() as u32 - 1_000;
-        for (story, [authorized, captured, refunded]) in sums {
-            let within = (authorized == 0 || captured <= authorized) && refunded <= captured;
-            assert!(within || is_cut(story), "{story}: {authorized} {captured} {refunded}");
+        let alone = |payment: &u32| {
+            let of = |one: &&Distinct| one.payment == Some(*payment);
+            plan.distinct.iter().filter(of).all(|one| one.poison.is_none() && plan.fate(one) == Fate::Applied)
+        };
+        for (number, payment) in payments.iter().take(2_000).filter(|(number, _)| alone(number)) {
+            assert!(payment.is_sound_after(Kind::Failed), "{number}: {payment:?}");
+            assert_ne!(payment.state(), "expected", "{number}: {payment:?}");
+        }
+        assert!(deposits.iter().filter(|(number, _)| alone(number)).all(|(_, deposit)| deposit.is_sound()));
+        for kind in KINDS {
+            assert!(plan.distinct.iter().any(|one| one.kind == kind && one.poison.is_none()), "no {kind:?}");
         }
         // Callbacks of one story come near each other, in any order.
         let published: Vec<u32> =

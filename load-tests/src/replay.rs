@@ -23,6 +23,10 @@ use crate::{
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 /// After so long without one more callback settled, a run is stuck.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a callback waits for money, where PAYONCE_ORDER_WAIT_MS, which workers inherit, does not say it.
+const ORDER_WAIT: Duration = Duration::from_secs(60);
+/// How long sweeps may take on top of that.
+const SWEEP_DEADLINE: Duration = Duration::from_secs(90);
 
 pub async fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
@@ -52,7 +56,7 @@ pub fn options(args: &ReplayArgs) -> Options {
         hot: args.hot,
         poison: args.poison,
         lifecycle: args.lifecycle,
-        workers: args.workers as usize,
+        short: args.short,
         prefill: args.prefill,
         signatures: args.signatures == "required",
         seed: args.seed,
@@ -87,8 +91,6 @@ pub async fn replay(
         workers = Workers::start(args.workers, program, place, &logs)?;
         started = (Instant::now(), now_us());
         sender.send(|plan| &plan.opening).await?;
-        // Nothing else is published before every account is open.
-        wait_settled(&mut database, &mut workers, plan.opening.len()).await?;
         sender.send(|plan| &plan.main).await?;
         if !plan.late.is_empty() {
             wait_settled(&mut database, &mut workers, plan.opening.len() + plan.main.len()).await?;
@@ -97,6 +99,7 @@ pub async fn replay(
     }
     wait_settled(&mut database, &mut workers, plan.published()).await?;
     let seconds = started.0.elapsed().as_secs_f64();
+    wait_until_nothing_waits(&mut database, &mut workers).await?;
     workers.stop().await?;
     let published_at_us = sender.finish();
     // In a prefilled queue a callback's time starts with the workers.
@@ -144,6 +147,44 @@ pub async fn wait_settled(
         }
         tokio::time::sleep(POLL_PAUSE).await;
     }
+}
+
+/// What waits for money or an account waits as long as `order_wait_ms` says; then a sweep decides it. So does it with holds whose time is
+/// up.
+async fn wait_until_nothing_waits(database: &mut PgConnection, workers: &mut Workers) -> anyhow::Result<()> {
+    let mut progressed = (None, Instant::now());
+    loop {
+        let left = left_to_sweep(database).await?;
+        if left == 0 {
+            return Ok(());
+        }
+        workers.check()?;
+        if progressed.0 != Some(left) {
+            progressed = (Some(left), Instant::now());
+        }
+        if progressed.1.elapsed() > waiting_deadline() {
+            // The audit says what it is.
+            return Ok(());
+        }
+        tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
+
+/// Longer than anything waits for money.
+pub fn waiting_deadline() -> Duration {
+    let given = std::env::var("PAYONCE_ORDER_WAIT_MS").ok().and_then(|text| text.parse().ok());
+    given.map_or(ORDER_WAIT, Duration::from_millis) + SWEEP_DEADLINE
+}
+
+/// Callbacks that wait, and holds whose time is up.
+pub async fn left_to_sweep(database: &mut PgConnection) -> anyhow::Result<i64> {
+    sqlx::query_scalar(
+        "select (select count(*) from quarantine where state = 'waiting')
+                + (select count(*) from payments where state = 'authorized' and expires_at <= clock_timestamp())",
+    )
+    .fetch_one(database)
+    .await
+    .context("what waits cannot be read")
 }
 
 /// What the broker still has; with the workers gone, what they had not settled is back on its queue.

@@ -23,7 +23,11 @@ pub struct Report {
     quarantined_by_reason: BTreeMap<String, u64>,
     /// Applied after they had waited in quarantine for another callback.
     waited: u64,
-    /// Turned away, per layer.
+    /// Ended in quarantine, because their fact was applied under another event.
+    ended_by_twin: u64,
+    /// Holds that were released because their time was up; not published by anybody.
+    holds_expired: u64,
+    /// Rejected, per layer.
     duplicates: BTreeMap<String, u64>,
     duplicates_total: u64,
     /// Copies in the plan, per way of coming.
@@ -65,6 +69,8 @@ impl Report {
             quarantined: audit.quarantined.values().sum(),
             quarantined_by_reason: audit.quarantined.clone(),
             waited: audit.waited,
+            ended_by_twin: audit.ended_by_twin,
+            holds_expired: audit.holds_expired,
             duplicates: audit.duplicates.clone(),
             duplicates_total: audit.duplicates.values().sum(),
             copies_by_way,
@@ -118,11 +124,12 @@ impl Report {
         line("distinct", self.distinct.to_string());
         line("applied", self.applied.to_string());
         line("applied after waiting", self.waited.to_string());
+        line("holds whose time was up", self.holds_expired.to_string());
         line("quarantined", self.quarantined.to_string());
         for (reason, n) in &self.quarantined_by_reason {
             line(&format!("  {reason}"), n.to_string());
         }
-        line("duplicates turned away", self.duplicates_total.to_string());
+        line("duplicates rejected", self.duplicates_total.to_string());
         for (layer, n) in &self.duplicates {
             line(&format!("  by {layer}"), n.to_string());
         }

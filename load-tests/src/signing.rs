@@ -90,8 +90,10 @@ impl Signing {
                 | Poison::UnknownAccount
                 | Poison::CurrencyMismatch
                 | Poison::InsufficientFunds
-                | Poison::PayloadMismatch(_)
+                | Poison::PayloadMismatch(..)
+                | Poison::OperationMismatch(_)
                 | Poison::InvalidTransition(_)
+                | Poison::OtherAccount(_)
                 | Poison::OverCapture
                 | Poison::OverRefund,
             )

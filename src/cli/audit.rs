@@ -36,7 +36,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         progress.inc(1);
     };
     let findings = with_database(config, async |connection| {
-        let mut findings = store::audit(connection, args.since, show).await?;
+        let mut findings = store::audit(connection, args.since, &config.worker.rules, show).await?;
         let markers = match app::dedupe(config) {
             Ok(dedupe) => audit::markers(&dedupe, connection, &mut Place::default(), usize::MAX).await?,
             Err(error) => audit::not_checked(error.to_string()),

@@ -327,7 +327,7 @@ async fn work(
         progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let tell = |cases| progress.inc(cases);
-    let done = deeds::carry_out(&mut connection, &order, action, &trust, config.mask_cards, tell).await;
+    let done = deeds::carry_out(&mut connection, &order, action, &trust, config.worker.policy(), tell).await;
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;
@@ -398,8 +398,7 @@ fn confirm(sums: &Sums) -> Result<(), Failure> {
 }
 
 fn reason(name: &str) -> Result<Reason, String> {
-    Reason::parse(name)
-        .ok_or_else(|| format!("expected one of {}", Reason::ALL.map(Reason::as_str).join(", ")))
+    Reason::parse(name).ok_or_else(|| format!("expected one of {}", Reason::names()))
 }
 
 fn words(text: &str) -> Result<String, String> {

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use crate::ledger::Rules;
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
@@ -69,12 +70,16 @@ pub struct WorkerConfig {
     pub prefetch_bytes_max: usize,
     /// Whether cases keep card data masked.
     pub mask_cards: bool,
+    /// The rules that a team may set.
+    pub rules: Rules,
     /// Lost races after which a batch waits between tries.
     pub conflict_retries_max: u64,
     /// How long deliveries are held while PostgreSQL is away.
     pub outage_hold: Duration,
     /// How long a started batch may take after SIGTERM.
     pub shutdown_deadline: Duration,
+    /// How long a callback waits for money, an account, or room within its payment's sums.
+    pub order_wait: Duration,
     /// How long a callback waits for its payment.
     pub waiting_max: Duration,
     /// Pause between two looks at what waits.
@@ -83,6 +88,23 @@ pub struct WorkerConfig {
     pub report_pause: Duration,
     /// How long counts are kept, and how fine.
     pub history: HistoryConfig,
+}
+
+impl WorkerConfig {
+    /// What holds for every decision, whoever asks for it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { rules: self.rules, mask_cards: self.mask_cards }
+    }
+}
+
+/// What holds for every decision, whoever asks for it: a worker, or a person who replays.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// The rules that a team may set.
+    pub rules: Rules,
+    /// Whether cases keep card data masked.
+    pub mask_cards: bool,
 }
 
 /// How long counts are kept, and how fine.
@@ -306,9 +328,15 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             prefetch_count: values.number("prefetch_count")?,
             prefetch_bytes_max: values.number("prefetch_bytes_max")?,
             mask_cards: values.text("mask_cards") == "on",
+            rules: Rules {
+                over_capture_percent: values.number("over_capture_percent")?,
+                waits_for_funds: !values.duration("order_wait_ms")?.is_zero(),
+                deposit_opens: values.text("accounts_open_by") == "deposit",
+            },
             conflict_retries_max: values.number("conflict_retries_max")?,
             outage_hold: values.duration("outage_hold_ms")?,
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
+            order_wait: values.duration("order_wait_ms")?,
             waiting_max: values.duration("waiting_max_ms")?,
             waiting_sweep: values.duration("waiting_sweep_ms")?,
             report_pause: values.duration("worker_report_ms")?,

@@ -224,6 +224,26 @@ pub const SETTINGS: &[Setting] = &[
         "How long a started batch may take to finish after SIGTERM, in milliseconds",
     ),
     number(
+        "order_wait_ms",
+        0,
+        365 * DAY_MS,
+        "60000",
+        "How long a callback waits for money or an account that is not there yet, or for more to be authorized or captured, in milliseconds, before it becomes an open case; 0: not at all",
+    ),
+    number(
+        "over_capture_percent",
+        0,
+        1_000,
+        "0",
+        "How much more than was authorized may be captured, in percent of it (tips)",
+    ),
+    Setting {
+        name: "accounts_open_by",
+        domain: Domain::Word(&["deposit", "command"]),
+        default: "deposit",
+        help: "What opens an account: its first deposit, or only `payonce account open`, so that a mistyped id opens none",
+    },
+    number(
         "waiting_max_ms",
         1_000,
         365 * DAY_MS,
@@ -234,8 +254,8 @@ pub const SETTINGS: &[Setting] = &[
         "waiting_sweep_ms",
         10,
         3_600_000,
-        "60000",
-        "How often a worker looks for callbacks that have waited longer than waiting_max_ms, and for counts to add up, in milliseconds",
+        "1000",
+        "How often a worker looks for waiting callbacks whose time is up or whose cause has come, and for holds whose time is up, in milliseconds",
     ),
     number(
         "worker_report_ms",

@@ -132,7 +132,8 @@ pub struct PaymentKey {
     pub payment_id: PaymentId,
 }
 
-/// An amount of money in minor units (cents, fen; the ISO 4217 exponent of its currency): 1 to [`Amount::MAX`].
+/// An amount of money in minor units (cents, fen; the ISO 4217 exponent of its currency): 0 to [`Amount::MAX`]. Zero only where the type
+/// moves no money by it (contract §2): [`Kind::takes_zero`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i64);
 
@@ -140,68 +141,249 @@ impl Amount {
     /// 2⁵³ − 1, the largest integer that every JSON implementation carries exactly (RFC 8259 §6).
     pub const MAX: i64 = 9_007_199_254_740_991;
 
-    /// `None` where `minor_units` is outside 1 to [`Amount::MAX`].
+    /// `None` where `minor_units` is outside 0 to [`Amount::MAX`].
     #[must_use]
     pub fn new(minor_units: i64) -> Option<Self> {
-        (1..=Self::MAX).contains(&minor_units).then_some(Self(minor_units))
+        (0..=Self::MAX).contains(&minor_units).then_some(Self(minor_units))
     }
 
-    /// Minor units, always positive.
+    /// Minor units, never negative.
     #[must_use]
     pub fn minor_units(self) -> i64 {
         self.0
     }
 }
 
-/// What a callback reports (CloudEvents `type`). The list is closed: any other type is quarantined as unsupported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `deposit.succeeded`: money comes in; opens an unknown account.
-    DepositSucceeded,
-    /// `payment.authorized`: a hold on available money.
-    PaymentAuthorized,
-    /// `payment.captured`: takes held money, wholly or in part.
-    PaymentCaptured,
-    /// `payment.voided`: releases what is not captured.
-    PaymentVoided,
-    /// `payment.succeeded`: a direct debit.
-    PaymentSucceeded,
-    /// `payment.failed`: closes the payment; no money moves.
-    PaymentFailed,
-    /// `refund.succeeded`: gives back captured or debited money.
-    RefundSucceeded,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What a callback reports (CloudEvents `type`). The list is closed: any other type is quarantined as unsupported.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind, in the order of the contract's table.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The `type` member on the wire and the `type` column.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
 }
 
+kinds! {
+    /// Money comes in; opens an unknown account.
+    DepositSucceeded = "deposit.succeeded",
+    /// Part or all of a deposit goes back to where it came from.
+    DepositRefunded = "deposit.refunded",
+    /// A deposit is taken back by the payer's bank (a chargeback).
+    DepositDisputed = "deposit.disputed",
+    /// What was refunded or disputed of a deposit came back.
+    DepositReinstated = "deposit.reinstated",
+    /// A hold on available money; a further one adds to it.
+    PaymentAuthorized = "payment.authorized",
+    /// Another total for what is authorized.
+    PaymentAuthorizationAdjusted = "payment.authorization_adjusted",
+    /// Takes held money, wholly or in part.
+    PaymentCaptured = "payment.captured",
+    /// A capture came back.
+    PaymentCaptureFailed = "payment.capture_failed",
+    /// Releases what is held and not captured, or gives a direct debit back.
+    PaymentVoided = "payment.voided",
+    /// A direct debit.
+    PaymentSucceeded = "payment.succeeded",
+    /// An attempt failed; no money moves, and nothing is closed by it.
+    PaymentFailed = "payment.failed",
+    /// Gives back captured or debited money.
+    RefundSucceeded = "refund.succeeded",
+    /// A refund came back.
+    RefundFailed = "refund.failed",
+    /// The provider's price.
+    FeeCharged = "fee.charged",
+    /// From one account to another.
+    TransferSucceeded = "transfer.succeeded",
+    /// A correction by an operator; only from [`OPERATOR_SOURCE`].
+    AdjustmentPosted = "adjustment.posted",
+}
+
+/// The CloudEvents source of what payonce's own operators post. No key of the queue can sign for it.
+pub const OPERATOR_SOURCE: &str = "urn:payonce:operator";
+
 impl Kind {
-    /// Every kind, in the order of the contract's table.
-    pub const ALL: [Self; 7] = [
-        Self::DepositSucceeded,
-        Self::PaymentAuthorized,
-        Self::PaymentCaptured,
-        Self::PaymentVoided,
-        Self::PaymentSucceeded,
-        Self::PaymentFailed,
-        Self::RefundSucceeded,
-    ];
-
-    /// The `type` member on the wire and the `type` column.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DepositSucceeded => "deposit.succeeded",
-            Self::PaymentAuthorized => "payment.authorized",
-            Self::PaymentCaptured => "payment.captured",
-            Self::PaymentVoided => "payment.voided",
-            Self::PaymentSucceeded => "payment.succeeded",
-            Self::PaymentFailed => "payment.failed",
-            Self::RefundSucceeded => "refund.succeeded",
-        }
-    }
-
     /// The kind of this name, `None` for a type that payonce does not support.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whether a callback of this kind needs a `payment_id` (contract §2).
+    #[must_use]
+    pub fn needs_payment_id(self) -> bool {
+        !matches!(
+            self,
+            Self::DepositSucceeded | Self::FeeCharged | Self::TransferSucceeded | Self::AdjustmentPosted
+        )
+    }
+
+    /// Whether it takes back the movement of its `operation_id`, which it therefore needs: the kind of that movement.
+    #[must_use]
+    pub fn reverses(self) -> Option<Self> {
+        match self {
+            Self::PaymentCaptureFailed => Some(Self::PaymentCaptured),
+            Self::RefundFailed => Some(Self::RefundSucceeded),
+            Self::DepositSucceeded
+            | Self::DepositRefunded
+            | Self::DepositDisputed
+            | Self::DepositReinstated
+            | Self::PaymentAuthorized
+            | Self::PaymentAuthorizationAdjusted
+            | Self::PaymentCaptured
+            | Self::PaymentVoided
+            | Self::PaymentSucceeded
+            | Self::PaymentFailed
+            | Self::RefundSucceeded
+            | Self::FeeCharged
+            | Self::TransferSucceeded
+            | Self::AdjustmentPosted => None,
+        }
+    }
+
+    /// Whether it may come without a subject: its payment, or the movement of its operation, says whose it is (contract §8).
+    #[must_use]
+    pub fn finds_account(self) -> bool {
+        match self {
+            Self::DepositRefunded
+            | Self::DepositDisputed
+            | Self::DepositReinstated
+            | Self::PaymentAuthorizationAdjusted
+            | Self::PaymentCaptured
+            | Self::PaymentCaptureFailed
+            | Self::PaymentVoided
+            | Self::RefundSucceeded
+            | Self::RefundFailed => true,
+            Self::DepositSucceeded
+            | Self::PaymentAuthorized
+            | Self::PaymentSucceeded
+            | Self::PaymentFailed
+            | Self::FeeCharged
+            | Self::TransferSucceeded
+            | Self::AdjustmentPosted => false,
+        }
+    }
+
+    /// Whether it happens once per payment, so that the payment's id stands in for an operation id that it does not have.
+    #[must_use]
+    pub fn is_once_per_payment(self) -> bool {
+        matches!(self, Self::DepositSucceeded | Self::PaymentAuthorized | Self::PaymentSucceeded)
+    }
+
+    /// Whether it says what has happened already, so that it may take what is available below zero: a debt (contract §2).
+    #[must_use]
+    pub fn may_leave_debt(self) -> bool {
+        matches!(
+            self,
+            Self::DepositRefunded
+                | Self::DepositDisputed
+                | Self::RefundFailed
+                | Self::FeeCharged
+                | Self::AdjustmentPosted
+        )
+    }
+
+    /// Whether it may raise what is available on its account, so that what waits for funds there is looked at beside it.
+    #[must_use]
+    pub fn may_bring_funds(self) -> bool {
+        match self {
+            Self::DepositSucceeded
+            | Self::DepositReinstated
+            | Self::PaymentAuthorizationAdjusted
+            | Self::PaymentCaptured
+            | Self::PaymentCaptureFailed
+            | Self::PaymentVoided
+            | Self::RefundSucceeded
+            | Self::TransferSucceeded
+            | Self::AdjustmentPosted => true,
+            Self::DepositRefunded
+            | Self::DepositDisputed
+            | Self::PaymentAuthorized
+            | Self::PaymentSucceeded
+            | Self::PaymentFailed
+            | Self::RefundFailed
+            | Self::FeeCharged => false,
+        }
+    }
+
+    /// Whether its payment is a deposit: money that came in, and its way back.
+    #[must_use]
+    pub fn is_of_deposit(self) -> bool {
+        matches!(
+            self,
+            Self::DepositSucceeded | Self::DepositRefunded | Self::DepositDisputed | Self::DepositReinstated
+        )
+    }
+
+    /// Whether an amount of 0 is allowed: the type moves no money by it.
+    #[must_use]
+    pub fn takes_zero(self, is_final: bool) -> bool {
+        match self {
+            Self::PaymentFailed => true,
+            Self::PaymentVoided => is_final,
+            Self::DepositSucceeded
+            | Self::DepositRefunded
+            | Self::DepositDisputed
+            | Self::DepositReinstated
+            | Self::PaymentAuthorized
+            | Self::PaymentAuthorizationAdjusted
+            | Self::PaymentCaptured
+            | Self::PaymentCaptureFailed
+            | Self::PaymentSucceeded
+            | Self::RefundSucceeded
+            | Self::RefundFailed
+            | Self::FeeCharged
+            | Self::TransferSucceeded
+            | Self::AdjustmentPosted => false,
+        }
+    }
+
+    /// `data.final` where the message does not say: a void releases the rest, a capture keeps it.
+    #[must_use]
+    pub fn is_final_by_default(self) -> bool {
+        self == Self::PaymentVoided
+    }
+}
+
+/// Which way an adjustment goes (`data.direction`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// The balance grows.
+    Credit,
+    /// The balance shrinks.
+    Debit,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Credit, Self::Debit];
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Credit => "credit",
+            Self::Debit => "debit",
+        }
+    }
+
+    /// The direction of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|direction| direction.as_str() == name)
     }
 }
 
@@ -236,19 +418,30 @@ pub struct Callback {
     pub key: Key,
     /// What it reports.
     pub kind: Kind,
-    /// The account it is about.
-    pub account_id: AccountId,
-    /// The payment it belongs to; always present but for deposits.
+    /// The account it is about; `None` where the provider does not name it, and its payment will say ([`Kind::finds_account`]).
+    pub account_id: Option<AccountId>,
+    /// The account that a person has assigned it to, whatever it names. Not part of its content.
+    pub assigned_to: Option<AccountId>,
+    /// The payment it belongs to; always present where [`Kind::needs_payment_id`].
     pub payment_id: Option<PaymentId>,
-    /// The provider's id of the money movement, where it has one.
+    /// The provider's id of the money movement, where it has one; always present where [`Kind::reverses`] something.
     pub operation_id: Option<OperationId>,
     /// How much.
     pub amount: Amount,
     /// In which currency.
     pub currency: Currency,
-    /// `data.final`: a capture after which the rest of the hold is released.
+    /// `data.final`: a capture after which the rest of the hold is released; a void of all that is left.
     pub is_final: bool,
-    /// When it happened, by the provider's clock, in microseconds since 1970-01-01T00:00:00Z. Recorded, never decided on.
+    /// `data.cumulative`: the amount is the running total of its kind for its payment.
+    pub is_cumulative: bool,
+    /// `data.expires_at`: when payonce releases the hold by itself, in microseconds since 1970-01-01T00:00:00Z.
+    pub expires_at_us: Option<i64>,
+    /// `data.to`: the account that receives a transfer.
+    pub to: Option<AccountId>,
+    /// `data.direction` of an adjustment.
+    pub direction: Option<Direction>,
+    /// When it happened, by the provider's clock, in microseconds since 1970-01-01T00:00:00Z. Recorded; decided on only among several
+    /// adjustments of one authorization, of which the latest holds.
     pub occurred_at_us: Option<i64>,
     /// The hash by which copies are compared.
     pub fingerprint: Fingerprint,
@@ -256,19 +449,14 @@ pub struct Callback {
 
 impl Callback {
     /// The hash of a canonical form of exactly the members that count (contract §2): type, subject, payment_id, operation_id,
-    /// amount, currency, final. Each is written as its length in bytes (big-endian `u32`) and its text; an absent one has the
-    /// length `u32::MAX` and no text. So no two different contents have one canonical form, and the spelling of the JSON,
-    /// `time` and unknown members do not count.
+    /// amount, currency, final; then, where present, cumulative, expires_at (microseconds since 1970), to, direction, each after its
+    /// name. Every text is written as its length in bytes (big-endian `u32`) and itself; an absent one of the first seven has the
+    /// length `u32::MAX` and no text. So no two different contents have one canonical form, and the spelling of the JSON, `time`
+    /// and unknown members do not count. `final` is `true` or `false` for a capture; for a void, whose default is to release all, it
+    /// is `false` where all is released and `partial` where not. The last four are not written where they are absent, and hashes of
+    /// versions that did not know them stay what they were.
     #[must_use]
-    pub fn canonical_fingerprint(
-        kind: Kind,
-        account_id: &AccountId,
-        payment_id: Option<&PaymentId>,
-        operation_id: Option<&OperationId>,
-        amount: Amount,
-        currency: Currency,
-        is_final: bool,
-    ) -> Fingerprint {
+    pub fn canonical_fingerprint(&self) -> Fingerprint {
         const ABSENT: u32 = u32::MAX;
         let mut hash = Sha256::new();
         let mut write = |text: Option<&str>| match text {
@@ -279,37 +467,125 @@ impl Callback {
             }
             None => hash.update(ABSENT.to_be_bytes()),
         };
-        write(Some(kind.as_str()));
-        write(Some(account_id.as_str()));
-        write(payment_id.map(PaymentId::as_str));
-        write(operation_id.map(OperationId::as_str));
-        write(Some(&amount.minor_units().to_string()));
-        write(Some(currency.as_str()));
-        write(Some(if is_final { "true" } else { "false" }));
+        write(Some(self.kind.as_str()));
+        write(self.account_id.as_ref().map(AccountId::as_str));
+        write(self.payment_id.as_ref().map(PaymentId::as_str));
+        write(self.operation_id.as_ref().map(OperationId::as_str));
+        write(Some(&self.amount.minor_units().to_string()));
+        write(Some(self.currency.as_str()));
+        write(Some(match (self.kind, self.is_final) {
+            (Kind::PaymentVoided, false) => "partial",
+            (Kind::PaymentVoided, true) | (_, false) => "false",
+            (_, true) => "true",
+        }));
+        if self.is_cumulative {
+            write(Some("cumulative"));
+            write(Some("true"));
+        }
+        if let Some(expires_at_us) = self.expires_at_us {
+            write(Some("expires_at"));
+            write(Some(&expires_at_us.to_string()));
+        }
+        if let Some(to) = &self.to {
+            write(Some("to"));
+            write(Some(to.as_str()));
+        }
+        if let Some(direction) = self.direction {
+            write(Some("direction"));
+            write(Some(direction.as_str()));
+        }
         Fingerprint(hash.finalize().into())
     }
 
-    /// The payment this callback belongs to; `None` for a deposit, which stands alone.
+    /// The callback with the hash of its own content.
     #[must_use]
-    pub fn payment_key(&self) -> Option<PaymentKey> {
-        match self.kind {
-            Kind::DepositSucceeded => None,
-            Kind::PaymentAuthorized
-            | Kind::PaymentCaptured
-            | Kind::PaymentVoided
-            | Kind::PaymentSucceeded
-            | Kind::PaymentFailed
-            | Kind::RefundSucceeded => self
-                .payment_id
-                .clone()
-                .map(|payment_id| PaymentKey { source: self.key.source.clone(), payment_id }),
-        }
+    pub fn sealed(mut self) -> Self {
+        self.fingerprint = self.canonical_fingerprint();
+        self
     }
 
-    /// The second idempotency key, where the provider gave one.
+    /// The account that is known without a look at anything else: the assigned one, else the one it names.
+    #[must_use]
+    pub fn named_account(&self) -> Option<&AccountId> {
+        self.assigned_to.as_ref().or(self.account_id.as_ref())
+    }
+
+    /// The broker's routing key: the account, or where none is named the payment (contract §1, §8).
+    #[must_use]
+    pub fn routing_key(&self) -> &str {
+        let account_id = self.named_account().map(AccountId::as_str);
+        account_id.or(self.payment_id.as_ref().map(PaymentId::as_str)).unwrap_or_default()
+    }
+
+    /// The account that a transfer goes to; `None` for every other kind.
+    #[must_use]
+    pub fn receiver(&self) -> Option<&AccountId> {
+        self.to.as_ref().filter(|_| self.kind == Kind::TransferSucceeded)
+    }
+
+    /// The payment or the deposit this callback belongs to; `None` for one that stands alone.
+    #[must_use]
+    pub fn payment_key(&self) -> Option<PaymentKey> {
+        let payment_id = self.payment_id.clone()?;
+        let belongs = self.kind.needs_payment_id() || self.kind == Kind::DepositSucceeded;
+        belongs.then(|| PaymentKey { source: self.key.source.clone(), payment_id })
+    }
+
+    /// The second idempotency key: the provider's id of the movement or, where a type happens once per payment, the payment's.
     #[must_use]
     pub fn operation_key(&self) -> Option<OperationKey> {
-        let operation_id = self.operation_id.clone()?;
+        let stand_in = || {
+            let payment_id = self.payment_id.as_ref().filter(|_| self.kind.is_once_per_payment())?;
+            // Both are identifiers of the same form.
+            OperationId::new(payment_id.as_str()).ok()
+        };
+        let operation_id = self.operation_id.clone().or_else(stand_in)?;
         Some(OperationKey { source: self.key.source.clone(), kind: self.kind, operation_id })
     }
+
+    /// The movement that this one takes back.
+    #[must_use]
+    pub fn reversed_key(&self) -> Option<OperationKey> {
+        let kind = self.kind.reverses()?;
+        Some(OperationKey { source: self.key.source.clone(), kind, operation_id: self.operation_id.clone()? })
+    }
+
+    /// What releases a hold whose time is up. Its key is made from the payment's, so that it can happen once; it is no provider's event,
+    /// though it stands under the provider's source, where the payment is.
+    #[must_use]
+    pub fn expiry(
+        payment: &PaymentKey,
+        account_id: &AccountId,
+        currency: Currency,
+        expires_at_us: i64,
+    ) -> Self {
+        let name = format!("{EXPIRY_ID}{}", Fingerprint::of_bytes(payment.payment_id.as_str().as_bytes()));
+        Self {
+            key: Key { source: payment.source.clone(), event_id: EventId(name.as_str().into()) },
+            kind: Kind::PaymentVoided,
+            account_id: Some(account_id.clone()),
+            assigned_to: None,
+            payment_id: Some(payment.payment_id.clone()),
+            operation_id: None,
+            amount: Amount(0),
+            currency,
+            is_final: true,
+            is_cumulative: false,
+            expires_at_us: None,
+            to: None,
+            direction: None,
+            occurred_at_us: Some(expires_at_us),
+            fingerprint: Fingerprint([0; 32]),
+        }
+        .sealed()
+    }
+
+    /// Whether it is [`Callback::expiry`].
+    #[must_use]
+    pub fn is_expiry(&self) -> bool {
+        self.kind == Kind::PaymentVoided && self.key.event_id.as_str().starts_with(EXPIRY_ID)
+    }
 }
+
+/// How the event id of [`Callback::expiry`] begins; the SHA-256 of the payment's id follows, in hexadecimal digits.
+pub const EXPIRY_ID: &str = "payonce.expired:";

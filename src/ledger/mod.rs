@@ -13,15 +13,15 @@ mod decide;
 mod payment;
 mod plan;
 
-pub use account::{Account, Refusal};
+pub use account::{Account, AccountStatus, Refusal};
 pub use callback::{
-    AccountId, Amount, Callback, EventId, Fingerprint, Key, Kind, OperationId, OperationKey, PaymentId,
-    PaymentKey, Source, TEXT_BYTES_MAX, TextError,
+    AccountId, Amount, Callback, Direction, EXPIRY_ID, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
+    OperationId, OperationKey, PaymentId, PaymentKey, Source, TEXT_BYTES_MAX, TextError,
 };
 pub use currency::Currency;
-pub use decide::{decide, decide_cases, give_up};
-pub use payment::{Payment, PaymentState};
+pub use decide::{Expires, decide, decide_cases, give_up};
+pub use payment::{Adjustment, Deposit, Facts, Payment, PaymentState, Running};
 pub use plan::{
-    AccountChange, CaseCopies, CaseEnd, CaseId, Entry, Known, Layer, NewCase, Outcome, PaymentChange, Plan,
-    Reason, ResolvedCase, Snapshot, StoredCase, Unopened,
+    AccountChange, CaseCopies, CaseEnd, CaseId, CaseState, Entry, Known, Layer, Leg, Movement, NewCase,
+    Outcome, PaymentChange, Plan, Reason, ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
 };

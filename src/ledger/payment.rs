@@ -1,30 +1,41 @@
-//! One payment's life: which callback may move it from which state, and the money each move takes.
+//! What is known of one payment, and the money that follows from it.
 //!
-//! The drawing of this machine is in `docs/architecture.md`. A late callback never moves a payment backwards.
+//! A payment is a set of sums and marks ([`Facts`]) that only ever grow, and the money it takes is a function of them alone
+//! ([`Facts::effect`]). So the order in which callbacks come decides nothing: each adds its fact, and its ledger row moves the
+//! difference. The tables of this file are drawn in `docs/payments.md`.
 
 use super::{AccountId, Callback, Currency, Kind, Reason};
 
-/// Where a payment stands.
+/// Where a payment stands, in one word for people: [`Facts::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PaymentState {
     /// Nothing is known of it yet. Never stored.
     Expected,
     /// A hold is open; part of it may be captured.
     Authorized,
-    /// All of it, or a part marked final, is captured; nothing is held.
+    /// All of it, or a part and no more, is captured; nothing is held.
     Captured,
     /// Debited at once, without a hold.
     Succeeded,
-    /// The rest of the hold is released. Also the tombstone of a payment whose void came before its authorization.
+    /// Released, or given back. Also of a payment whose void came before its authorization or debit.
     Voided,
-    /// Closed by a failure. Also the tombstone of a payment whose failure came before its authorization.
+    /// Its time was up before it was captured.
+    Expired,
+    /// Only failed attempts are known.
     Failed,
 }
 
 impl PaymentState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Expected, Self::Authorized, Self::Captured, Self::Succeeded, Self::Voided, Self::Failed];
+    pub const ALL: [Self; 7] = [
+        Self::Expected,
+        Self::Authorized,
+        Self::Captured,
+        Self::Succeeded,
+        Self::Voided,
+        Self::Expired,
+        Self::Failed,
+    ];
 
     /// The `payments.state` column.
     #[must_use]
@@ -35,6 +46,7 @@ impl PaymentState {
             Self::Captured => "captured",
             Self::Succeeded => "succeeded",
             Self::Voided => "voided",
+            Self::Expired => "expired",
             Self::Failed => "failed",
         }
     }
@@ -46,198 +58,416 @@ impl PaymentState {
     }
 }
 
-/// A payment as the ledger knows it. Sums are in minor units of `currency`.
+/// A new total for what is authorized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Adjustment {
+    /// By the provider's clock, in microseconds since 1970-01-01T00:00:00Z. Of several the latest holds, of equal times the larger.
+    pub at_us: i64,
+    /// The new total, minor units.
+    pub amount: i64,
+}
+
+/// All that is known of a payment. Sums are in minor units; none ever shrinks, and no mark is ever taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Sum of its authorizations.
+    pub authorizations: i64,
+    /// The latest adjustment of them.
+    pub adjusted: Option<Adjustment>,
+    /// The highest adjustment, which may not be the latest.
+    pub adjusted_max: i64,
+    /// Sum of captures that say what they took.
+    pub captures: i64,
+    /// The highest running total that a capture named.
+    pub captures_total: i64,
+    /// Sum of captures that came back.
+    pub captures_failed: i64,
+    /// The direct debit.
+    pub debited: i64,
+    /// Sum of refunds that say what they gave.
+    pub refunds: i64,
+    /// The highest running total that a refund named.
+    pub refunds_total: i64,
+    /// Sum of refunds that came back.
+    pub refunds_failed: i64,
+    /// Sum of partial voids.
+    pub released: i64,
+    /// All that is left was released, or the debit given back.
+    pub is_voided: bool,
+    /// A capture said that it was the last.
+    pub is_final: bool,
+    /// payonce released the hold, because its time was up.
+    pub is_expired: bool,
+    /// An attempt failed.
+    pub has_failed: bool,
+    /// When the hold's time is up: the latest that an authorization named. Microseconds since 1970-01-01T00:00:00Z.
+    pub expires_at_us: Option<i64>,
+}
+
+/// Why a callback does not add to the facts as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// A callback that it needs has not come.
+    Needs(&'static str),
+    /// It is more than is authorized or captured so far ([`Reason::OverCapture`], [`Reason::OverRefund`]).
+    TooMuch(Reason, String),
+    /// It can never be applied as it is.
+    Refused(Reason, String),
+}
+
+impl Facts {
+    /// Minor units captured, those that came back included.
+    #[must_use]
+    pub fn captured_ever(&self) -> i64 {
+        self.captures.max(self.captures_total)
+    }
+
+    /// Minor units captured or debited; of captures, those that came back are taken off (`payments.captured`).
+    #[must_use]
+    pub fn captured(&self) -> i64 {
+        self.captured_ever().saturating_sub(self.captures_failed).saturating_add(self.debited)
+    }
+
+    /// Minor units refunded; those that came back are taken off (`payments.refunded`).
+    #[must_use]
+    pub fn refunded(&self) -> i64 {
+        self.refunds.max(self.refunds_total).saturating_sub(self.refunds_failed)
+    }
+
+    /// Minor units authorized: the latest adjustment, else the sum of the authorizations (`payments.authorized`).
+    #[must_use]
+    pub fn authorized(&self) -> i64 {
+        self.adjusted.map_or(self.authorizations, |adjusted| adjusted.amount)
+    }
+
+    /// Minor units still held.
+    #[must_use]
+    pub fn held(&self) -> i64 {
+        if self.is_voided || self.is_expired || self.is_final || self.authorizations == 0 {
+            return 0;
+        }
+        self.authorized().saturating_sub(self.captured_ever()).saturating_sub(self.released).max(0)
+    }
+
+    /// What the payment has changed so far of its account's balance and hold, minor units.
+    #[must_use]
+    pub fn effect(&self) -> (i64, i64) {
+        let balance = if self.debited == 0 {
+            // Of a debit that has not come nothing is given back yet; a refund that is known before it counts as itself.
+            self.refunded().saturating_sub(self.captured())
+        } else if self.is_voided {
+            0
+        } else {
+            let kept = self.debited.saturating_sub(self.refunded());
+            self.released.min(kept.max(0)).saturating_sub(kept)
+        };
+        (balance, self.held())
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> PaymentState {
+        let is_closed = self.is_voided || self.is_expired || self.is_final;
+        let is_used_up = self.authorizations > 0
+            && self.captured_ever().saturating_add(self.released) >= self.authorized();
+        if self.debited > 0 {
+            if self.is_voided { PaymentState::Voided } else { PaymentState::Succeeded }
+        } else if self.authorizations > 0 && !is_closed && !is_used_up {
+            PaymentState::Authorized
+        } else if self.captured() > 0 {
+            PaymentState::Captured
+        } else if self.is_expired && !self.is_voided {
+            PaymentState::Expired
+        } else if is_closed || is_used_up || self.released > 0 {
+            PaymentState::Voided
+        } else if self.has_failed {
+            PaymentState::Failed
+        } else {
+            PaymentState::Expected
+        }
+    }
+
+    /// Whether what this callback needs is known. `reversed`: the amount of the movement that it takes back, where that is known.
+    pub(super) fn check_needs(&self, callback: &Callback, reversed: Option<i64>) -> Result<(), Obstacle> {
+        match callback.kind {
+            Kind::PaymentAuthorized => self.refuse_second_kind(self.debited > 0, callback),
+            Kind::PaymentAuthorizationAdjusted | Kind::PaymentCaptured => {
+                self.refuse_second_kind(self.debited > 0, callback)?;
+                if self.authorizations > 0 { Ok(()) } else { Err(Obstacle::Needs("its authorization")) }
+            }
+            Kind::PaymentCaptureFailed => within_reversed(callback, reversed, "the capture with its operation_id"),
+            Kind::PaymentSucceeded => {
+                self.refuse_second_kind(self.authorizations > 0 || self.debited > 0, callback)
+            }
+            Kind::RefundSucceeded => {
+                let is_known = self.authorizations > 0 || self.debited > 0;
+                if is_known { Ok(()) } else { Err(Obstacle::Needs("its capture or debit")) }
+            }
+            Kind::RefundFailed => within_reversed(callback, reversed, "the refund with its operation_id"),
+            // A void before its authorization or debit is kept, and that one, when it comes, takes nothing (the empty rollback and
+            // the suspended try of the TCC literature).
+            Kind::PaymentVoided
+            | Kind::PaymentFailed
+            // These belong to no payment.
+            | Kind::DepositSucceeded
+            | Kind::DepositRefunded
+            | Kind::DepositDisputed
+            | Kind::DepositReinstated
+            | Kind::FeeCharged
+            | Kind::TransferSucceeded
+            | Kind::AdjustmentPosted => Ok(()),
+        }
+    }
+
+    /// The facts with this callback's added. Adding commutes: any order gives the same facts.
+    pub(super) fn add(&self, callback: &Callback) -> Result<Self, Obstacle> {
+        let amount = callback.amount.minor_units();
+        let mut facts = *self;
+        let added = |sum: i64| {
+            sum.checked_add(amount).ok_or_else(|| {
+                Obstacle::Refused(Reason::AmountOverflow, format!("the payment's sum {sum}, this {amount}"))
+            })
+        };
+        match callback.kind {
+            Kind::PaymentAuthorized => {
+                facts.authorizations = added(self.authorizations)?;
+                facts.expires_at_us = self.expires_at_us.max(callback.expires_at_us);
+            }
+            Kind::PaymentAuthorizationAdjusted => {
+                // The wire refuses an adjustment without a time.
+                let adjustment = Adjustment { at_us: callback.occurred_at_us.unwrap_or(i64::MIN), amount };
+                facts.adjusted = self.adjusted.max(Some(adjustment));
+                facts.adjusted_max = self.adjusted_max.max(amount);
+            }
+            Kind::PaymentCaptured => {
+                if callback.is_cumulative {
+                    facts.captures_total = self.captures_total.max(amount);
+                } else {
+                    facts.captures = added(self.captures)?;
+                }
+                facts.is_final |= callback.is_final;
+            }
+            Kind::PaymentCaptureFailed => facts.captures_failed = added(self.captures_failed)?,
+            Kind::PaymentVoided if callback.is_expiry() => facts.is_expired = true,
+            Kind::PaymentVoided if callback.is_final => facts.is_voided = true,
+            Kind::PaymentVoided => facts.released = added(self.released)?,
+            Kind::PaymentSucceeded => facts.debited = added(self.debited)?,
+            Kind::PaymentFailed => facts.has_failed = true,
+            Kind::RefundSucceeded if callback.is_cumulative => {
+                facts.refunds_total = self.refunds_total.max(amount);
+            }
+            Kind::RefundSucceeded => facts.refunds = added(self.refunds)?,
+            Kind::RefundFailed => facts.refunds_failed = added(self.refunds_failed)?,
+            Kind::DepositSucceeded
+            | Kind::DepositRefunded
+            | Kind::DepositDisputed
+            | Kind::DepositReinstated
+            | Kind::FeeCharged
+            | Kind::TransferSucceeded
+            | Kind::AdjustmentPosted => {}
+        }
+        Ok(facts)
+    }
+
+    /// Whether the sums stay within their bounds: captures within the highest total ever authorized (and `over_capture_percent` of it
+    /// more), refunds within all that was ever captured or debited, and what came back of either within it. The bounds only grow, so what is too much now may fit later.
+    pub(super) fn check_bounds(&self, over_capture_percent: u32) -> Result<(), Obstacle> {
+        let authorized = i128::from(self.authorizations.max(self.adjusted_max));
+        let capturable = authorized * (100 + i128::from(over_capture_percent)) / 100;
+        let captured = self.captured_ever().saturating_sub(self.captures_failed);
+        if i128::from(captured) > capturable {
+            let detail = format!("authorized {authorized}, captured with this one {captured}");
+            return Err(Obstacle::TooMuch(Reason::OverCapture, detail));
+        }
+        if captured < 0 {
+            let (ever, failed) = (self.captured_ever(), self.captures_failed);
+            let detail = format!("captured {ever}, taken back with this one {failed}");
+            return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
+        }
+        let refundable = self.captured_ever().saturating_add(self.debited);
+        if self.refunded() > refundable {
+            let detail = format!("captured {refundable}, refunded with this one {}", self.refunded());
+            return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
+        }
+        if self.refunded() < 0 {
+            let (ever, failed) = (self.refunds.max(self.refunds_total), self.refunds_failed);
+            let detail = format!("refunded {ever}, taken back with this one {failed}");
+            return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
+        }
+        Ok(())
+    }
+
+    fn refuse_second_kind(&self, is_of_the_other: bool, callback: &Callback) -> Result<(), Obstacle> {
+        if !is_of_the_other {
+            return Ok(());
+        }
+        let state = self.state().as_str();
+        let detail = format!("the payment is {state}, {} cannot be part of it", callback.kind.as_str());
+        Err(Obstacle::Refused(Reason::InvalidTransition, detail))
+    }
+}
+
+/// What comes back is known, and no less than this.
+fn within_reversed(callback: &Callback, reversed: Option<i64>, what: &'static str) -> Result<(), Obstacle> {
+    let amount = callback.amount.minor_units();
+    match reversed {
+        None => Err(Obstacle::Needs(what)),
+        Some(reversed) if reversed < amount => Err(Obstacle::Refused(
+            Reason::InvalidTransition,
+            format!("{what} was of {reversed}, this is of {amount}"),
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A payment as the ledger knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     /// The account that pays.
     pub account_id: AccountId,
     /// The account's currency.
     pub currency: Currency,
-    /// Where it stands.
-    pub state: PaymentState,
-    /// The amount of its authorization; 0 until that is seen, and for a direct debit.
-    pub authorized: i64,
-    /// Captured or debited so far.
-    pub captured: i64,
-    /// Refunded so far; never more than `captured`.
-    pub refunded: i64,
+    /// What is known of it.
+    pub facts: Facts,
     /// Grows with every change; 0 for a payment that has no row yet.
     pub version: i64,
 }
 
-/// What a callback does to its payment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The payment becomes `after`, and the account changes by the deltas (minor units), if the account can bear them.
-    Post { after: Payment, balance_delta: i64, held_delta: i64 },
-    /// What it needs has not come yet.
-    Wait,
-    /// It can never be applied as it is.
-    Refuse(Reason, String),
+/// A sum that grows by amounts, or by running totals of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Running {
+    /// Sum of the amounts, minor units.
+    pub sum: i64,
+    /// The highest running total, minor units.
+    pub total: i64,
 }
 
-impl Payment {
-    /// A payment nothing is known of.
+impl Running {
+    /// What it comes to, minor units.
+    #[must_use]
+    pub fn minor_units(self) -> i64 {
+        self.sum.max(self.total)
+    }
+
+    fn add(&mut self, callback: &Callback) -> Result<(), Obstacle> {
+        let amount = callback.amount.minor_units();
+        // Captures and refunds can be running totals; that of a deposit which comes alone could not be told from its amount.
+        if callback.is_cumulative && callback.kind != Kind::DepositSucceeded {
+            self.total = self.total.max(amount);
+            return Ok(());
+        }
+        self.sum = self.sum.checked_add(amount).ok_or_else(|| {
+            Obstacle::Refused(Reason::AmountOverflow, format!("the sum {}, this {amount}", self.sum))
+        })?;
+        Ok(())
+    }
+}
+
+/// Money that came in under one payment id, and its way back. Read from the ledger's rows, not stored by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deposit {
+    /// The account that it went to.
+    pub account_id: AccountId,
+    /// The account's currency.
+    pub currency: Currency,
+    /// What came.
+    pub brought: Running,
+    /// What went back.
+    pub refunded: Running,
+    /// What was taken back.
+    pub disputed: Running,
+    /// What of both came again.
+    pub reinstated: Running,
+}
+
+impl Deposit {
+    /// A deposit nothing is known of.
     #[must_use]
     pub fn expected(account_id: AccountId, currency: Currency) -> Self {
-        Self {
-            account_id,
-            currency,
-            state: PaymentState::Expected,
-            authorized: 0,
-            captured: 0,
-            refunded: 0,
-            version: 0,
-        }
+        let none = Running::default();
+        Self { account_id, currency, brought: none, refunded: none, disputed: none, reinstated: none }
     }
 
-    /// Minor units still held for it.
+    /// The sum that callbacks of this kind add to; `None` for one that is no deposit's.
     #[must_use]
-    pub fn held(&self) -> i64 {
-        match self.state {
-            PaymentState::Authorized => self.authorized.saturating_sub(self.captured),
-            PaymentState::Expected
-            | PaymentState::Captured
-            | PaymentState::Succeeded
-            | PaymentState::Voided
-            | PaymentState::Failed => 0,
+    pub fn sum_of(&mut self, kind: Kind) -> Option<&mut Running> {
+        match kind {
+            Kind::DepositSucceeded => Some(&mut self.brought),
+            Kind::DepositRefunded => Some(&mut self.refunded),
+            Kind::DepositDisputed => Some(&mut self.disputed),
+            Kind::DepositReinstated => Some(&mut self.reinstated),
+            Kind::PaymentAuthorized
+            | Kind::PaymentAuthorizationAdjusted
+            | Kind::PaymentCaptured
+            | Kind::PaymentCaptureFailed
+            | Kind::PaymentVoided
+            | Kind::PaymentSucceeded
+            | Kind::PaymentFailed
+            | Kind::RefundSucceeded
+            | Kind::RefundFailed
+            | Kind::FeeCharged
+            | Kind::TransferSucceeded
+            | Kind::AdjustmentPosted => None,
         }
     }
 
-    /// What `callback` does here. The caller has matched account and currency.
-    pub(super) fn step(&self, callback: &Callback) -> Step {
-        match callback.kind {
-            Kind::DepositSucceeded => Step::Post {
-                after: self.clone(),
-                balance_delta: callback.amount.minor_units(),
-                held_delta: 0,
-            },
-            Kind::PaymentAuthorized => self.authorize(callback),
-            Kind::PaymentCaptured => self.capture(callback),
-            Kind::PaymentVoided => self.close(callback, PaymentState::Voided),
-            Kind::PaymentFailed => self.close(callback, PaymentState::Failed),
-            Kind::PaymentSucceeded => self.debit(callback),
-            Kind::RefundSucceeded => self.refund(callback),
+    /// The deposit with this callback's amount added.
+    pub(super) fn add(&self, callback: &Callback) -> Result<Self, Obstacle> {
+        let mut deposit = self.clone();
+        if let Some(sum) = deposit.sum_of(callback.kind) {
+            sum.add(callback)?;
         }
+        Ok(deposit)
     }
 
-    fn authorize(&self, callback: &Callback) -> Step {
-        let amount = callback.amount.minor_units();
-        match self.state {
-            PaymentState::Expected => Step::Post {
-                after: Self { state: PaymentState::Authorized, authorized: amount, ..self.clone() },
-                balance_delta: 0,
-                held_delta: amount,
-            },
-            // The try that comes after its cancel (TCC suspension): recorded, holds nothing.
-            PaymentState::Voided | PaymentState::Failed if self.authorized == 0 => Step::Post {
-                after: Self { authorized: amount, ..self.clone() },
-                balance_delta: 0,
-                held_delta: 0,
-            },
-            PaymentState::Authorized
-            | PaymentState::Captured
-            | PaymentState::Succeeded
-            | PaymentState::Voided
-            | PaymentState::Failed => self.invalid(callback),
-        }
+    fn taken(&self) -> i64 {
+        self.refunded.minor_units().saturating_add(self.disputed.minor_units())
     }
 
-    fn capture(&self, callback: &Callback) -> Step {
-        let amount = callback.amount.minor_units();
-        // A partial capture can come after the one marked final: it was made before, so it still counts, but the hold it
-        // would have taken is gone and the available balance must cover it.
-        let hold_is_open = match self.state {
-            PaymentState::Expected => return Step::Wait,
-            PaymentState::Authorized => true,
-            PaymentState::Captured => false,
-            PaymentState::Succeeded | PaymentState::Voided | PaymentState::Failed => {
-                return self.invalid(callback);
-            }
-        };
-        let Some(captured) = self.captured.checked_add(amount).filter(|sum| *sum <= self.authorized) else {
-            return Step::Refuse(
-                Reason::OverCapture,
-                format!(
-                    "authorized {}, captured so far {}, this capture {amount}",
-                    self.authorized, self.captured
-                ),
+    /// What it has changed so far of its account's balance, minor units.
+    #[must_use]
+    pub fn effect(&self) -> i64 {
+        let came = self.brought.minor_units().saturating_add(self.reinstated.minor_units());
+        came.saturating_sub(self.taken())
+    }
+
+    /// Whether what was taken back is within what came, and what came again within what was taken.
+    pub(super) fn check_bounds(&self) -> Result<(), Obstacle> {
+        let (brought, taken, reinstated) =
+            (self.brought.minor_units(), self.taken(), self.reinstated.minor_units());
+        if brought == 0 {
+            return Err(Obstacle::Needs("its deposit"));
+        }
+        if taken.saturating_sub(reinstated) > brought || reinstated > taken {
+            let detail = format!(
+                "deposited {brought}, taken back {taken}, reinstated {reinstated}, this one included"
             );
-        };
-        let rest = self.authorized.saturating_sub(captured);
-        let closes = callback.is_final || rest == 0 || !hold_is_open;
-        let released = if callback.is_final { rest } else { 0 };
-        Step::Post {
-            after: Self {
-                state: if closes { PaymentState::Captured } else { PaymentState::Authorized },
-                captured,
-                ..self.clone()
-            },
-            balance_delta: amount.saturating_neg(),
-            held_delta: if hold_is_open { amount.saturating_add(released).saturating_neg() } else { 0 },
+            return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
+        }
+        Ok(())
+    }
+}
+
+impl Facts {
+    /// What `payments.state` and the three sums say by themselves. Rows of most payments store no more; those of versions before
+    /// 0.2 say that a failure has closed the payment, and it stays closed.
+    #[must_use]
+    pub fn plain(state: PaymentState, authorized: i64, captured: i64, refunded: i64) -> Self {
+        let sums =
+            Self { authorizations: authorized, captures: captured, refunds: refunded, ..Self::default() };
+        match state {
+            PaymentState::Expected | PaymentState::Authorized => sums,
+            PaymentState::Captured => Self { is_final: captured < authorized, ..sums },
+            PaymentState::Succeeded => Self { captures: 0, debited: captured, ..sums },
+            PaymentState::Voided => Self { is_voided: true, ..sums },
+            PaymentState::Expired => Self { is_expired: true, ..sums },
+            PaymentState::Failed => Self { has_failed: true, is_voided: authorized > 0, ..sums },
         }
     }
 
-    /// A void or a failure: releases what is held.
-    fn close(&self, callback: &Callback, state: PaymentState) -> Step {
-        match self.state {
-            // The cancel that comes before its try (TCC empty rollback) leaves a tombstone for the late authorization.
-            PaymentState::Expected | PaymentState::Authorized => Step::Post {
-                after: Self { state, ..self.clone() },
-                balance_delta: 0,
-                held_delta: self.held().saturating_neg(),
-            },
-            PaymentState::Captured
-            | PaymentState::Succeeded
-            | PaymentState::Voided
-            | PaymentState::Failed => self.invalid(callback),
-        }
-    }
-
-    fn debit(&self, callback: &Callback) -> Step {
-        let amount = callback.amount.minor_units();
-        match self.state {
-            PaymentState::Expected => Step::Post {
-                after: Self { state: PaymentState::Succeeded, captured: amount, ..self.clone() },
-                balance_delta: amount.saturating_neg(),
-                held_delta: 0,
-            },
-            PaymentState::Authorized
-            | PaymentState::Captured
-            | PaymentState::Succeeded
-            | PaymentState::Voided
-            | PaymentState::Failed => self.invalid(callback),
-        }
-    }
-
-    fn refund(&self, callback: &Callback) -> Step {
-        let amount = callback.amount.minor_units();
-        let refunded = self.refunded.saturating_add(amount);
-        // While captures can still come, one that covers this refund may be on its way.
-        let capturable = match self.state {
-            PaymentState::Expected => return Step::Wait,
-            PaymentState::Authorized | PaymentState::Captured => self.authorized,
-            PaymentState::Succeeded | PaymentState::Voided | PaymentState::Failed => self.captured,
-        };
-        if refunded <= self.captured {
-            Step::Post { after: Self { refunded, ..self.clone() }, balance_delta: amount, held_delta: 0 }
-        } else if refunded <= capturable {
-            Step::Wait
-        } else {
-            Step::Refuse(
-                Reason::OverRefund,
-                format!(
-                    "captured {}, refunded so far {}, this refund {amount}",
-                    self.captured, self.refunded
-                ),
-            )
-        }
-    }
-
-    fn invalid(&self, callback: &Callback) -> Step {
-        Step::Refuse(
-            Reason::InvalidTransition,
-            format!("the payment is {}, {} cannot follow", self.state.as_str(), callback.kind.as_str()),
-        )
+    /// Whether [`Facts::plain`] gives these facts back.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        Self::plain(self.state(), self.authorized(), self.captured(), self.refunded()) == *self
     }
 }

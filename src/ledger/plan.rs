@@ -2,11 +2,65 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Account, AccountId, Callback, Fingerprint, Key, OperationKey, Payment, PaymentKey};
+use super::{
+    Account, AccountId, Callback, Deposit, Fingerprint, Key, OperationKey, Payment, PaymentId, PaymentKey,
+};
 
 /// A row of `quarantine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CaseId(pub i64);
+
+/// Where a case stands (`quarantine.state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CaseState {
+    /// It is applied by itself when what it lacks comes.
+    Waiting,
+    /// It needs a person.
+    Open,
+    /// It was applied after all.
+    Replayed,
+    /// A person has ended it, or its fact was applied under another event.
+    Discarded,
+}
+
+impl CaseState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Waiting, Self::Open, Self::Replayed, Self::Discarded];
+
+    /// The `quarantine.state` column.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Open => "open",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// The rules that a team may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Captures may exceed what was ever authorized by so many percent of it (tips).
+    pub over_capture_percent: u32,
+    /// Whether what lacks money, an account, or room within its payment's sums waits for it; else it is a case at once.
+    pub waits_for_funds: bool,
+    /// Whether a deposit opens an unknown account; else only a command does.
+    pub deposit_opens: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { over_capture_percent: 0, waits_for_funds: true, deposit_opens: true }
+    }
+}
 
 /// What the database already holds under an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +75,8 @@ pub enum Known {
         fingerprint: Fingerprint,
         /// Why it is there.
         reason: Reason,
-        /// Whether a person has discarded it, or its fact was applied under another event.
-        is_discarded: bool,
+        /// Where it stands.
+        state: CaseState,
     },
 }
 
@@ -42,7 +96,7 @@ impl Known {
     pub fn rank(&self) -> (bool, i64) {
         match self {
             Self::Ledger(_) => (false, 0),
-            Self::Case { id, is_discarded, .. } => (*is_discarded, id.0),
+            Self::Case { id, state, .. } => (*state == CaseState::Discarded, id.0),
         }
     }
 }
@@ -61,8 +115,23 @@ pub struct Snapshot {
     pub unopened_cases: HashMap<AccountId, i64>,
     /// Payments of the batch that have a row.
     pub payments: HashMap<PaymentKey, Payment>,
-    /// Callbacks that wait for those payments, oldest first.
-    pub waiting: HashMap<PaymentKey, Vec<StoredCase>>,
+    /// Deposits that callbacks of the batch take back, or give back again.
+    pub deposits: HashMap<PaymentKey, Deposit>,
+    /// Movements that callbacks of the batch take back, or by which a callback without a subject finds its account.
+    pub movements: HashMap<OperationKey, Movement>,
+    /// Callbacks that wait for those payments or for money of those accounts, oldest first; of each no more than a batch can bear.
+    pub waiting: Vec<StoredCase>,
+}
+
+/// A ledger row that another callback names by its operation id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movement {
+    /// The account.
+    pub account_id: AccountId,
+    /// The payment.
+    pub payment_id: Option<PaymentId>,
+    /// What the callback said, minor units.
+    pub amount: i64,
 }
 
 /// A callback that is stored in quarantine.
@@ -70,7 +139,9 @@ pub struct Snapshot {
 pub struct StoredCase {
     /// Its row.
     pub id: CaseId,
-    /// The callback, as it was when it came.
+    /// Why it is there.
+    pub reason: Reason,
+    /// The callback, as it was when it came; or with the account that a person has assigned.
     pub callback: Callback,
 }
 
@@ -81,13 +152,14 @@ pub enum Outcome {
     Duplicate(Layer),
     /// A new case for a person.
     Quarantined(Reason),
-    /// A new case that is applied by itself when the callback it needs comes.
-    Waiting,
+    /// A new case that is applied by itself when what it lacks comes: [`Reason::WaitingForPayment`] or
+    /// [`Reason::WaitingForFunds`].
+    Waiting(Reason),
     /// A ledger row.
     Applied,
 }
 
-/// Which check turned a duplicate away, in the order they are tried (contract §3).
+/// Which check rejected a duplicate, in the order they are tried (contract §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Layer {
     /// A copy inside the same batch.
@@ -119,83 +191,69 @@ impl Layer {
     }
 }
 
-/// Why a callback is quarantined (contract §3, a closed list).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal,)*) => {
+        /// Why a callback is quarantined (contract §3, a closed list).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$reason,)*];
+
+            /// The `quarantine.reason` column and the label in metrics.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// Not a callback of contract §2.
-    Malformed,
+    Malformed = "malformed",
     /// A CloudEvents `type` that payonce does not know.
-    UnsupportedType,
+    UnsupportedType = "unsupported_type",
     /// Its signature is missing or wrong.
-    BadSignature,
+    BadSignature = "bad_signature",
     /// Same key as a known callback, other content.
-    PayloadMismatch,
-    /// The account was never opened by a deposit.
-    UnknownAccount,
+    PayloadMismatch = "payload_mismatch",
+    /// The account was never opened.
+    UnknownAccount = "unknown_account",
     /// Not the account's currency.
-    CurrencyMismatch,
+    CurrencyMismatch = "currency_mismatch",
     /// More than is available.
-    InsufficientFunds,
-    /// The payment's state does not allow it.
-    InvalidTransition,
+    InsufficientFunds = "insufficient_funds",
+    /// What is known of its payment, or the account's status, does not allow it.
+    InvalidTransition = "invalid_transition",
     /// Captures would exceed the authorization.
-    OverCapture,
-    /// Refunds would exceed what was captured or debited.
-    OverRefund,
-    /// The balance would leave 64 bits.
-    AmountOverflow,
-    /// It waited longer than `waiting_max_ms`.
-    WaitingExpired,
+    OverCapture = "over_capture",
+    /// Refunds would exceed what was captured, debited or deposited.
+    OverRefund = "over_refund",
+    /// A sum would leave 64 bits.
+    AmountOverflow = "amount_overflow",
+    /// It waited longer than `waiting_max_ms` for a callback.
+    WaitingExpired = "waiting_expired",
     /// The broker gave it up after `x-delivery-limit` returns.
-    DeliveryLimit,
-    /// It waits for its payment.
-    WaitingForPayment,
+    DeliveryLimit = "delivery_limit",
+    /// The ingress could not make a callback of it.
+    Unmapped = "unmapped",
+    /// It waits for a callback that it needs.
+    WaitingForPayment = "waiting_for_payment",
+    /// It waits for money, for an account, or for room within its payment's sums.
+    WaitingForFunds = "waiting_for_funds",
 }
 
 impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 14] = [
-        Self::Malformed,
-        Self::UnsupportedType,
-        Self::BadSignature,
-        Self::PayloadMismatch,
-        Self::UnknownAccount,
-        Self::CurrencyMismatch,
-        Self::InsufficientFunds,
-        Self::InvalidTransition,
-        Self::OverCapture,
-        Self::OverRefund,
-        Self::AmountOverflow,
-        Self::WaitingExpired,
-        Self::DeliveryLimit,
-        Self::WaitingForPayment,
-    ];
-
-    /// The `quarantine.reason` column and the label in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::UnsupportedType => "unsupported_type",
-            Self::BadSignature => "bad_signature",
-            Self::PayloadMismatch => "payload_mismatch",
-            Self::UnknownAccount => "unknown_account",
-            Self::CurrencyMismatch => "currency_mismatch",
-            Self::InsufficientFunds => "insufficient_funds",
-            Self::InvalidTransition => "invalid_transition",
-            Self::OverCapture => "over_capture",
-            Self::OverRefund => "over_refund",
-            Self::AmountOverflow => "amount_overflow",
-            Self::WaitingExpired => "waiting_expired",
-            Self::DeliveryLimit => "delivery_limit",
-            Self::WaitingForPayment => "waiting_for_payment",
-        }
-    }
-
     /// The reason of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }
 
     /// Whether a case with this reason stands for its idempotency key, so that the same key with other content is a
@@ -207,7 +265,8 @@ impl Reason {
             | Self::UnsupportedType
             | Self::BadSignature
             | Self::PayloadMismatch
-            | Self::DeliveryLimit => false,
+            | Self::DeliveryLimit
+            | Self::Unmapped => false,
             Self::UnknownAccount
             | Self::CurrencyMismatch
             | Self::InsufficientFunds
@@ -216,16 +275,29 @@ impl Reason {
             | Self::OverRefund
             | Self::AmountOverflow
             | Self::WaitingExpired
-            | Self::WaitingForPayment => true,
+            | Self::WaitingForPayment
+            | Self::WaitingForFunds => true,
         }
+    }
+
+    /// Their names, for a person who has to choose one.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether a case with this reason waits by itself.
+    #[must_use]
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::WaitingForPayment | Self::WaitingForFunds)
     }
 }
 
-/// A ledger row to insert.
+/// What one callback does to one account: a ledger row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// What is applied.
-    pub callback: Callback,
+pub struct Leg {
+    /// The account.
+    pub account_id: AccountId,
     /// The account's version after this row.
     pub account_version: i64,
     /// Change of the balance, minor units.
@@ -236,6 +308,24 @@ pub struct Entry {
     pub balance_after: i64,
     /// What is held after this row.
     pub held_after: i64,
+}
+
+/// A callback to apply, with its legs: one, or two for a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What is applied.
+    pub callback: Callback,
+    /// Leg 0.
+    pub leg: Leg,
+    /// Leg 1: what a transfer brings to the account that receives.
+    pub second_leg: Option<Leg>,
+}
+
+impl Entry {
+    /// Leg 0, and leg 1 where there is one.
+    pub fn legs(&self) -> impl Iterator<Item = &Leg> {
+        std::iter::once(&self.leg).chain(&self.second_leg)
+    }
 }
 
 /// An account to open or to change.
@@ -279,6 +369,8 @@ pub struct NewCase {
     pub index: usize,
     /// The callback.
     pub callback: Callback,
+    /// The account it is about, where that is known.
+    pub account_id: Option<AccountId>,
     /// Why.
     pub reason: Reason,
     /// What exactly, in words for an operator.
@@ -292,8 +384,8 @@ pub struct NewCase {
 pub struct CaseCopies {
     /// The case.
     pub id: CaseId,
-    /// The account its callback is about.
-    pub account_id: AccountId,
+    /// The account its callback is about, where that is known.
+    pub account_id: Option<AccountId>,
     /// How many more, at least 1.
     pub copies: i32,
 }
@@ -305,7 +397,7 @@ pub enum CaseEnd {
     Applied,
     /// The same fact was applied under another event; nothing is left to do.
     Duplicate(String),
-    /// It is not applied: it needs a person, or, with [`Reason::WaitingForPayment`], another callback.
+    /// It is not applied: it needs a person or, with a reason that waits, something that may still come.
     Open(Reason, String),
 }
 
@@ -314,8 +406,8 @@ pub enum CaseEnd {
 pub struct ResolvedCase {
     /// The case.
     pub id: CaseId,
-    /// The account its callback is about.
-    pub account_id: AccountId,
+    /// The account its callback is about, where that is known.
+    pub account_id: Option<AccountId>,
     /// How.
     pub end: CaseEnd,
 }
@@ -325,6 +417,8 @@ pub struct ResolvedCase {
 pub struct Plan {
     /// One per callback of the batch, in its order.
     pub outcomes: Vec<Outcome>,
+    /// The account that each callback of the batch is about, where that is known.
+    pub subjects: Vec<Option<AccountId>>,
     /// Ledger rows, in the order of each account's versions.
     pub entries: Vec<Entry>,
     /// At most one per account; one whose only change is a new case included.
@@ -342,15 +436,54 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Takes out all that concerns these accounts: a rival changed them after the snapshot, so what was decided about them is
-    /// void and must be decided again. The rest of the plan stands.
+    /// Takes out all that concerns these accounts: a concurrent writer changed them after the snapshot, so what was decided about
+    /// them is void and must be decided again. The rest of the plan stands.
     pub fn drop_accounts(&mut self, lost: &HashSet<AccountId>) {
-        self.entries.retain(|entry| !lost.contains(&entry.callback.account_id));
+        if lost.is_empty() {
+            return;
+        }
+        let is_lost =
+            |account_id: &Option<AccountId>| account_id.as_ref().is_some_and(|id| lost.contains(id));
+        self.entries.retain(|entry| !entry.legs().any(|leg| lost.contains(&leg.account_id)));
         self.accounts.retain(|change| !lost.contains(&change.account_id));
         self.payments.retain(|change| !lost.contains(&change.after.account_id));
         self.unopened.retain(|unopened| !lost.contains(&unopened.account_id));
-        self.case_copies.retain(|copies| !lost.contains(&copies.account_id));
-        self.new_cases.retain(|case| !lost.contains(&case.callback.account_id));
-        self.resolved_cases.retain(|case| !lost.contains(&case.account_id));
+        self.case_copies.retain(|copies| !is_lost(&copies.account_id));
+        self.new_cases.retain(|case| !is_lost(&case.account_id));
+        self.resolved_cases.retain(|case| !is_lost(&case.account_id));
+    }
+
+    /// Whether an entry ties two accounts together.
+    #[must_use]
+    pub fn has_transfers(&self) -> bool {
+        self.entries.iter().any(|entry| entry.second_leg.is_some())
+    }
+
+    /// Adds the accounts that are tied to lost ones by transfers: rows of theirs that come after a dropped one would not follow it.
+    pub fn close_over_transfers(&self, lost: &mut HashSet<AccountId>) {
+        let tied: Vec<(&AccountId, &AccountId)> = self
+            .entries
+            .iter()
+            .filter_map(|entry| Some((&entry.leg.account_id, &entry.second_leg.as_ref()?.account_id)))
+            .collect();
+        loop {
+            let before = lost.len();
+            for (one, other) in &tied {
+                if lost.contains(*one) || lost.contains(*other) {
+                    lost.insert((*one).clone());
+                    lost.insert((*other).clone());
+                }
+            }
+            if lost.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Of the callbacks of the batch, in its order, those that are about one of these accounts.
+    #[must_use]
+    pub fn callbacks_about(&self, accounts: &HashSet<AccountId>) -> Vec<bool> {
+        let is_one = |subject: &Option<AccountId>| subject.as_ref().is_some_and(|id| accounts.contains(id));
+        self.subjects.iter().map(is_one).collect()
     }
 }

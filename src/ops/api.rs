@@ -307,8 +307,7 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> 
     let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
     let reason = match &asking.reason {
         Some(name) => {
-            let expected =
-                || format!("reason: expected one of {}", Reason::ALL.map(Reason::as_str).join(", "));
+            let expected = || format!("reason: expected one of {}", Reason::names());
             Some(Reason::parse(name).ok_or_else(|| Problem::Wrong(expected()))?)
         }
         None => None,

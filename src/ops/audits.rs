@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use crate::{
     audit::{self, Place},
     dedupe::Dedupe,
+    ledger::Rules,
     metrics,
     store::{self, Database, StoreError},
 };
@@ -73,13 +74,14 @@ impl Books {
 pub(super) struct Auditor {
     database: Arc<Database>,
     dedupe: Arc<Dedupe>,
+    rules: Rules,
     books: watch::Sender<Books>,
 }
 
 impl Auditor {
     /// Audits of this database and this Redis, with this pause between two; zero: none.
-    pub(super) fn new(database: Arc<Database>, dedupe: Arc<Dedupe>, pause: Duration) -> Self {
-        Self { database, dedupe, books: watch::Sender::new(Books::new(pause)) }
+    pub(super) fn new(database: Arc<Database>, dedupe: Arc<Dedupe>, rules: Rules, pause: Duration) -> Self {
+        Self { database, dedupe, rules, books: watch::Sender::new(Books::new(pause)) }
     }
 
     /// What is known, now and later.
@@ -138,7 +140,7 @@ impl Auditor {
         let first_look = self.books.borrow().pause.max(FIRST_LOOK_MIN);
         let since = right_at.unwrap_or(started.saturating_sub(first_look.try_into().unwrap_or_default()));
         let since = since.saturating_sub(OVERLAP.try_into().unwrap_or_default());
-        let findings = store::audit(&mut connection, Some(since), |_| {}).await?;
+        let findings = store::audit(&mut connection, Some(since), &self.rules, |_| {}).await?;
         let markers = audit::markers(&self.dedupe, &mut connection, place, MARKERS_PER_AUDIT_MAX).await?;
         for finding in findings.iter().chain([&markers]) {
             metrics::audit_violations(finding.name, finding.violations);

@@ -26,6 +26,7 @@ use crate::{
     broker::Names,
     config::{Secret, TlsConfig},
     dedupe::Dedupe,
+    ledger::Rules,
     metrics::BySource,
     store::{self, Database, Reader, StoreError, actions::Order},
 };
@@ -58,6 +59,8 @@ pub struct Setup {
     pub access: Access,
     /// Between two audits; zero: none.
     pub audit_pause: Duration,
+    /// What captures may exceed, for audits.
+    pub rules: Rules,
     /// For actions.
     pub carry_out: CarryOut,
 }
@@ -81,7 +84,8 @@ pub(super) struct Pool {
 /// # Errors
 /// Where the listener fails.
 pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationToken) -> std::io::Result<()> {
-    let auditor = Auditor::new(Arc::clone(&setup.database), Arc::clone(&setup.dedupe), setup.audit_pause);
+    let auditor =
+        Auditor::new(Arc::clone(&setup.database), Arc::clone(&setup.dedupe), setup.rules, setup.audit_pause);
     let books = auditor.follow();
     let pool = Arc::new(Pool {
         reader: setup.reader.clone(),

@@ -76,7 +76,7 @@ fn tell(by_source: &BySource, read: &Read) {
     }
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
-        let state = if reason == Reason::WaitingForPayment { "waiting" } else { "open" };
+        let state = if reason.is_waiting() { "waiting" } else { "open" };
         let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
         metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
     }

@@ -15,12 +15,15 @@ use super::{
     cases::{self, Resolver, Undecodable},
     counts::{Counts, Tally, record_duplicates, record_tallies},
     load::NEWEST_CASES,
-    rows::{each, expect_rows, occurred_at},
+    members,
+    rows::{each, expect_rows, occurred_at, timestamp},
     server,
 };
 use crate::{
     crash::{self, Point},
-    ledger::{AccountChange, AccountId, Callback, CaseId, Fingerprint, Key, Layer, PaymentChange, Plan},
+    ledger::{
+        AccountChange, AccountId, Callback, CaseId, Entry, Fingerprint, Key, Layer, Leg, PaymentChange, Plan,
+    },
 };
 
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
@@ -79,10 +82,15 @@ pub struct Remembered {
 /// A committed batch.
 #[derive(Debug)]
 pub struct Applied {
-    /// Accounts that another writer changed first, or that are locked: nothing about them was written, decide their callbacks again.
+    /// Accounts that another writer changed first, or that are locked, and those that transfers tie to them: nothing about them was
+    /// written.
     pub lost: HashSet<AccountId>,
-    /// Those of the lost ones whose row somebody had locked: there is no use in trying them again at once.
+    /// Those of the lost ones whose row somebody had locked, with what is tied to them: there is no use in trying them again at once.
     pub locked: HashSet<AccountId>,
+    /// Of the callbacks of the batch, in its order, those that are to be decided again because their account is lost.
+    pub lost_callbacks: Vec<bool>,
+    /// And those of them whose account is locked.
+    pub locked_callbacks: Vec<bool>,
     /// What was counted.
     pub tallies: BTreeMap<Tally, i64>,
 }
@@ -100,17 +108,11 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
         wait_shortly(&mut transaction).await?;
     }
     prove(&mut transaction, batch.remembered).await?;
-    let mut lost = guard_openings(&mut transaction, &batch.plan).await?;
+    let lost = guard_openings(&mut transaction, &batch.plan).await?;
+    let (lost, locked) = change_accounts(&mut transaction, &batch.plan, batch.locking, lost).await?;
+    let lost_callbacks = batch.plan.callbacks_about(&lost);
+    let locked_callbacks = batch.plan.callbacks_about(&locked);
     batch.plan.drop_accounts(&lost);
-    let locked = match batch.locking {
-        Locking::Wait => HashSet::new(),
-        Locking::Skip => lock_accounts(&mut transaction, &batch.plan.accounts).await?,
-    };
-    batch.plan.drop_accounts(&locked);
-    let lost_races = update_accounts(&mut transaction, &batch.plan.accounts).await?;
-    batch.plan.drop_accounts(&lost_races);
-    lost.extend(lost_races);
-    lost.extend(locked.iter().cloned());
     crash::reach(Point::AfterAccounts).await?;
     insert_entries(&mut transaction, &batch.plan).await?;
     crash::reach(Point::AfterInsert).await?;
@@ -118,19 +120,19 @@ pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Resul
     let known_cases = cases::insert(&mut transaction, &batch).await?;
     cases::update(&mut transaction, &batch.plan, batch.resolver).await?;
     if !batch.proven.is_empty() {
-        cases::end_proven(&mut transaction, &batch, &lost).await?;
+        cases::end_proven(&mut transaction, &batch, &lost_callbacks).await?;
     }
     if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
         crash::reach(Point::AfterCases).await?;
     }
-    let counts = Counts::of(&batch, &lost, &known_cases);
+    let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
     record_duplicates(&mut transaction, &counts.duplicates).await?;
     record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
     server::confirm(&mut transaction).await?;
     crash::reach(Point::BeforeCommit).await?;
     transaction.commit().await?;
     crash::reach(Point::AfterCommit).await?;
-    Ok(Applied { lost, locked, tallies: counts.tallies })
+    Ok(Applied { lost, locked, lost_callbacks, locked_callbacks, tallies: counts.tallies })
 }
 
 /// Redis can be restored, emptied, or written to by somebody else, and this database can be restored to a time before a marker: so a copy
@@ -207,11 +209,11 @@ async fn wait_shortly(transaction: &mut PgConnection) -> Result<(), StoreError> 
 }
 
 /// Locks the rows of the open accounts that nobody else has locked, and returns the others.
-async fn lock_accounts(
+async fn lock_free_accounts(
     transaction: &mut PgConnection,
-    changes: &[AccountChange],
+    changes: &[&AccountChange],
 ) -> Result<HashSet<AccountId>, StoreError> {
-    let changed: Vec<&AccountChange> = changes.iter().filter(|change| !change.opens).collect();
+    let changed: Vec<&AccountChange> = changes.iter().copied().filter(|change| !change.opens).collect();
     if changed.is_empty() {
         return Ok(HashSet::new());
     }
@@ -229,12 +231,65 @@ async fn lock_accounts(
     Ok(locked.map(|change| change.account_id.clone()).collect())
 }
 
-/// Returns the accounts that a rival changed first.
+/// Returns the accounts that are lost (`lost` included) and, of these, those that are locked; with what transfers tie to them.
+async fn change_accounts(
+    transaction: &mut PgConnection,
+    plan: &Plan,
+    locking: Locking,
+    mut lost: HashSet<AccountId>,
+) -> Result<(HashSet<AccountId>, HashSet<AccountId>), StoreError> {
+    let left = |lost: &HashSet<AccountId>| -> Vec<&AccountChange> {
+        plan.accounts.iter().filter(|change| !lost.contains(&change.account_id)).collect()
+    };
+    let mut locked = match locking {
+        Locking::Wait => HashSet::new(),
+        Locking::Skip => lock_free_accounts(transaction, &left(&lost)).await?,
+    };
+    plan.close_over_transfers(&mut locked);
+    lost.extend(locked.iter().cloned());
+    if plan.has_transfers() {
+        // What one account loses, another may not keep: so which are lost is known, by locking all, before any is changed.
+        let changed_first = lock_accounts(transaction, &left(&lost)).await?;
+        lost.extend(changed_first);
+        plan.close_over_transfers(&mut lost);
+    }
+    let lost_now = update_accounts(transaction, &left(&lost)).await?;
+    if plan.has_transfers() && !lost_now.is_empty() {
+        return Err(StoreError::Conflict("an account was opened while it was part of a transfer".to_owned()));
+    }
+    lost.extend(lost_now);
+    Ok((lost, locked))
+}
+
+/// Locks the rows of these accounts, in the order of their ids, and returns those that are not what the plan was decided on.
+async fn lock_accounts(
+    transaction: &mut PgConnection,
+    changes: &[&AccountChange],
+) -> Result<HashSet<AccountId>, StoreError> {
+    let known: Vec<&AccountChange> = changes.iter().copied().filter(|change| !change.opens).collect();
+    let rows = sqlx::query(
+        "select account_id, version, cases from accounts where account_id = any($1) order by account_id for no key update",
+    )
+    .bind(each(&known, |change| change.account_id.as_str()))
+    .fetch_all(&mut *transaction)
+    .await?;
+    let mut found: HashMap<String, (i64, i64)> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        found.insert(row.try_get("account_id")?, (row.try_get("version")?, row.try_get("cases")?));
+    }
+    let is_lost = |change: &&&AccountChange| {
+        found.get(change.account_id.as_str()) != Some(&(change.before.version, change.before.cases))
+    };
+    Ok(known.iter().filter(is_lost).map(|change| change.account_id.clone()).collect())
+}
+
+/// Returns the accounts that a concurrent writer changed first.
 async fn update_accounts(
     transaction: &mut PgConnection,
-    changes: &[AccountChange],
+    changes: &[&AccountChange],
 ) -> Result<HashSet<AccountId>, StoreError> {
-    let (opened, changed): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.opens);
+    let (opened, changed): (Vec<&AccountChange>, Vec<&AccountChange>) =
+        changes.iter().copied().partition(|change| change.opens);
     let mut won: HashSet<String> = HashSet::new();
     if !changed.is_empty() {
         // A rival that holds one of these rows makes this wait; when it has committed, the guard is compared with what it
@@ -287,8 +342,12 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
     if plan.entries.is_empty() {
         return Ok(());
     }
-    let mut entries: Vec<_> = plan.entries.iter().collect();
-    entries.sort_by(|a, b| a.callback.key.cmp(&b.callback.key));
+    let mut rows: Vec<(&Entry, &Leg, i16)> = plan
+        .entries
+        .iter()
+        .flat_map(|entry| entry.legs().zip(0..).map(move |(leg, at)| (entry, leg, at)))
+        .collect();
+    rows.sort_by(|(a, _, leg_a), (b, _, leg_b)| (&a.callback.key, leg_a).cmp(&(&b.callback.key, leg_b)));
     // A rival that inserted one of these keys and has not committed makes this wait; if it commits, this is an error, and the
     // callbacks are decided again with that row in sight. `on conflict do nothing` would say the same more gently, but it
     // looks up each unique key once more before it inserts: a fifth of this statement, for what the account's guard has
@@ -296,32 +355,34 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
     // In the target list the arrays are read side by side; as a function in FROM each is copied into a store of its own first
     // (1.3 of 15 µs a row).
     let inserted = sqlx::query(
-        "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
-                             balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)
-         select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::bigint[]),
-                unnest($6::text[]), unnest($7::text[]), unnest($8::bigint[]), unnest($9::text[]), unnest($10::bigint[]),
-                unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::bytea[]),
-                unnest($15::timestamptz[])",
+        "insert into ledger (source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency,
+                             balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at, members)
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::smallint[]), unnest($4::text[]), unnest($5::text[]),
+                unnest($6::bigint[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bigint[]), unnest($10::text[]),
+                unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::bigint[]),
+                unnest($15::bytea[]), unnest($16::timestamptz[]), unnest($17::text[])::jsonb",
     )
-    .bind(each(&entries, |entry| entry.callback.key.source.as_str()))
-    .bind(each(&entries, |entry| entry.callback.key.event_id.as_str()))
-    .bind(each(&entries, |entry| entry.callback.kind.as_str()))
-    .bind(each(&entries, |entry| entry.callback.account_id.as_str()))
-    .bind(each(&entries, |entry| entry.account_version))
-    .bind(each(&entries, |entry| entry.callback.payment_id.as_ref().map(|id| id.as_str())))
-    .bind(each(&entries, |entry| entry.callback.operation_id.as_ref().map(|id| id.as_str())))
-    .bind(each(&entries, |entry| entry.callback.amount.minor_units()))
-    .bind(each(&entries, |entry| entry.callback.currency.as_str()))
-    .bind(each(&entries, |entry| entry.balance_delta))
-    .bind(each(&entries, |entry| entry.held_delta))
-    .bind(each(&entries, |entry| entry.balance_after))
-    .bind(each(&entries, |entry| entry.held_after))
-    .bind(each(&entries, |entry| &entry.callback.fingerprint.0[..]))
-    .bind(each(&entries, |entry| occurred_at(&entry.callback)))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.key.source.as_str()))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.key.event_id.as_str()))
+    .bind(each(&rows, |(_, _, at)| *at))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.kind.as_str()))
+    .bind(each(&rows, |(_, leg, _)| leg.account_id.as_str()))
+    .bind(each(&rows, |(_, leg, _)| leg.account_version))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.payment_id.as_ref().map(|id| id.as_str())))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.operation_id.as_ref().map(|id| id.as_str())))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.amount.minor_units()))
+    .bind(each(&rows, |(entry, _, _)| entry.callback.currency.as_str()))
+    .bind(each(&rows, |(_, leg, _)| leg.balance_delta))
+    .bind(each(&rows, |(_, leg, _)| leg.held_delta))
+    .bind(each(&rows, |(_, leg, _)| leg.balance_after))
+    .bind(each(&rows, |(_, leg, _)| leg.held_after))
+    .bind(each(&rows, |(entry, _, _)| &entry.callback.fingerprint.0[..]))
+    .bind(each(&rows, |(entry, _, _)| occurred_at(&entry.callback)))
+    .bind(each(&rows, |(entry, _, _)| members::of(&entry.callback, Some(&entry.leg.account_id))))
     .execute(&mut *transaction)
     .await?
     .rows_affected();
-    expect_rows("ledger rows", inserted, entries.len())
+    expect_rows("ledger rows", inserted, rows.len())
 }
 
 async fn write_payments(transaction: &mut PgConnection, changes: &[PaymentChange]) -> Result<(), StoreError> {
@@ -329,19 +390,23 @@ async fn write_payments(transaction: &mut PgConnection, changes: &[PaymentChange
     if !known.is_empty() {
         let updated = sqlx::query(
             "update payments p
-             set state = n.state, authorized = n.authorized, captured = n.captured, refunded = n.refunded, version = n.version
-             from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-                  as n(source, payment_id, expected, state, authorized, captured, refunded, version)
+             set state = n.state, authorized = n.authorized, captured = n.captured, refunded = n.refunded, version = n.version,
+                 facts = n.facts::jsonb, expires_at = n.expires_at
+             from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+                         $9::text[], $10::timestamptz[])
+                  as n(source, payment_id, expected, state, authorized, captured, refunded, version, facts, expires_at)
              where p.source = n.source and p.payment_id = n.payment_id and p.version = n.expected",
         )
         .bind(each(&known, |change| change.key.source.as_str()))
         .bind(each(&known, |change| change.key.payment_id.as_str()))
         .bind(each(&known, |change| change.expected))
-        .bind(each(&known, |change| change.after.state.as_str()))
-        .bind(each(&known, |change| change.after.authorized))
-        .bind(each(&known, |change| change.after.captured))
-        .bind(each(&known, |change| change.after.refunded))
+        .bind(each(&known, |change| change.after.facts.state().as_str()))
+        .bind(each(&known, |change| change.after.facts.authorized()))
+        .bind(each(&known, |change| change.after.facts.captured()))
+        .bind(each(&known, |change| change.after.facts.refunded()))
         .bind(each(&known, |change| change.after.version))
+        .bind(each(&known, |change| members::facts(&change.after.facts)))
+        .bind(each(&known, |change| change.after.facts.expires_at_us.and_then(timestamp)))
         .execute(&mut *transaction)
         .await?
         .rows_affected();
@@ -349,19 +414,23 @@ async fn write_payments(transaction: &mut PgConnection, changes: &[PaymentChange
     }
     if !new.is_empty() {
         let inserted = sqlx::query(
-            "insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version)
+            "insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version, facts,
+                                   expires_at)
              select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
-                    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[])",
+                    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]),
+                    unnest($10::text[])::jsonb, unnest($11::timestamptz[])",
         )
         .bind(each(&new, |change| change.key.source.as_str()))
         .bind(each(&new, |change| change.key.payment_id.as_str()))
         .bind(each(&new, |change| change.after.account_id.as_str()))
         .bind(each(&new, |change| change.after.currency.as_str()))
-        .bind(each(&new, |change| change.after.state.as_str()))
-        .bind(each(&new, |change| change.after.authorized))
-        .bind(each(&new, |change| change.after.captured))
-        .bind(each(&new, |change| change.after.refunded))
+        .bind(each(&new, |change| change.after.facts.state().as_str()))
+        .bind(each(&new, |change| change.after.facts.authorized()))
+        .bind(each(&new, |change| change.after.facts.captured()))
+        .bind(each(&new, |change| change.after.facts.refunded()))
         .bind(each(&new, |change| change.after.version))
+        .bind(each(&new, |change| members::facts(&change.after.facts)))
+        .bind(each(&new, |change| change.after.facts.expires_at_us.and_then(timestamp)))
         .execute(&mut *transaction)
         .await?
         .rows_affected();

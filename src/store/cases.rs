@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Row};
 use super::{
     StoreError,
     apply::Batch,
+    members,
     rows::{each, expect_rows, occurred_at, storable},
 };
 use crate::{
@@ -75,6 +76,7 @@ struct CaseRow<'a> {
     body: Cow<'a, [u8]>,
     attempts: i32,
     callback: Option<&'a Callback>,
+    account_id: Option<&'a AccountId>,
     signature: Option<&'a Headers>,
     envelope: Option<KeptEnvelope>,
 }
@@ -131,10 +133,12 @@ fn key_texts(key: Option<&Key>) -> Vec<&str> {
 
 /// What payonce has read of a callback, and stores beside it anyway.
 fn identifiers(callback: &Callback) -> Vec<&str> {
-    let always = [callback.key.source.as_str(), callback.key.event_id.as_str(), callback.account_id.as_str()];
+    let always = [callback.key.source.as_str(), callback.key.event_id.as_str()];
+    let accounts = [&callback.account_id, &callback.assigned_to, &callback.to];
+    let accounts = accounts.into_iter().flatten().map(|id| id.as_str());
     let payment_id = callback.payment_id.as_ref().map(|id| id.as_str());
     let operation_id = callback.operation_id.as_ref().map(|id| id.as_str());
-    always.into_iter().chain(payment_id).chain(operation_id).collect()
+    always.into_iter().chain(accounts).chain(payment_id).chain(operation_id).collect()
 }
 
 fn undecodable<'a>(message: &'a Undecodable<'a>, mask_cards: bool) -> CaseRow<'a> {
@@ -159,6 +163,7 @@ fn undecodable<'a>(message: &'a Undecodable<'a>, mask_cards: bool) -> CaseRow<'a
         body,
         attempts: message.attempts,
         callback: None,
+        account_id: None,
         signature: is_verified_later.then_some(message.signature),
         envelope: Some(KeptEnvelope::of(message, mask_cards, &identifiers)),
     }
@@ -190,6 +195,7 @@ pub(super) async fn insert(
         ),
         attempts: case.attempts,
         callback: Some(&case.callback),
+        account_id: case.account_id.as_ref(),
         signature: None,
         envelope: None,
     });
@@ -202,17 +208,18 @@ pub(super) async fn insert(
     let rows = sqlx::query(
         "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
                                       payment_id, operation_id, amount, currency, is_final, occurred_at, webhook_id,
-                                      webhook_timestamp, webhook_signature, routing_key, properties, headers)
+                                      webhook_timestamp, webhook_signature, routing_key, properties, headers, members)
          select n.source, n.event_id, n.reason, n.detail, n.body,
-                case when n.reason = 'waiting_for_payment' then 'waiting' else 'open' end,
+                case when n.reason in ('waiting_for_payment', 'waiting_for_funds') then 'waiting' else 'open' end,
                 n.attempts, n.fingerprint, n.type, n.account_id, n.payment_id, n.operation_id, n.amount, n.currency, n.is_final,
-                n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature, n.routing_key, n.properties, n.headers
+                n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature, n.routing_key, n.properties, n.headers,
+                n.members::jsonb
          from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
                      $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[],
-                     $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[])
+                     $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[])
               as n(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id, operation_id,
                    amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp, webhook_signature, routing_key,
-                   properties, headers)
+                   properties, headers, members)
          on conflict on constraint quarantine_content do update
          set attempts = least(q.attempts::bigint + excluded.attempts, 2147483647)::integer, last_seen_at = clock_timestamp()
          returning q.source, q.event_id, q.fingerprint, q.xmax <> 0 as was_known",
@@ -225,7 +232,7 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.attempts))
     .bind(each(&cases, |case| &case.fingerprint.0[..]))
     .bind(each(&cases, |case| case.callback.map(|callback| callback.kind.as_str())))
-    .bind(each(&cases, |case| case.callback.map(|callback| callback.account_id.as_str())))
+    .bind(each(&cases, |case| case.account_id.map(AccountId::as_str)))
     .bind(each(&cases, |case| case.callback.and_then(|callback| callback.payment_id.as_ref()).map(|id| id.as_str())))
     .bind(each(&cases, |case| case.callback.and_then(|callback| callback.operation_id.as_ref()).map(|id| id.as_str())))
     .bind(each(&cases, |case| case.callback.map(|callback| callback.amount.minor_units())))
@@ -238,6 +245,7 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.routing_key.as_str())))
     .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.properties.as_str())))
     .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.headers.as_str())))
+    .bind(each(&cases, |case| case.callback.and_then(|callback| members::of(callback, case.account_id))))
     .fetch_all(&mut *transaction)
     .await?;
     let mut known = HashSet::new();
@@ -279,7 +287,8 @@ pub(super) async fn update(
              set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
                  resolved_at = case when r.state in ('open', 'waiting') then null else clock_timestamp() end,
                  resolved_by = case when r.state in ('open', 'waiting') then null else $6 end,
-                 resolved_why = r.why
+                 resolved_why = r.why,
+                 waits_since = case when r.state = 'waiting' then clock_timestamp() else q.waits_since end
              from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) as r(id, state, reason, detail, why)
              where q.id = r.id and q.state in ('waiting', 'open')",
         )
@@ -287,7 +296,7 @@ pub(super) async fn update(
         .bind(each(&plan.resolved_cases, |case| match &case.end {
             CaseEnd::Applied => "replayed",
             CaseEnd::Duplicate(_) => "discarded",
-            CaseEnd::Open(Reason::WaitingForPayment, _) => "waiting",
+            CaseEnd::Open(reason, _) if reason.is_waiting() => "waiting",
             CaseEnd::Open(..) => "open",
         }))
         .bind(each(&plan.resolved_cases, |case| match &case.end {
@@ -316,12 +325,12 @@ pub(super) async fn update(
 pub(super) async fn end_proven(
     transaction: &mut PgConnection,
     batch: &Batch<'_>,
-    lost: &HashSet<AccountId>,
+    lost: &[bool],
 ) -> Result<(), StoreError> {
-    let outcomes = batch.callbacks.iter().zip(&batch.plan.outcomes).zip(batch.proven);
+    let outcomes = batch.plan.outcomes.iter().zip(batch.proven).zip(lost);
     let ended: Vec<_> = outcomes
-        .filter(|((callback, _), _)| !lost.contains(&callback.account_id))
-        .map(|((_, outcome), id)| {
+        .filter(|(_, is_lost)| !**is_lost)
+        .map(|((outcome, id), _)| {
             let (state, why) = match outcome {
                 Outcome::Applied => ("replayed", batch.resolver.why.to_owned()),
                 Outcome::Duplicate(layer) => (
@@ -332,7 +341,7 @@ pub(super) async fn end_proven(
                     "discarded",
                     format!("the signature is right; {}: now a case of its own", reason.as_str()),
                 ),
-                Outcome::Waiting => {
+                Outcome::Waiting(_) => {
                     ("discarded", "the signature is right; now a case of its own, which waits".to_owned())
                 }
             };

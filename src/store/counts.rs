@@ -10,7 +10,7 @@ use super::{
     cases::{Content, Undecodable, content},
     rows::each,
 };
-use crate::ledger::{AccountId, Fingerprint, Key, Layer, Outcome, Reason};
+use crate::ledger::{Fingerprint, Key, Layer, Outcome, Reason};
 
 /// What a tally counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,13 +55,18 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn of(batch: &Batch<'_>, lost: &HashSet<AccountId>, known_cases: &HashSet<Content>) -> Self {
+    pub(super) fn of(batch: &Batch<'_>, lost: &[bool], known_cases: &HashSet<Content>) -> Self {
         let mut counts = Self::default();
         let mut arrived: HashSet<&Key> = HashSet::new();
         // What comes from a case was counted when it came: only its ledger row, or the case it turns into, is new.
         let is_new = batch.proven.is_empty();
-        for (callback, outcome) in batch.callbacks.iter().zip(&batch.plan.outcomes) {
-            if lost.contains(&callback.account_id) {
+        let decided = batch.callbacks.iter().zip(&batch.plan.outcomes).zip(lost);
+        for ((callback, outcome), is_lost) in decided {
+            if *is_lost {
+                continue;
+            }
+            // Nobody delivered it: its row counts as released below, and a rival sweep's copy of it is no copy.
+            if callback.is_expiry() {
                 continue;
             }
             let key = Some(&callback.key);
@@ -72,10 +77,7 @@ impl Counts {
                     counts.add(TallyKind::Applied, key, callback.kind.as_str(), 1);
                 }
                 Outcome::Duplicate(layer) => counts.add_duplicate(key, *layer, 1),
-                Outcome::Waiting => {
-                    counts.add_case(key, Reason::WaitingForPayment, known_cases, callback.fingerprint)
-                }
-                Outcome::Quarantined(reason) => {
+                Outcome::Waiting(reason) | Outcome::Quarantined(reason) => {
                     counts.add_case(key, *reason, known_cases, callback.fingerprint)
                 }
             }

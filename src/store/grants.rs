@@ -59,13 +59,17 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("accounts", "select, insert, update (balance, held, version, cases)"),
     (
         "ledger",
-        "select, insert (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, \
-         balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)",
+        "select, insert (source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, \
+         balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at, members)",
     ),
-    ("payments", "select, insert, update (state, authorized, captured, refunded, version)"),
+    (
+        "payments",
+        "select, insert, update (state, authorized, captured, refunded, version, facts, expires_at)",
+    ),
     (
         "quarantine",
-        "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why)",
+        "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why, \
+         waits_since)",
     ),
     ("tallies", "select, insert, update (n)"),
     ("tally_totals", ""),

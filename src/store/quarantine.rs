@@ -1,14 +1,19 @@
 //! The cases that people work: find them, look at one, discard them, and load them to be decided again.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
 
 pub use super::filter::{Filter, Page};
-use super::{StoreError, filter::push_filter, load, report::CaseRow};
+use super::{
+    StoreError,
+    filter::push_filter,
+    load::{CASE_COLUMNS, load, stored_case},
+    report::CaseRow,
+};
 use crate::{
-    ledger::{Callback, CaseId, Snapshot, StoredCase},
+    ledger::{Callback, CaseId, Expires, Reason, Snapshot, StoredCase},
     mask::{mask, mask_text},
     signature::Headers,
 };
@@ -302,25 +307,77 @@ pub async fn reopen(
     Ok((ids(open), ids(waiting)))
 }
 
-/// The oldest cases that have waited longer than so many milliseconds, by the database's clock.
+/// The cases that have waited longer than `limit` for what `expires` says, by the database's clock, the oldest first.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn overdue(
     connection: &mut PgConnection,
-    waiting_max_ms: i64,
-    limit: i64,
+    expires: Expires,
+    limit: Duration,
+    cases_max: i64,
 ) -> Result<Vec<CaseId>, StoreError> {
+    let reason = match expires {
+        Expires::Nothing => return Ok(Vec::new()),
+        Expires::Payment => Reason::WaitingForPayment,
+        Expires::Funds => Reason::WaitingForFunds,
+    };
     let ids: Vec<i64> = sqlx::query_scalar(
         "select id from quarantine
-         where state = 'waiting' and first_seen_at < clock_timestamp() - $1 * interval '1 millisecond'
-         order by id limit $2",
+         where state = 'waiting' and reason = $1 and waits_since <= clock_timestamp() - $2 * interval '1 millisecond'
+         order by waits_since limit $3",
     )
-    .bind(waiting_max_ms)
-    .bind(limit)
+    .bind(reason.as_str())
+    .bind(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX))
+    .bind(cases_max)
     .fetch_all(connection)
     .await?;
     Ok(ids.into_iter().map(CaseId).collect())
+}
+
+/// Waiting cases that one look for ripe ones reads at most.
+const LOOKED_AT_MAX: i64 = 2_000;
+
+/// Waiting cases after `after` whose cause may have come, oldest first, at most `cases_max`; and the case to go on after, 0 at the end. A
+/// batch releases what waits in the transaction that brings its cause; this finds what was too much for that batch, or was stored at
+/// the same moment under another account.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn ripe(
+    connection: &mut PgConnection,
+    after: i64,
+    cases_max: i64,
+) -> Result<(Vec<CaseId>, i64), StoreError> {
+    let rows: Vec<(i64, bool)> = sqlx::query_as(
+        "select q.id,
+                case when q.reason = 'waiting_for_payment' then
+                         exists (select from payments p where p.payment_id = q.payment_id and p.source = q.source)
+                         or exists (select from ledger l where l.payment_id = q.payment_id and l.source = q.source)
+                     else exists (select from accounts a
+                                  where a.account_id = coalesce(q.account_id, (select p.account_id from payments p
+                                                                               where p.payment_id = q.payment_id
+                                                                                 and p.source = q.source))
+                                  and (a.balance - a.held >= q.amount
+                                       or q.type not in ('payment.authorized', 'payment.succeeded', 'transfer.succeeded')))
+                end
+         from (select * from quarantine where state = 'waiting' and id > $1 order by id limit $2) q
+         order by q.id",
+    )
+    .bind(after)
+    .bind(LOOKED_AT_MAX)
+    .fetch_all(connection)
+    .await?;
+    let is_last = (rows.len() as i64) < LOOKED_AT_MAX;
+    let found = rows.iter().filter(|(_, is_ripe)| *is_ripe).map(|(id, _)| CaseId(*id));
+    let ripe: Vec<CaseId> = found.take(usize::try_from(cases_max).unwrap_or(0)).collect();
+    let is_cut = ripe.len() as i64 == cases_max;
+    let last = match (is_cut, is_last) {
+        (true, _) => ripe.last().map_or(0, |id| id.0),
+        (false, true) => 0,
+        (false, false) => rows.last().map_or(0, |(id, _)| *id),
+    };
+    Ok((ripe, last))
 }
 
 /// Those of the cases that are still open or waiting and hold a callback, oldest first, and what the database knows about them.
@@ -332,20 +389,15 @@ pub async fn load_cases(
     ids: &[CaseId],
 ) -> Result<(Vec<StoredCase>, Snapshot), StoreError> {
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query(
-        "select id, source, event_id, type, account_id, payment_id, operation_id, amount, currency, is_final, occurred_at,
-                fingerprint
-         from quarantine
-         where id = any($1) and state in ('open', 'waiting') and type is not null
-         order by id",
-    )
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "select {CASE_COLUMNS} from quarantine q
+         where q.id = any($1) and q.state in ('open', 'waiting') and q.type is not null
+         order by q.id"
+    )))
     .bind(ids)
     .fetch_all(&mut *connection)
     .await?;
-    let mut cases = Vec::with_capacity(rows.len());
-    for row in &rows {
-        cases.push(StoredCase { id: CaseId(row.try_get("id")?), callback: load::callback(row)? });
-    }
+    let cases: Vec<StoredCase> = rows.iter().map(stored_case).collect::<Result<_, _>>()?;
     let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
     let snapshot = load(connection, &callbacks).await?;
     Ok((cases, snapshot))

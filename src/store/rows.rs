@@ -11,8 +11,12 @@ pub(super) fn each<'a, T, U>(rows: &'a [T], column: impl Fn(&'a T) -> U) -> Vec<
 }
 
 pub(super) fn occurred_at(callback: &Callback) -> Option<OffsetDateTime> {
-    let nanos = i128::from(callback.occurred_at_us?) * 1_000;
-    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
+    timestamp(callback.occurred_at_us?)
+}
+
+/// Microseconds since 1970-01-01T00:00:00Z as the driver takes them.
+pub(super) fn timestamp(us: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1_000).ok()
 }
 
 pub(super) fn expect_rows(what: &str, found: u64, planned: usize) -> Result<(), StoreError> {

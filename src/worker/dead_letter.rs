@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::Death,
-    ledger::Reason,
+    ledger::{Expires, Reason},
     retry::Pauses,
     store::{Resolver, StoreError, quarantine},
 };
@@ -43,11 +43,12 @@ pub(super) async fn decide_stored(
     let resolver = Resolver { by: "payonce", why: "decided once more, after it had been a dead letter" };
     for callback in &work.callbacks {
         loop {
-            let Lane { connection, .. } = lane;
+            let Lane { connection, worker, .. } = lane;
+            let how = (worker.config.policy(), Expires::Nothing);
             let case =
                 connection.run(async |connection| quarantine::dead_letter(connection, callback).await).await;
             let decided = match case {
-                Ok(case) => replay(connection, case.as_slice(), resolver, false).await,
+                Ok(case) => replay(connection, case.as_slice(), resolver, how).await,
                 Err(cause) => Err(cause),
             };
             match decided {

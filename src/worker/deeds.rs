@@ -10,7 +10,8 @@ use super::{
     reverify::{Trust, reverify},
 };
 use crate::{
-    ledger::{CaseId, Reason},
+    config::Policy,
+    ledger::{CaseId, Expires, Reason},
     store::{
         self, Resolver, StoreError,
         actions::{self, Order, Verb},
@@ -42,7 +43,8 @@ impl fmt::Display for Done {
 }
 
 /// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `trust`
-/// says again who may sign, for cases that were refused for their signature, and how requests are mapped; `mask_cards`, whether the cases that they may turn into keep
+/// says again who may sign, for cases that were refused for their signature, and how requests are mapped; `policy`, the rules, and whether the cases that
+/// they may turn into keep
 /// card data masked.
 ///
 /// # Errors
@@ -52,10 +54,10 @@ pub async fn carry_out(
     order: &Order,
     action: i64,
     trust: &Trust<'_>,
-    mask_cards: bool,
+    policy: Policy,
     progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
-    let done = work(connection, order, action, (trust, mask_cards), progress).await;
+    let done = work(connection, order, action, (trust, policy), progress).await;
     let result = match &done {
         Ok(done) => done.to_string(),
         Err(cause) => {
@@ -80,7 +82,7 @@ async fn work(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
-    (trust, mask_cards): (&Trust<'_>, bool),
+    (trust, policy): (&Trust<'_>, Policy),
     mut progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
     let filter = &order.filter;
@@ -114,8 +116,8 @@ async fn work(
                     cases.iter().partition(|case| is_looked_at_again(&case.reason));
                 let ids_of =
                     |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
-                sum.add(replay(connection, &ids_of(decoded), resolver, false).await?);
-                sum.add(reverify(connection, &ids_of(unproven), trust, mask_cards, resolver).await?);
+                sum.add(replay(connection, &ids_of(decoded), resolver, (policy, Expires::Nothing)).await?);
+                sum.add(reverify(connection, &ids_of(unproven), trust, policy, resolver).await?);
             }
             Done::Discarded(sum) => {
                 let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };
@@ -131,7 +133,7 @@ async fn work(
                 *sum += (open.len() + waiting.len()) as u64;
                 // What they wait for may have come while they were discarded, and comes only once.
                 let resolver = Resolver { by: &order.who, why: &order.why };
-                replay(connection, &waiting, resolver, false).await?;
+                replay(connection, &waiting, resolver, (policy, Expires::Nothing)).await?;
             }
         }
         progress(ids.len() as u64);

@@ -16,6 +16,7 @@ pub mod replay;
 pub mod reverify;
 mod session;
 mod stage;
+mod sweep;
 mod vitals;
 mod work;
 
@@ -162,7 +163,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 // Not before the schema is known to fit.
                 beside.get_or_insert_with(|| {
                     [
-                        tokio::spawn(replay::sweep(Arc::clone(&worker), stop.clone())),
+                        tokio::spawn(sweep::sweep(Arc::clone(&worker), stop.clone())),
                         tokio::spawn(vitals::keep_reporting(Arc::clone(&worker), drained.clone())),
                     ]
                 });

@@ -184,9 +184,10 @@ fn halves(part: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 }
 
 fn subject(batch: &[Taken], decoded: &[Result<Callback, WireError>], at: usize) -> Option<Subject> {
-    Some(match decoded.get(at)? {
-        Ok(callback) => Subject::Account(callback.account_id.clone()),
-        Err(_) => Subject::Message(Fingerprint::of_bytes(&batch.get(at)?.delivery.body)),
+    let account_id = decoded.get(at)?.as_ref().ok().and_then(Callback::named_account);
+    Some(match account_id {
+        Some(account_id) => Subject::Account(account_id.clone()),
+        None => Subject::Message(Fingerprint::of_bytes(&batch.get(at)?.delivery.body)),
     })
 }
 
@@ -259,12 +260,10 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result
         }
         // A lost race costs only the accounts that lost it: the rest is committed and counted. A locked one costs but its own callbacks.
         lane.worker.vitals.lost_races(lost.len() - locked.len());
-        let callbacks = work.positions.iter().zip(&work.callbacks);
-        let blocked = callbacks.filter(|(_, callback)| locked.contains(&callback.account_id));
+        let blocked = work.positions.iter().zip(&applied.locked_callbacks).filter(|(_, locked)| **locked);
         work.locked.extend(blocked.map(|(at, _)| *at));
-        work.retain(|_, callback| {
-            lost.contains(&callback.account_id) && !locked.contains(&callback.account_id)
-        });
+        let is_set = |flags: &[bool], at: usize| flags.get(at).copied().unwrap_or(false);
+        work.retain(|at, _| is_set(&applied.lost_callbacks, at) && !is_set(&applied.locked_callbacks, at));
         work.undecodable.clear();
         work.remembered.clear();
         work.is_partly_committed = true;
@@ -347,8 +346,12 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
         crash::reach(Point::AfterLoad).await?;
 
         stage = Timed::begin(&lane.span, Stage::Decide);
-        let mut plan =
-            if work.is_suspect { give_up(&snapshot, callbacks) } else { decide(&snapshot, callbacks) };
+        let rules = &lane.worker.config.rules;
+        let mut plan = if work.is_suspect {
+            give_up(&snapshot, callbacks, rules)
+        } else {
+            decide(&snapshot, callbacks, rules)
+        };
         if work.is_suspect {
             plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
         }
@@ -370,7 +373,7 @@ fn is_proved_by_writing(outcome: Outcome) -> bool {
         Outcome::Applied | Outcome::Duplicate(Layer::Batch) => true,
         Outcome::Duplicate(Layer::Redis | Layer::Ledger | Layer::Operation | Layer::Quarantine)
         | Outcome::Quarantined(_)
-        | Outcome::Waiting => false,
+        | Outcome::Waiting(_) => false,
     }
 }
 
@@ -399,7 +402,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
 
     // After the commit: a marker of what was never written would cost a look-up in vain.
     let stage = Timed::begin(span, Stage::Mark);
-    let committed = committed(&work.callbacks, &outcomes, &applied.lost);
+    let committed = committed(&work.callbacks, &outcomes, &applied.lost_callbacks);
     let released = released.iter().filter(|(account_id, ..)| !applied.lost.contains(account_id));
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
     worker.dedupe.remember(committed.chain(released)).await;
@@ -415,16 +418,16 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
 fn committed<'a>(
     callbacks: &'a [Callback],
     outcomes: &'a [Outcome],
-    lost: &'a HashSet<AccountId>,
+    lost: &'a [bool],
 ) -> impl Iterator<Item = (&'a Key, Fingerprint)> {
-    callbacks.iter().zip(outcomes).filter_map(|(callback, outcome)| {
+    callbacks.iter().zip(outcomes).zip(lost).filter_map(|((callback, outcome), is_lost)| {
         let in_ledger = match outcome {
             Outcome::Applied | Outcome::Duplicate(Layer::Ledger) => true,
             Outcome::Duplicate(Layer::Batch | Layer::Redis | Layer::Operation | Layer::Quarantine)
             | Outcome::Quarantined(_)
-            | Outcome::Waiting => false,
+            | Outcome::Waiting(_) => false,
         };
-        (in_ledger && !lost.contains(&callback.account_id)).then_some((&callback.key, callback.fingerprint))
+        (in_ledger && !is_lost).then_some((&callback.key, callback.fingerprint))
     })
 }
 
@@ -434,7 +437,11 @@ fn released(plan: &Plan, callbacks: &[Callback]) -> Vec<(AccountId, Key, Fingerp
         return Vec::new();
     }
     let arrived: HashSet<&Key> = callbacks.iter().map(|callback| &callback.key).collect();
-    let waited =
-        plan.entries.iter().map(|entry| &entry.callback).filter(|callback| !arrived.contains(&callback.key));
-    waited.map(|callback| (callback.account_id.clone(), callback.key.clone(), callback.fingerprint)).collect()
+    let waited = plan.entries.iter().filter(|entry| !arrived.contains(&entry.callback.key));
+    waited
+        .map(|entry| {
+            let callback = &entry.callback;
+            (entry.leg.account_id.clone(), callback.key.clone(), callback.fingerprint)
+        })
+        .collect()
 }

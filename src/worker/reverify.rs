@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::replay::{CONFLICTS_MAX, Replayed};
 use crate::{
+    config::Policy,
     ingress::{endpoint::Endpoints, envelope},
     keys::Keyring,
     ledger::{Callback, CaseId, Outcome, decide},
@@ -25,7 +26,7 @@ pub struct Trust<'a> {
 }
 
 /// Verifies these cases again and decides those that are right. Safe to repeat, and beside workers. Cases with another reason are
-/// left alone, and not counted. `mask_cards`: whether a case that one of them turns into keeps card data masked.
+/// left alone, and not counted. `policy`: the rules, and whether a case that one of them turns into keeps card data masked.
 ///
 /// # Errors
 /// [`StoreError`]; some of the cases may be committed by then, and running it again goes on.
@@ -33,7 +34,7 @@ pub async fn reverify(
     connection: &mut store::Connection,
     ids: &[CaseId],
     trust: &Trust<'_>,
-    mask_cards: bool,
+    policy: Policy,
     resolver: Resolver<'_>,
 ) -> Result<Replayed, StoreError> {
     let mut replayed = Replayed::default();
@@ -49,7 +50,7 @@ pub async fn reverify(
                 .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
                 .collect();
             replayed.refused += (found - proven.len()) as u64;
-            left = match decide_again(connection, &proven, (mask_cards, resolver), &mut replayed).await {
+            left = match decide_again(connection, &proven, (policy, resolver), &mut replayed).await {
                 Ok(lost) => lost,
                 Err(StoreError::Conflict(_) | StoreError::Blocked(_)) if conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
@@ -96,7 +97,7 @@ fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
 async fn decide_again(
     connection: &mut store::Connection,
     proven: &[(Unproven, Callback)],
-    (mask_cards, resolver): (bool, Resolver<'_>),
+    (policy, resolver): (Policy, Resolver<'_>),
     replayed: &mut Replayed,
 ) -> Result<Vec<CaseId>, StoreError> {
     if proven.is_empty() {
@@ -106,7 +107,7 @@ async fn decide_again(
     let bodies: Vec<&[u8]> = proven.iter().map(|(case, _)| case.body.as_slice()).collect();
     let callbacks: Vec<Callback> = proven.iter().map(|(_, callback)| callback.clone()).collect();
     let snapshot = connection.run(async |connection| store::load(connection, &callbacks).await).await?;
-    let plan = decide(&snapshot, &callbacks);
+    let plan = decide(&snapshot, &callbacks, &policy.rules);
     let outcomes = plan.outcomes.clone();
     let batch = Batch {
         writer: "replay",
@@ -114,16 +115,16 @@ async fn decide_again(
         callbacks: &callbacks,
         bodies: &bodies,
         undecodable: &[],
-        mask_cards,
+        mask_cards: policy.mask_cards,
         remembered: &[],
         locking: Locking::Wait,
         resolver,
         proven: &ids,
     };
-    let lost = connection.run(async |connection| store::apply(connection, batch).await).await?.lost;
+    let lost = connection.run(async |connection| store::apply(connection, batch).await).await?.lost_callbacks;
     let mut left = Vec::new();
-    for ((id, callback), outcome) in ids.into_iter().zip(&callbacks).zip(outcomes) {
-        if lost.contains(&callback.account_id) {
+    for ((id, is_lost), outcome) in ids.into_iter().zip(lost).zip(outcomes) {
+        if is_lost {
             left.push(id);
             continue;
         }
@@ -131,7 +132,7 @@ async fn decide_again(
             Outcome::Applied => replayed.applied += 1,
             Outcome::Duplicate(_) => replayed.duplicates += 1,
             Outcome::Quarantined(_) => replayed.refused += 1,
-            Outcome::Waiting => replayed.waiting += 1,
+            Outcome::Waiting(_) => replayed.waiting += 1,
         }
     }
     Ok(left)

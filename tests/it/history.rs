@@ -85,7 +85,9 @@ async fn totals_never_change_while_several_add_up_old_counts_at_once() {
     watching.await.expect("every sum was the same");
     assert_eq!(sums(&world).await, before);
     assert_eq!(totals(&world).await, before);
-    let findings = payonce::store::audit(&mut world.connect().await, None, |_| {}).await.expect("an audit");
+    let findings = payonce::store::audit(&mut world.connect().await, None, &Default::default(), |_| {})
+        .await
+        .expect("an audit");
     assert!(
         findings.iter().any(|finding| finding.name == "totals_match_history" && finding.ok == Some(true)),
         "{findings:#?}"

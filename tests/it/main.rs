@@ -28,6 +28,7 @@ mod lifecycle;
 mod look_ups;
 mod malformed_neighbours;
 mod mismatch;
+mod money;
 mod monitoring;
 mod outages;
 mod provider_sdks;

@@ -294,8 +294,9 @@ async fn a_discard_asks_with_number_and_money_before_anything_is_discarded() {
 async fn cases_are_listed_newest_first_in_pages_and_by_every_filter() {
     let world = World::new().await;
     let worker = world.worker().await;
-    let mut events: Vec<Event> =
-        (0..5).map(|n| Event::payment("payment.succeeded", &format!("s{n}"), "nobody", "p", 1)).collect();
+    let mut events: Vec<Event> = (0..5)
+        .map(|n| Event::payment("payment.succeeded", &format!("s{n}"), "nobody", &format!("p{n}"), 1))
+        .collect();
     events.push(Event::payment("payment.captured", "early", "b", "q", 1));
     events.push(Event::deposit("open", "b", 1));
     // First the account, so that the capture waits.

@@ -21,7 +21,7 @@ async fn load_and_decide(connection: &mut PgConnection, events: &[Event]) -> Dec
     let callbacks: Vec<Callback> =
         bodies.iter().map(|body| wire::decode(body).expect("a sound callback")).collect();
     let snapshot = store::load(connection, &callbacks).await.expect("the snapshot is read");
-    let plan = decide(&snapshot, &callbacks);
+    let plan = decide(&snapshot, &callbacks, &Default::default());
     Decided { callbacks, bodies, plan }
 }
 

@@ -1,28 +1,36 @@
-//! The contract once more, as naively as it can be said: one callback at a time, linear searches, no batches, no hashes, sums
-//! in 128 bits. Nothing here may be copied from `ledger::decide` or `ledger::payment`.
+//! The contract once more, as naively as it can be said: one callback at a time, linear searches, no batches, no hashes, sums in 128
+//! bits, and everything about a payment worked out from the list of its applied callbacks whenever it is asked. Nothing here may be
+//! copied from `ledger::decide` or `ledger::payment`.
 //!
 //! Where the contract leaves a choice, the model takes this one, and so must the code:
 //! - A copy of a known fact (same operation, same content) is a duplicate even where its own key is known with other content:
 //!   otherwise a redelivered duplicate could become a case.
 //! - A callback that is quarantined as a mismatch speaks neither for its key nor for its operation: the callback it
 //!   contradicts does.
-//! - An unknown account is refused before a missing payment is waited for.
 //! - A payment belongs to the account of its first applied event. Another account's event about it is an invalid transition,
 //!   whether it comes after that event or waited for it.
-//! - Of what waits for one payment, captures go first, those marked final last among them, then refunds; else oldest first.
-//! - A partial capture that comes after the final one still counts, and is paid from what is available.
+//! - What is missing is said in this order: whose it is, the deposit, the account, the currency, the callback that it needs, room
+//!   within the payment's sums, money.
+//! - As long as anything that waits can be applied, the oldest such is applied. Only where none can by itself are those of one payment
+//!   tried together: all, or where they are few all but one, the youngest left out first.
+//! - Within a total of several amounts and running totals of one kind, the larger of the sum and the highest total counts.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "a model lists the types that matter where it stands")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use payonce::ledger::{Kind, Reason};
+use payonce::ledger::{Direction, Kind, Reason};
 
 use crate::draft::Draft;
+
+/// Of no more than so many that wait for one payment, each is left out once.
+const LEFT_OUT_MAX: usize = 8;
 
 /// All that the outside can see, in one comparable value.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// By account and version.
-    pub ledger: BTreeMap<(String, i64), Row>,
+    /// Which callbacks are applied. Their order is the book's business.
+    pub ledger: BTreeSet<Draft>,
     pub accounts: BTreeMap<String, Account>,
     /// By source and payment id.
     pub payments: BTreeMap<(String, String), PaymentRow>,
@@ -43,9 +51,9 @@ impl View {
     }
 
     /// Adds a waiting or open case. Its attempts are left out where the same fact is in the ledger under another key: whether a
-    /// further copy is turned away as a copy of the case or as a known operation depends on the batch it comes in.
+    /// further copy is rejected as a copy of the case or as a known operation depends on the batch it comes in.
     pub fn add_case(&mut self, callback: Draft, reason: Reason, attempts: i64) {
-        let is_known_fact = self.ledger.values().any(|row| is_same_fact(&row.callback, &callback));
+        let is_known_fact = self.ledger.iter().any(|applied| is_same_fact(applied, &callback));
         self.cases.insert(callback, (reason.as_str(), (!is_known_fact).then_some(attempts)));
     }
 
@@ -57,15 +65,6 @@ impl View {
         let duplicates = format!("{} duplicates", self.duplicates);
         ledger.chain(accounts).chain(payments).chain(cases).chain([duplicates]).collect()
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub callback: Draft,
-    pub balance_delta: i128,
-    pub held_delta: i128,
-    pub balance_after: i128,
-    pub held_after: i128,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,25 +86,11 @@ pub struct PaymentRow {
     pub version: i64,
 }
 
-/// What is known of a payment: facts, not a state.
+/// A callback that is applied, and the account that it was found to be about.
 #[derive(Debug, Clone)]
-struct Payment {
+struct Row {
+    callback: Draft,
     account: String,
-    currency: String,
-    authorized: Option<i128>,
-    captured: i128,
-    refunded: i128,
-    /// `None` while a hold is open.
-    ended: Option<End>,
-    events: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Captured,
-    Debited,
-    Voided,
-    Failed,
 }
 
 #[derive(Debug, Clone)]
@@ -113,22 +98,36 @@ struct Case {
     callback: Draft,
     reason: Reason,
     attempts: i64,
-    is_applied: bool,
+    /// Applied, or its fact is applied under another event.
+    is_ended: bool,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     ledger: Vec<Row>,
     accounts: BTreeMap<String, Account>,
-    payments: BTreeMap<(String, String), Payment>,
     cases: Vec<Case>,
     duplicates: usize,
 }
 
-enum Fate {
-    Post { balance_delta: i128, held_delta: i128, payment: Option<Payment> },
-    Wait,
+/// Why something is not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Not {
+    /// It needs a callback that has not come.
+    NeedsCallback,
+    /// It lacks money, an account, or room within its payment's sums.
+    Short,
     Case(Reason),
+}
+
+impl Not {
+    fn reason(self) -> Reason {
+        match self {
+            Self::NeedsCallback => Reason::WaitingForPayment,
+            Self::Short => Reason::WaitingForFunds,
+            Self::Case(reason) => reason,
+        }
+    }
 }
 
 impl Model {
@@ -148,42 +147,54 @@ impl Model {
     }
 
     pub fn take(&mut self, callback: &Draft) {
-        let reason = if self.is_copy(callback) {
+        if self.is_copy(callback) {
             self.duplicates += 1;
+            self.decide_open_again(callback);
             return;
-        } else if self.contradicts(callback) {
-            Reason::PayloadMismatch
+        }
+        let applied = if self.contradicts(callback) {
+            Err(Not::Case(Reason::PayloadMismatch))
         } else {
-            match self.judge(callback) {
-                Fate::Post { balance_delta, held_delta, payment } => {
-                    self.post(callback, balance_delta, held_delta, payment);
-                    self.release(callback);
-                    return;
-                }
-                Fate::Wait => Reason::WaitingForPayment,
-                Fate::Case(reason) => reason,
-            }
+            self.apply(std::slice::from_ref(callback))
         };
-        self.cases.push(Case { callback: callback.clone(), reason, attempts: 1, is_applied: false });
+        if let Err(not) = applied {
+            let case =
+                Case { callback: callback.clone(), reason: not.reason(), attempts: 1, is_ended: false };
+            self.cases.push(case);
+        }
+        self.release();
     }
 
     /// Whether this very callback, or this very fact, is known already. A copy of a case is counted there.
     fn is_copy(&mut self, callback: &Draft) -> bool {
-        if self.ledger.iter().any(|row| row.callback == *callback || is_same_fact(&row.callback, callback)) {
+        let is_it = |row: &Row| is_same(&row.callback, callback) || is_same_fact(&row.callback, callback);
+        if self.ledger.iter().any(is_it) {
             return true;
         }
-        if let Some(case) = self.cases.iter_mut().find(|case| case.callback == *callback) {
+        if let Some(case) = self.cases.iter_mut().find(|case| is_same(&case.callback, callback)) {
             case.attempts += 1;
             return true;
         }
         self.speakers().any(|known| is_same_fact(known, callback))
     }
 
-    /// Whether a known callback has the key or the operation of this one. It is not a copy, so the content is another.
+    /// A further delivery of a callback whose case is open.
+    fn decide_open_again(&mut self, callback: &Draft) {
+        let is_it = |case: &Case| !case.is_ended && is_same(&case.callback, callback);
+        let Some(at) = self.cases.iter().position(|case| is_it(case) && !case.reason.is_waiting()) else {
+            return;
+        };
+        if !self.contradicts(callback) && self.apply(std::slice::from_ref(callback)).is_ok() {
+            self.cases[at].is_ended = true;
+            self.release();
+        }
+    }
+
+    /// Whether a known callback has the key or the operation of this one, and another content.
     fn contradicts(&self, callback: &Draft) -> bool {
         self.speakers().any(|known| {
             let same_key = known.source == callback.source && known.id == callback.id;
-            same_key || is_same_operation(known, callback)
+            (same_key || is_same_operation(known, callback)) && known.content != callback.content
         })
     }
 
@@ -193,134 +204,273 @@ impl Model {
         self.ledger.iter().map(|row| &row.callback).chain(cases.map(|case| &case.callback))
     }
 
-    fn judge(&self, callback: &Draft) -> Fate {
-        let content = &callback.content;
-        let amount = i128::from(content.amount);
-        let is_deposit = content.kind == Kind::DepositSucceeded;
-        let account = match self.accounts.get(&content.account) {
-            Some(account) => account.clone(),
-            None if is_deposit => {
-                Account { currency: content.currency.clone(), balance: 0, held: 0, version: 0 }
+    /// As long as anything that waits can be applied, the oldest of it is.
+    fn release(&mut self) {
+        while self.release_one() || self.release_together() {}
+    }
+
+    fn waiting(&self) -> Vec<usize> {
+        let waits = |at: &usize| !self.cases[*at].is_ended && self.cases[*at].reason.is_waiting();
+        (0..self.cases.len()).filter(waits).collect()
+    }
+
+    fn release_one(&mut self) -> bool {
+        for at in self.waiting() {
+            let callback = self.cases[at].callback.clone();
+            let applied = self.ledger.iter().any(|row| is_same_fact(&row.callback, &callback));
+            if applied {
+                self.cases[at].is_ended = true;
+                continue;
             }
-            None => return Fate::Case(Reason::UnknownAccount),
+            match self.apply(std::slice::from_ref(&callback)) {
+                Ok(()) => {
+                    self.cases[at].is_ended = true;
+                    return true;
+                }
+                Err(not) => self.cases[at].reason = not.reason(),
+            }
+        }
+        false
+    }
+
+    fn release_together(&mut self) -> bool {
+        // A payment and a deposit can have one id, and have nothing else in common.
+        let whole = |callback: &Draft| Some((payment_key(callback)?, callback.content.kind.is_of_deposit()));
+        let mut wholes: Vec<((String, String), bool)> = Vec::new();
+        for at in self.waiting() {
+            wholes.extend(whole(&self.cases[at].callback).filter(|found| !wholes.contains(found)));
+        }
+        for one in wholes {
+            let waiting = self.waiting();
+            let mut of_payment: Vec<usize> = Vec::new();
+            for at in waiting {
+                let callback = &self.cases[at].callback;
+                let is_twin =
+                    of_payment.iter().any(|other| is_same_operation(&self.cases[*other].callback, callback));
+                if whole(callback).as_ref() == Some(&one) && !is_twin {
+                    of_payment.push(at);
+                }
+            }
+            let mut tries = vec![of_payment.clone()];
+            if (3..=LEFT_OUT_MAX).contains(&of_payment.len()) {
+                for left_out in (0..of_payment.len()).rev() {
+                    let mut rest = of_payment.clone();
+                    rest.remove(left_out);
+                    tries.push(rest);
+                }
+            }
+            for together in tries.into_iter().filter(|together| together.len() > 1) {
+                let callbacks: Vec<Draft> =
+                    together.iter().map(|at| self.cases[*at].callback.clone()).collect();
+                if self.apply(&callbacks).is_ok() {
+                    together.into_iter().for_each(|at| self.cases[at].is_ended = true);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The applied callbacks of a payment, or of a deposit.
+    fn of(&self, callback: &Draft) -> Vec<Row> {
+        let key = payment_key(callback);
+        let of_deposit = callback.content.kind.is_of_deposit();
+        let is_it = |row: &&Row| {
+            key.is_some()
+                && payment_key(&row.callback) == key
+                && row.callback.content.kind.is_of_deposit() == of_deposit
+        };
+        self.ledger.iter().filter(is_it).cloned().collect()
+    }
+
+    /// Whose it is.
+    fn subject(&self, callback: &Draft) -> Option<String> {
+        let content = &callback.content;
+        let of_payment = || self.of(callback).first().map(|row| row.account.clone());
+        let of_movement = || {
+            let is_it = |row: &&Row| {
+                row.callback.source == callback.source
+                    && content.operation.is_some()
+                    && row.callback.content.operation == content.operation
+            };
+            // Of several the kind that stands first in the contract's table.
+            let found = self.ledger.iter().filter(is_it).min_by_key(|row| row.callback.content.kind);
+            found.map(|row| row.account.clone())
+        };
+        content.account.clone().or_else(of_payment).or_else(of_movement)
+    }
+
+    /// Applies these callbacks of one payment, all or none.
+    fn apply(&mut self, callbacks: &[Draft]) -> Result<(), Not> {
+        let first = &callbacks[0];
+        let content = &first.content;
+        let subject =
+            callbacks.iter().find_map(|callback| self.subject(callback)).ok_or(Not::NeedsCallback)?;
+        if callbacks.iter().any(|callback| self.subject(callback).is_some_and(|other| other != subject)) {
+            return Err(Not::Case(Reason::InvalidTransition));
+        }
+        let known = self.of(first);
+        let is_theirs = known.first().is_some_and(|row| row.account != subject);
+        if is_theirs && content.kind != Kind::DepositSucceeded {
+            return Err(Not::Case(Reason::InvalidTransition));
+        }
+        if content.kind.is_of_deposit() && content.kind.needs_payment_id() && known.is_empty() {
+            return Err(Not::NeedsCallback);
+        }
+        let account = self.accounts.get(&subject).cloned();
+        let opened = Account { currency: content.currency.clone(), balance: 0, held: 0, version: 0 };
+        let account = match account {
+            Some(account) => account,
+            None if content.kind == Kind::DepositSucceeded => opened,
+            None => return Err(Not::Short),
         };
         if account.currency != content.currency {
-            return Fate::Case(Reason::CurrencyMismatch);
+            return Err(Not::Case(Reason::CurrencyMismatch));
         }
-        if is_deposit {
-            if account.balance + amount > i128::from(i64::MAX) {
-                return Fate::Case(Reason::AmountOverflow);
-            }
-            return Fate::Post { balance_delta: amount, held_delta: 0, payment: None };
+        let mut before: Vec<Draft> = known.into_iter().map(|row| row.callback).collect();
+        if is_theirs {
+            before.clear();
         }
-        let known = payment_key(callback).and_then(|key| self.payments.get(&key));
-        if known.is_some_and(|payment| payment.account != content.account) {
-            return Fate::Case(Reason::InvalidTransition);
-        }
-        match content.kind {
-            Kind::DepositSucceeded => unreachable!("handled above"),
-            Kind::PaymentAuthorized => authorize(known, callback, amount, &account),
-            Kind::PaymentCaptured => capture(known, amount, content.is_final, &account),
-            Kind::PaymentVoided => close(known, callback, End::Voided),
-            Kind::PaymentFailed => close(known, callback, End::Failed),
-            Kind::PaymentSucceeded => debit(known, callback, amount, &account),
-            Kind::RefundSucceeded => refund(known, amount, &account),
-        }
+        self.check(&before, callbacks)?;
+        self.post(&subject, account, before, callbacks)
     }
 
-    fn post(&mut self, callback: &Draft, balance_delta: i128, held_delta: i128, payment: Option<Payment>) {
-        let content = &callback.content;
-        let account = self.accounts.entry(content.account.clone()).or_insert_with(|| Account {
-            currency: content.currency.clone(),
-            balance: 0,
-            held: 0,
-            version: 0,
-        });
-        account.balance += balance_delta;
-        account.held += held_delta;
-        account.version += 1;
-        self.ledger.push(Row {
-            callback: callback.clone(),
-            balance_delta,
-            held_delta,
-            balance_after: account.balance,
-            held_after: account.held,
-        });
-        if let (Some(key), Some(mut payment)) = (payment_key(callback), payment) {
-            payment.events += 1;
-            self.payments.insert(key, payment);
-        }
-    }
-
-    /// Applies what waited for the payment of `callback`, one by one, until all that still waits has to.
-    fn release(&mut self, callback: &Draft) {
-        let Some(key) = payment_key(callback) else { return };
-        while let Some((at, fate)) = self.next_ready(&key) {
-            match fate {
-                Fate::Post { balance_delta, held_delta, payment } => {
-                    let waiting = self.cases[at].callback.clone();
-                    self.cases[at].is_applied = true;
-                    self.post(&waiting, balance_delta, held_delta, payment);
+    /// Needs and bounds, of all of them together.
+    fn check(&self, before: &[Draft], callbacks: &[Draft]) -> Result<(), Not> {
+        let all: Vec<Draft> = before.iter().chain(callbacks).cloned().collect();
+        let is_known = |kind: Kind| all.iter().any(|draft| draft.content.kind == kind);
+        let authorized = is_known(Kind::PaymentAuthorized);
+        let debits = all.iter().filter(|draft| draft.content.kind == Kind::PaymentSucceeded).count();
+        for callback in callbacks {
+            match callback.content.kind {
+                Kind::PaymentAuthorized | Kind::PaymentSucceeded
+                    if (authorized && debits > 0) || debits > 1 =>
+                {
+                    return Err(Not::Case(Reason::InvalidTransition));
                 }
-                Fate::Case(reason) => self.cases[at].reason = reason,
-                Fate::Wait => unreachable!("it is ready"),
+                Kind::PaymentAuthorizationAdjusted | Kind::PaymentCaptured if debits > 0 => {
+                    return Err(Not::Case(Reason::InvalidTransition));
+                }
+                Kind::PaymentAuthorizationAdjusted | Kind::PaymentCaptured if !authorized => {
+                    return Err(Not::NeedsCallback);
+                }
+                Kind::RefundSucceeded if !authorized && debits == 0 => return Err(Not::NeedsCallback),
+                Kind::PaymentCaptureFailed | Kind::RefundFailed => {
+                    let reversed = all.iter().find(|draft| {
+                        Some(draft.content.kind) == callback.content.kind.reverses()
+                            && draft.content.operation == callback.content.operation
+                    });
+                    match reversed {
+                        None => return Err(Not::NeedsCallback),
+                        Some(reversed) if reversed.content.amount < callback.content.amount => {
+                            return Err(Not::Case(Reason::InvalidTransition));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                _ => {}
             }
         }
+        // Nothing bounds what comes in, wherever its way back stands.
+        if callbacks.iter().all(|draft| draft.content.kind == Kind::DepositSucceeded) {
+            return Ok(());
+        }
+        let sums = Sums::of(&all);
+        let fits = sums.captured <= sums.authorized_ever
+            && sums.refunded <= sums.captured_ever + sums.debited
+            && sums.captured >= 0
+            && sums.refunded >= 0
+            && sums.taken - sums.reinstated <= sums.brought
+            && sums.reinstated <= sums.taken;
+        if fits { Ok(()) } else { Err(Not::Short) }
     }
 
-    fn next_ready(&self, key: &(String, String)) -> Option<(usize, Fate)> {
-        let mut waiting: Vec<usize> = (0..self.cases.len())
-            .filter(|at| {
-                let case = &self.cases[*at];
-                let waits = !case.is_applied && case.reason == Reason::WaitingForPayment;
-                waits && payment_key(&case.callback).as_ref() == Some(key)
-            })
-            .collect();
-        // A stable sort: the oldest first among equals.
-        waiting.sort_by_key(|at| {
-            let content = &self.cases[*at].callback.content;
-            match content.kind == Kind::PaymentCaptured {
-                true if !content.is_final => 0,
-                true => 1,
-                false => 2,
+    /// The rows, in an order in which no row takes money that is not there: what raises the available money first, what may leave a
+    /// debt last.
+    fn post(
+        &mut self,
+        subject: &str,
+        mut account: Account,
+        mut done: Vec<Draft>,
+        callbacks: &[Draft],
+    ) -> Result<(), Not> {
+        let mut left: Vec<Draft> = callbacks.to_vec();
+        let mut rows = Vec::new();
+        let mut receiver = None;
+        while !left.is_empty() {
+            let mut refused = Not::Short;
+            let mut best: Option<(usize, i128, Account)> = None;
+            for (at, callback) in left.iter().enumerate() {
+                let after: Vec<Draft> = done.iter().chain([callback]).cloned().collect();
+                let (before_sums, after_sums) = (Sums::of(&done), Sums::of(&after));
+                let mut now = account.clone();
+                now.balance += after_sums.balance() - before_sums.balance() + alone(callback);
+                now.held += after_sums.held() - before_sums.held();
+                now.version += 1;
+                let (available, left) = (account.balance - account.held, now.balance - now.held);
+                if now.balance > i128::from(i64::MAX) || now.balance < i128::from(i64::MIN) {
+                    refused = Not::Case(Reason::AmountOverflow);
+                    continue;
+                }
+                let may_owe = callback.content.kind.may_leave_debt();
+                if left < 0 && left < available && !may_owe {
+                    continue;
+                }
+                let gain = if may_owe { i128::MIN } else { left - available };
+                if best.as_ref().is_none_or(|(_, so_far, _)| gain > *so_far) {
+                    best = Some((at, gain, now));
+                }
             }
-        });
-        waiting.into_iter().map(|at| (at, self.judge(&self.cases[at].callback))).find(
-            |(_, fate)| match fate {
-                Fate::Wait => false,
-                Fate::Post { .. } | Fate::Case(_) => true,
-            },
-        )
+            let Some((at, _, now)) = best else { return Err(refused) };
+            account = now;
+            let callback = left.remove(at);
+            if let Some(to) = &callback.content.to {
+                receiver = Some((to.clone(), self.receive(to, &callback)?));
+            }
+            done.push(callback.clone());
+            rows.push(Row { callback, account: subject.to_owned() });
+        }
+        self.accounts.insert(subject.to_owned(), account);
+        self.accounts.extend(receiver);
+        self.ledger.append(&mut rows);
+        Ok(())
+    }
+
+    fn receive(&self, to: &str, callback: &Draft) -> Result<Account, Not> {
+        let account = self.accounts.get(to).ok_or(Not::Short)?;
+        if account.currency != callback.content.currency {
+            return Err(Not::Case(Reason::CurrencyMismatch));
+        }
+        let balance = account.balance + i128::from(callback.content.amount);
+        if balance > i128::from(i64::MAX) {
+            return Err(Not::Case(Reason::AmountOverflow));
+        }
+        Ok(Account { balance, version: account.version + 1, ..account.clone() })
     }
 
     pub fn view(&self) -> View {
         let mut view = View { accounts: self.accounts.clone(), ..View::default() };
-        let mut versions: BTreeMap<String, i64> = BTreeMap::new();
+        view.ledger.extend(self.ledger.iter().map(|row| row.callback.clone()));
         for row in &self.ledger {
-            let account = row.callback.content.account.clone();
-            let version = versions.entry(account.clone()).or_default();
-            *version += 1;
-            view.ledger.insert((account, *version), row.clone());
-        }
-        for (key, payment) in &self.payments {
-            let row = PaymentRow {
-                account: payment.account.clone(),
-                currency: payment.currency.clone(),
-                state: match payment.ended {
-                    None => "authorized",
-                    Some(End::Captured) => "captured",
-                    Some(End::Debited) => "succeeded",
-                    Some(End::Voided) => "voided",
-                    Some(End::Failed) => "failed",
-                },
-                authorized: payment.authorized.unwrap_or(0),
-                captured: payment.captured,
-                refunded: payment.refunded,
-                version: payment.events,
+            let Some(key) = payment_key(&row.callback) else { continue };
+            if row.callback.content.kind.is_of_deposit() {
+                continue;
+            }
+            let of_payment = self.of(&row.callback);
+            let drafts: Vec<Draft> = of_payment.iter().map(|row| row.callback.clone()).collect();
+            let sums = Sums::of(&drafts);
+            let payment = PaymentRow {
+                account: of_payment[0].account.clone(),
+                currency: row.callback.content.currency.clone(),
+                state: sums.state(),
+                authorized: sums.authorized,
+                captured: sums.captured + sums.debited,
+                refunded: sums.refunded,
+                version: i64::try_from(drafts.len()).unwrap(),
             };
-            view.payments.insert(key.clone(), row);
+            view.payments.insert(key, payment);
         }
-        for case in self.cases.iter().filter(|case| !case.is_applied) {
+        for case in self.cases.iter().filter(|case| !case.is_ended) {
             view.add_case(case.callback.clone(), case.reason, case.attempts);
         }
         view.duplicates = self.duplicates;
@@ -328,125 +478,147 @@ impl Model {
     }
 }
 
-fn is_same_operation(one: &Draft, other: &Draft) -> bool {
-    one.source == other.source
-        && one.content.kind == other.content.kind
-        && one.content.operation.is_some()
-        && one.content.operation == other.content.operation
+/// What the contract adds up, of all callbacks of a payment or of a deposit ("Sums and bounds").
+#[derive(Debug, Default)]
+struct Sums {
+    authorized: i128,
+    authorized_ever: i128,
+    is_authorized: bool,
+    captured_ever: i128,
+    captured: i128,
+    debited: i128,
+    refunded: i128,
+    released: i128,
+    is_voided: bool,
+    is_expired: bool,
+    is_final: bool,
+    has_failed: bool,
+    brought: i128,
+    taken: i128,
+    reinstated: i128,
 }
 
-fn is_same_fact(one: &Draft, other: &Draft) -> bool {
+impl Sums {
+    fn of(all: &[Draft]) -> Self {
+        let sum = |kind: Kind| {
+            let of_kind = all.iter().filter(|draft| draft.content.kind == kind);
+            of_kind.map(|draft| i128::from(draft.content.amount)).sum::<i128>()
+        };
+        let running = |kind: Kind| {
+            let of_kind = |is_total: bool| {
+                let of_kind = all.iter().filter(move |draft| draft.content.kind == kind);
+                let of_kind = of_kind.filter(move |draft| draft.content.is_cumulative == is_total);
+                of_kind.map(|draft| i128::from(draft.content.amount))
+            };
+            of_kind(false).sum::<i128>().max(of_kind(true).max().unwrap_or(0))
+        };
+        let adjustments = || all.iter().filter(|d| d.content.kind == Kind::PaymentAuthorizationAdjusted);
+        let latest = adjustments().map(|draft| (draft.at_us, draft.content.amount)).max();
+        let highest = adjustments().map(|draft| draft.content.amount).max().unwrap_or(0);
+        let voids = || all.iter().filter(|draft| draft.content.kind == Kind::PaymentVoided);
+        let is_expiry = |draft: &&Draft| draft.id.starts_with("payonce.expired:");
+        let captures = || all.iter().filter(|draft| draft.content.kind == Kind::PaymentCaptured);
+        let authorizations = sum(Kind::PaymentAuthorized);
+        let captured_ever = running(Kind::PaymentCaptured);
+        Self {
+            authorized: latest.map_or(authorizations, |(_, amount)| i128::from(amount)),
+            authorized_ever: authorizations.max(i128::from(highest)),
+            is_authorized: authorizations > 0,
+            captured_ever,
+            captured: captured_ever - sum(Kind::PaymentCaptureFailed),
+            debited: sum(Kind::PaymentSucceeded),
+            refunded: running(Kind::RefundSucceeded) - sum(Kind::RefundFailed),
+            released: voids()
+                .filter(|draft| !draft.content.is_final && !is_expiry(draft))
+                .map(|draft| i128::from(draft.content.amount))
+                .sum(),
+            is_voided: voids().any(|draft| draft.content.is_final && !is_expiry(&draft)),
+            is_expired: voids().any(|draft| is_expiry(&draft)),
+            is_final: captures().any(|draft| draft.content.is_final),
+            has_failed: all.iter().any(|draft| draft.content.kind == Kind::PaymentFailed),
+            brought: sum(Kind::DepositSucceeded),
+            taken: running(Kind::DepositRefunded) + running(Kind::DepositDisputed),
+            reinstated: running(Kind::DepositReinstated),
+        }
+    }
+
+    fn left(&self) -> i128 {
+        self.authorized - self.captured_ever - self.released
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_voided || self.is_expired || self.is_final
+    }
+
+    fn held(&self) -> i128 {
+        if self.is_authorized && !self.is_closed() { self.left().max(0) } else { 0 }
+    }
+
+    fn balance(&self) -> i128 {
+        let of_deposit = self.brought + self.reinstated - self.taken;
+        if self.debited == 0 {
+            return of_deposit + self.refunded - self.captured;
+        }
+        if self.is_voided {
+            return of_deposit;
+        }
+        let kept = self.debited - self.refunded;
+        of_deposit - (kept - self.released).max(kept.min(0))
+    }
+
+    fn state(&self) -> &'static str {
+        let is_used_up = self.is_authorized && self.left() <= 0;
+        match () {
+            () if self.debited > 0 && self.is_voided => "voided",
+            () if self.debited > 0 => "succeeded",
+            () if self.is_authorized && !self.is_closed() && !is_used_up => "authorized",
+            () if self.captured > 0 => "captured",
+            () if self.is_expired && !self.is_voided => "expired",
+            () if self.is_closed() || is_used_up || self.released > 0 => "voided",
+            () if self.has_failed => "failed",
+            () => "expected",
+        }
+    }
+}
+
+/// What a callback that belongs to no payment and to no deposit moves.
+fn alone(callback: &Draft) -> i128 {
+    let amount = i128::from(callback.content.amount);
+    match callback.content.kind {
+        Kind::FeeCharged | Kind::TransferSucceeded => -amount,
+        Kind::AdjustmentPosted if callback.content.direction == Some(Direction::Credit) => amount,
+        Kind::AdjustmentPosted => -amount,
+        _ => 0,
+    }
+}
+
+fn is_same(one: &Draft, other: &Draft) -> bool {
+    one.source == other.source && one.id == other.id && one.content == other.content
+}
+
+/// What stands for the movement: its own id or, where the type happens once per payment, the payment's.
+fn operation(callback: &Draft) -> Option<&String> {
+    let content = &callback.content;
+    let is_once =
+        matches!(content.kind, Kind::DepositSucceeded | Kind::PaymentAuthorized | Kind::PaymentSucceeded);
+    content.operation.as_ref().or(content.payment.as_ref().filter(|_| is_once))
+}
+
+pub fn is_same_operation(one: &Draft, other: &Draft) -> bool {
+    one.source == other.source
+        && one.content.kind == other.content.kind
+        && operation(one).is_some()
+        && operation(one) == operation(other)
+}
+
+pub fn is_same_fact(one: &Draft, other: &Draft) -> bool {
     is_same_operation(one, other) && one.content == other.content
 }
 
 fn payment_key(callback: &Draft) -> Option<(String, String)> {
-    if callback.content.kind == Kind::DepositSucceeded {
+    let alone = [Kind::FeeCharged, Kind::TransferSucceeded, Kind::AdjustmentPosted];
+    if alone.contains(&callback.content.kind) {
         return None;
     }
     Some((callback.source.clone(), callback.content.payment.clone()?))
-}
-
-impl Payment {
-    fn new(callback: &Draft) -> Self {
-        Self {
-            account: callback.content.account.clone(),
-            currency: callback.content.currency.clone(),
-            authorized: None,
-            captured: 0,
-            refunded: 0,
-            ended: None,
-            events: 0,
-        }
-    }
-
-    fn hold(&self) -> i128 {
-        match self.ended {
-            None => self.authorized.unwrap_or(0) - self.captured,
-            Some(_) => 0,
-        }
-    }
-}
-
-fn authorize(known: Option<&Payment>, callback: &Draft, amount: i128, account: &Account) -> Fate {
-    match known {
-        None if account.balance - account.held < amount => Fate::Case(Reason::InsufficientFunds),
-        None => {
-            let payment = Payment { authorized: Some(amount), ..Payment::new(callback) };
-            Fate::Post { balance_delta: 0, held_delta: amount, payment: Some(payment) }
-        }
-        // Void or failure came first, and makes this void.
-        Some(payment)
-            if payment.authorized.is_none() && matches!(payment.ended, Some(End::Voided | End::Failed)) =>
-        {
-            let payment = Payment { authorized: Some(amount), ..payment.clone() };
-            Fate::Post { balance_delta: 0, held_delta: 0, payment: Some(payment) }
-        }
-        Some(_) => Fate::Case(Reason::InvalidTransition),
-    }
-}
-
-fn capture(known: Option<&Payment>, amount: i128, is_final: bool, account: &Account) -> Fate {
-    let Some(payment) = known else { return Fate::Wait };
-    if matches!(payment.ended, Some(End::Debited | End::Voided | End::Failed)) {
-        return Fate::Case(Reason::InvalidTransition);
-    }
-    let authorized = payment.authorized.unwrap_or(0);
-    let captured = payment.captured + amount;
-    if captured > authorized {
-        return Fate::Case(Reason::OverCapture);
-    }
-    let ends = is_final || captured == authorized || payment.ended.is_some();
-    let after = Payment { captured, ended: if ends { Some(End::Captured) } else { None }, ..payment.clone() };
-    // What is still held for it changes from the old hold to the new one.
-    let held_delta = after.hold() - payment.hold();
-    if account.balance - amount < account.held + held_delta {
-        return Fate::Case(Reason::InsufficientFunds);
-    }
-    Fate::Post { balance_delta: -amount, held_delta, payment: Some(after) }
-}
-
-fn close(known: Option<&Payment>, callback: &Draft, end: End) -> Fate {
-    match known {
-        None => {
-            let payment = Payment { ended: Some(end), ..Payment::new(callback) };
-            Fate::Post { balance_delta: 0, held_delta: 0, payment: Some(payment) }
-        }
-        Some(payment) if payment.ended.is_none() => {
-            let after = Payment { ended: Some(end), ..payment.clone() };
-            Fate::Post { balance_delta: 0, held_delta: -payment.hold(), payment: Some(after) }
-        }
-        Some(_) => Fate::Case(Reason::InvalidTransition),
-    }
-}
-
-fn debit(known: Option<&Payment>, callback: &Draft, amount: i128, account: &Account) -> Fate {
-    if known.is_some() {
-        return Fate::Case(Reason::InvalidTransition);
-    }
-    if account.balance - account.held < amount {
-        return Fate::Case(Reason::InsufficientFunds);
-    }
-    let payment = Payment { captured: amount, ended: Some(End::Debited), ..Payment::new(callback) };
-    Fate::Post { balance_delta: -amount, held_delta: 0, payment: Some(payment) }
-}
-
-fn refund(known: Option<&Payment>, amount: i128, account: &Account) -> Fate {
-    let Some(payment) = known else { return Fate::Wait };
-    let refunded = payment.refunded + amount;
-    let still_capturable = match payment.ended {
-        // A partial capture can come after the final one.
-        None | Some(End::Captured) => payment.authorized.unwrap_or(0),
-        Some(End::Debited | End::Voided | End::Failed) => payment.captured,
-    };
-    if refunded > still_capturable {
-        return Fate::Case(Reason::OverRefund);
-    }
-    if refunded > payment.captured {
-        return Fate::Wait;
-    }
-    if account.balance + amount > i128::from(i64::MAX) {
-        return Fate::Case(Reason::AmountOverflow);
-    }
-    let after = Payment { refunded, ..payment.clone() };
-    Fate::Post { balance_delta: amount, held_delta: 0, payment: Some(after) }
 }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use payonce::ledger::{
-    Account, CaseEnd, CaseId, Currency, Kind, Known, Layer, Outcome, Plan, Reason, Snapshot, StoredCase,
-    decide,
+    Account, CaseEnd, CaseId, CaseState, Currency, Kind, Known, Layer, Outcome, Plan, Reason, Rules,
+    Snapshot, StoredCase, decide,
 };
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
@@ -12,8 +12,9 @@ use proptest::{
 };
 
 use crate::{
+    book::Book,
     draft::{Draft, build},
-    streams::{Accounts, cut, cuts, opened, stream},
+    streams::{Accounts, OPENED, cut, cuts, stream},
 };
 
 const RUNS: usize = 400;
@@ -31,7 +32,11 @@ fn tellable() -> HashSet<Outcome> {
         Reason::OverRefund,
         Reason::AmountOverflow,
     ];
-    let ends = [Outcome::Applied, Outcome::Waiting];
+    let ends = [
+        Outcome::Applied,
+        Outcome::Waiting(Reason::WaitingForPayment),
+        Outcome::Waiting(Reason::WaitingForFunds),
+    ];
     layers.map(Outcome::Duplicate).into_iter().chain(reasons.map(Outcome::Quarantined)).chain(ends).collect()
 }
 
@@ -40,10 +45,12 @@ fn generated_streams_reach_every_outcome_and_no_other() {
     let mut runner = TestRunner::deterministic();
     let mut told: HashMap<Outcome, usize> = HashMap::new();
     let mut released: HashMap<&str, usize> = HashMap::new();
-    for _ in 0..RUNS {
+    for run in 0..RUNS {
         let stream = stream(60, Accounts::Mixed).new_tree(&mut runner).unwrap().current();
         let sizes = cuts().new_tree(&mut runner).unwrap().current();
-        let (_, mut book) = opened();
+        // In every second run what lacks money is a case at once.
+        let mut book = Book::with(Rules { waits_for_funds: run % 2 == 0, ..Rules::default() });
+        OPENED.into_iter().for_each(|(account, balance)| book.open(account, balance));
         for batch in cut(&build(&stream), &sizes) {
             let plan = book.take(batch);
             for outcome in &plan.outcomes {
@@ -62,7 +69,7 @@ fn generated_streams_reach_every_outcome_and_no_other() {
     assert_eq!(told.keys().copied().collect::<HashSet<_>>(), tellable(), "{told:?}");
     // Each often enough that it is also met in combination with the others.
     assert!(told.values().all(|times| *times >= 20), "{told:?}");
-    for end in ["applied", "over_capture", "over_refund", "invalid_transition"] {
+    for end in ["applied", "over_capture", "over_refund", "invalid_transition", "waiting_for_funds"] {
         assert!(
             released.get(end).is_some_and(|times| *times >= 5),
             "waiting cases end as {end}: {released:?}"
@@ -78,28 +85,31 @@ fn what_decide_does_not_tell_has_another_teller() {
         Reason::BadSignature,
         Reason::WaitingExpired,
         Reason::DeliveryLimit,
+        Reason::Unmapped,
         // Told as `Outcome::Waiting`.
         Reason::WaitingForPayment,
+        Reason::WaitingForFunds,
     ];
-    let mut all: HashSet<Outcome> = Reason::ALL.into_iter().map(Outcome::Quarantined).collect();
+    let mut all: HashSet<Outcome> = Reason::ALL.iter().copied().map(Outcome::Quarantined).collect();
     all.extend(Layer::ALL.map(Outcome::Duplicate));
-    all.extend([Outcome::Applied, Outcome::Waiting]);
+    let waiting = Reason::ALL.iter().copied().filter(|reason| reason.is_waiting());
+    all.extend(waiting.map(Outcome::Waiting).chain([Outcome::Applied]));
     all.retain(|outcome| !elsewhere.map(Outcome::Quarantined).contains(outcome));
     all.remove(&Outcome::Duplicate(Layer::Redis));
     assert_eq!(all, tellable());
 }
 
-/// Two captures of one payment, stored as waiting side by side by rival workers; then the authorization comes.
+/// Two captures of one payment, stored as waiting side by side by two workers; then the authorization comes.
 fn authorize_with_waiting(waiting: &[Draft]) -> Plan {
     let mut snapshot = Snapshot::default();
     let authorization = Draft::new("auth", Kind::PaymentAuthorized, 100).build();
     let currency = Currency::parse("CNY").unwrap();
     let account = Account { balance: 500, version: 3, ..Account::unopened(currency, 2) };
-    snapshot.accounts.insert(authorization.account_id.clone(), account);
+    snapshot.accounts.insert(authorization.account_id.clone().unwrap(), account);
     let cases = build(waiting).into_iter().zip(1..);
-    let cases: Vec<_> = cases.map(|(callback, id)| StoredCase { id: CaseId(id), callback }).collect();
-    snapshot.waiting.insert(authorization.payment_key().unwrap(), cases);
-    decide(&snapshot, &[authorization])
+    let reason = Reason::WaitingForPayment;
+    snapshot.waiting = cases.map(|(callback, id)| StoredCase { id: CaseId(id), reason, callback }).collect();
+    decide(&snapshot, &[authorization], &Rules::default())
 }
 
 #[test]
@@ -126,18 +136,18 @@ fn of_two_contradicting_events_of_one_operation_that_wait_side_by_side_the_secon
 }
 
 #[test]
-fn a_discarded_case_still_turns_its_copies_away() {
+fn copies_of_a_discarded_case_are_still_rejected() {
     // `load` reports cases in any state; a person's decision is not undone by a provider's retry.
     let callback = Draft::new("evt", Kind::DepositSucceeded, 5).build();
     let known = Known::Case {
         id: CaseId(7),
         fingerprint: callback.fingerprint,
         reason: Reason::WaitingExpired,
-        is_discarded: false,
+        state: CaseState::Discarded,
     };
     let snapshot =
         Snapshot { known: HashMap::from([(callback.key.clone(), vec![known])]), ..Snapshot::default() };
-    let plan = decide(&snapshot, &[callback]);
+    let plan = decide(&snapshot, &[callback], &Rules::default());
     assert_eq!(plan.outcomes, [Outcome::Duplicate(Layer::Quarantine)]);
     assert_eq!((plan.case_copies[0].id, plan.case_copies[0].copies), (CaseId(7), 1));
     assert!(plan.entries.is_empty());
@@ -150,7 +160,8 @@ fn check_layers(by_key: &[Known], by_operation: Option<Known>, expected: [Outcom
     let mut snapshot = Snapshot::default();
     snapshot.known.insert(callback.key.clone(), by_key.to_vec());
     snapshot.operations.extend(by_operation.map(|known| (callback.operation_key().unwrap(), known)));
-    assert_eq!(decide(&snapshot, &[callback.clone(), callback]).outcomes, expected);
+    let plan = decide(&snapshot, &[callback.clone(), callback], &Rules::default());
+    assert_eq!(plan.outcomes, expected);
 }
 
 fn layered() -> Draft {
@@ -161,8 +172,8 @@ fn layered() -> Draft {
 fn layers_are_tried_in_the_contracts_order() {
     let fingerprint = layered().build().fingerprint;
     let applied = Known::Ledger(fingerprint);
-    let case =
-        Known::Case { id: CaseId(1), fingerprint, reason: Reason::WaitingExpired, is_discarded: false };
+    let reason = Reason::WaitingExpired;
+    let case = Known::Case { id: CaseId(1), fingerprint, reason, state: CaseState::Replayed };
     let batch = Outcome::Duplicate(Layer::Batch);
     check_layers(&[], None, [Outcome::Applied, batch]);
     check_layers(&[applied], Some(applied), [Outcome::Duplicate(Layer::Ledger), batch]);

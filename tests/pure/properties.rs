@@ -1,14 +1,14 @@
-//! What holds for every stream of callbacks, however it is repeated, cut into batches, and contested by rivals.
+//! What holds for every stream of callbacks, however it is repeated, cut into batches, and contested by concurrent writers.
 
 use std::collections::BTreeMap;
 
-use payonce::ledger::{Amount, Callback, Kind, Layer, Outcome, Plan, decide};
+use payonce::ledger::{Amount, Callback, Entry, Kind, Layer, Outcome, Plan};
 use proptest::prelude::*;
 
 use crate::{
     book::Book,
     draft::{Draft, build},
-    model::{Model, View},
+    model::{Model, View, is_same_fact},
     streams::{Accounts, OPENED, cut, cuts, opened, stream},
 };
 
@@ -45,6 +45,8 @@ proptest! {
     ) {
         let mut book = in_batches(&stream, &sizes);
         let before = book.view();
+        // The balance that left no room for it can be lower by now: a further delivery of an open case decides it again.
+        prop_assume!(before.cases.values().all(|(reason, _)| *reason != "amount_overflow"));
         let mut seen = 0;
         for batch in cut(&build(&stream), &other_sizes) {
             let plan = book.take(batch);
@@ -80,14 +82,12 @@ proptest! {
         sizes in cuts(),
     ) {
         let view = in_batches(&stream, &sizes).view();
-        let rows: Vec<&Draft> = view.ledger.values().map(|row| &row.callback).collect();
         for callback in &stream {
-            let places = usize::from(rows.contains(&callback)) + usize::from(view.cases.contains_key(callback));
-            let content = &callback.content;
-            let is_known_fact = content.operation.is_some()
-                && rows.iter().copied().chain(view.cases.keys()).any(|other| {
-                    other.source == callback.source && other.content == *content && other != callback
-                });
+            let in_cases = view.cases.contains_key(callback);
+            let places = usize::from(view.ledger.contains(callback)) + usize::from(in_cases);
+            let is_known_fact = view.ledger.iter().chain(view.cases.keys()).any(|other| {
+                other.id != callback.id && is_same_fact(other, callback)
+            });
             prop_assert!(places == 1 || (places == 0 && is_known_fact), "{:?} is in {} places", callback, places);
         }
     }
@@ -101,15 +101,20 @@ proptest! {
         let mut sums: BTreeMap<&str, (i128, i128, i64)> =
             OPENED.into_iter().map(|(account, balance)| (account, (i128::from(balance), 0, 0))).collect();
         // In the order they were written, which is the order of each account's versions.
-        for entry in book.ledger() {
-            let (balance, held, version) = sums.entry(entry.callback.account_id.as_str()).or_default();
-            *balance += i128::from(entry.balance_delta);
-            *held += i128::from(entry.held_delta);
-            *version += 1;
-            prop_assert_eq!(*version, entry.account_version, "no gap, no repeat");
-            prop_assert_eq!((i128::from(entry.balance_after), i128::from(entry.held_after)), (*balance, *held));
-            prop_assert!(0 <= *held && *held <= *balance && *balance <= i128::from(i64::MAX));
-            prop_assert!((1..=Amount::MAX).contains(&entry.callback.amount.minor_units()));
+        for Entry { callback, leg, second_leg } in book.ledger() {
+            prop_assert!((1..=Amount::MAX).contains(&callback.amount.minor_units()));
+            for leg in [leg].into_iter().chain(second_leg) {
+                let (balance, held, version) = sums.entry(leg.account_id.as_str()).or_default();
+                let available = *balance - *held;
+                *balance += i128::from(leg.balance_delta);
+                *held += i128::from(leg.held_delta);
+                *version += 1;
+                prop_assert_eq!(*version, leg.account_version, "no gap, no repeat");
+                prop_assert_eq!((i128::from(leg.balance_after), i128::from(leg.held_after)), (*balance, *held));
+                prop_assert!(0 <= *held && *balance <= i128::from(i64::MAX));
+                let left = *balance - *held;
+                prop_assert!(0 <= left || available <= left || callback.kind.may_leave_debt(), "{:?}", callback);
+            }
         }
         let view = book.view();
         prop_assert_eq!(view.accounts.len(), sums.len());
@@ -124,18 +129,10 @@ proptest! {
         stream in stream(LENGTH, Accounts::Mixed),
         sizes in cuts(),
     ) {
-        let view = in_batches(&stream, &sizes).view();
-        let mut holds: BTreeMap<&str, i128> = BTreeMap::new();
-        for payment in view.payments.values() {
-            let is_debit = payment.state == "succeeded";
-            prop_assert!(payment.refunded <= payment.captured);
-            prop_assert!(is_debit == (payment.captured > payment.authorized), "{:?}", payment);
-            if payment.state == "authorized" {
-                *holds.entry(&payment.account).or_default() += payment.authorized - payment.captured;
-            }
-        }
-        for (account, stored) in &view.accounts {
-            prop_assert_eq!(holds.get(account.as_str()).copied().unwrap_or(0), stored.held, "{}", account);
+        let book = in_batches(&stream, &sizes);
+        let holds = book.held_by_payments();
+        for (account, stored) in &book.view().accounts {
+            prop_assert_eq!(holds.get(account).copied().unwrap_or(0), stored.held, "{}", account);
         }
     }
 
@@ -144,13 +141,13 @@ proptest! {
         let (_, mut book) = opened();
         for batch in cut(&build(&stream), &sizes) {
             // Each load makes maps with an iteration order of their own.
-            prop_assert_eq!(decide(&book.load(batch), batch), decide(&book.load(batch), batch));
+            prop_assert_eq!(book.decide(batch), book.decide(batch));
             book.take(batch);
         }
     }
 
     #[test]
-    fn a_copy_in_the_same_batch_is_turned_away_as_such(stream in stream(LENGTH, Accounts::Mixed), sizes in cuts()) {
+    fn a_copy_in_the_same_batch_is_rejected_as_such(stream in stream(LENGTH, Accounts::Mixed), sizes in cuts()) {
         let (_, mut book) = opened();
         for batch in cut(&build(&stream), &sizes) {
             let plan = book.take(batch);
@@ -163,7 +160,7 @@ proptest! {
 
     /// Two workers load, then both write: the guards let the second keep what the first did not touch, and no more.
     #[test]
-    fn rivals_that_decide_on_one_snapshot_end_where_one_after_the_other_ends(
+    fn workers_that_decide_on_one_snapshot_end_where_one_after_the_other_ends(
         stream in stream(LENGTH, Accounts::Apart),
         sizes in cuts(),
     ) {
@@ -172,7 +169,7 @@ proptest! {
         let callbacks = build(&stream);
         let batches: Vec<&[Callback]> = cut(&callbacks, &sizes).collect();
         for pair in batches.chunks(2) {
-            let plans: Vec<_> = pair.iter().map(|batch| decide(&book.load(batch), batch)).collect();
+            let plans: Vec<_> = pair.iter().map(|batch| book.decide(batch)).collect();
             for (batch, plan) in pair.iter().zip(plans) {
                 settle(&mut book, batch, plan);
             }
@@ -181,12 +178,13 @@ proptest! {
     }
 }
 
-/// Writes a plan as a worker does: what a rival has changed meanwhile is loaded and decided once more.
+/// Writes a plan as a worker does: what another has changed meanwhile is loaded and decided once more.
 fn settle(book: &mut Book, batch: &[Callback], plan: Plan) {
     let mut rest = batch.to_vec();
     // After a conflict nothing is written.
-    if let Ok(lost) = book.apply(batch, plan) {
-        rest.retain(|callback| lost.contains(&callback.account_id));
+    if let Ok(lost) = book.apply(batch, plan.clone()) {
+        let mut is_lost = plan.callbacks_about(&lost).into_iter();
+        rest.retain(|_| is_lost.next().unwrap());
     }
     if !rest.is_empty() {
         book.take(&rest);
@@ -194,10 +192,10 @@ fn settle(book: &mut Book, batch: &[Callback], plan: Plan) {
 }
 
 /// Two workers load, then both write.
-fn rivals(first: &[Draft], second: &[Draft]) -> View {
+fn at_once(first: &[Draft], second: &[Draft]) -> View {
     let mut book = Book::default();
     let batches = [build(first), build(second)];
-    let plans = [0, 1].map(|at| decide(&book.load(&batches[at]), &batches[at]));
+    let plans = [0, 1].map(|at| book.decide(&batches[at]));
     for (batch, plan) in batches.iter().zip(plans) {
         settle(&mut book, batch, plan);
     }
@@ -215,26 +213,26 @@ fn after_each_other(first: &[Draft], second: &[Draft]) -> View {
 fn of_a_deposit_and_a_case_about_an_unknown_account_the_later_sees_the_earlier() {
     let deposit = [Draft::new("deposit", Kind::DepositSucceeded, 100)];
     let debit = [Draft::new("debit", Kind::PaymentSucceeded, 40)];
-    assert_eq!(rivals(&deposit, &debit).difference(&after_each_other(&deposit, &debit)), "");
-    assert_eq!(rivals(&debit, &deposit).difference(&after_each_other(&debit, &deposit)), "");
+    assert_eq!(at_once(&deposit, &debit).difference(&after_each_other(&deposit, &debit)), "");
+    assert_eq!(at_once(&debit, &deposit).difference(&after_each_other(&debit, &deposit)), "");
 }
 
 #[test]
-fn rivals_that_open_one_account_open_it_once() {
+fn workers_that_open_one_account_open_it_once() {
     let [yuan, dollars] = ["CNY", "USD"].map(|currency| {
         [Draft::new(&format!("in {currency}"), Kind::DepositSucceeded, 100).currency(currency)]
     });
-    assert_eq!(rivals(&yuan, &dollars).difference(&after_each_other(&yuan, &dollars)), "");
+    assert_eq!(at_once(&yuan, &dollars).difference(&after_each_other(&yuan, &dollars)), "");
 }
 
 #[test]
-fn rivals_that_quarantine_copies_of_one_callback_make_one_case() {
+fn workers_that_quarantine_copies_of_one_callback_make_one_case() {
     let debit = [Draft::new("debit", Kind::PaymentSucceeded, 40)];
-    assert_eq!(rivals(&debit, &debit).difference(&after_each_other(&debit, &debit)), "");
+    assert_eq!(at_once(&debit, &debit).difference(&after_each_other(&debit, &debit)), "");
 }
 
 #[test]
-fn rivals_agree_who_owns_a_key_also_where_the_account_is_unknown() {
+fn workers_agree_who_owns_a_key_also_where_the_account_is_unknown() {
     let [one, other] = [40, 41].map(|amount| [Draft::new("debit", Kind::PaymentSucceeded, amount)]);
-    assert_eq!(rivals(&one, &other).difference(&after_each_other(&one, &other)), "");
+    assert_eq!(at_once(&one, &other).difference(&after_each_other(&one, &other)), "");
 }

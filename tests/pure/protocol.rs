@@ -9,7 +9,7 @@ use std::{
     fmt::Write as _,
 };
 
-use payonce::ledger::{Account, Callback, Currency, Kind, Known, Layer, Outcome, Snapshot, decide};
+use payonce::ledger::{Account, Callback, Currency, Kind, Known, Layer, Outcome, Rules, Snapshot, decide};
 
 use crate::draft::Draft;
 
@@ -118,8 +118,8 @@ fn snapshot(callback: &Callback, balance: i64, version: i64, is_known: bool) -> 
     let mut snapshot = Snapshot::default();
     if version > 0 {
         let currency = Currency::parse("CNY").unwrap();
-        let account = Account { currency, balance, held: 0, version, cases: 0 };
-        snapshot.accounts.insert(callback.account_id.clone(), account);
+        let account = Account { balance, version, ..Account::unopened(currency, 0) };
+        snapshot.accounts.insert(callback.account_id.clone().unwrap(), account);
     }
     if is_known {
         snapshot.known.insert(callback.key.clone(), vec![Known::Ledger(callback.fingerprint)]);
@@ -130,7 +130,7 @@ fn snapshot(callback: &Callback, balance: i64, version: i64, is_known: bool) -> 
 /// The transaction: the plan under its guards. False: a guard failed, nothing is written.
 fn commit(database: &mut Database, key: usize, loaded: (i64, i64, bool), mistake: Mistake) -> bool {
     let callback = callback(key);
-    let plan = decide(&snapshot(&callback, loaded.0, loaded.1, loaded.2), &[callback]);
+    let plan = decide(&snapshot(&callback, loaded.0, loaded.1, loaded.2), &[callback], &Rules::default());
     match plan.outcomes.as_slice() {
         [Outcome::Duplicate(Layer::Ledger)] => true,
         [Outcome::Applied] => {

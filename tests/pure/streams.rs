@@ -1,7 +1,9 @@
 //! Random streams of callbacks in which copies, contradictions, second events for one fact, and every stage of a payment's
 //! life are common; and random ways to cut a stream into batches.
 
-use payonce::ledger::{Amount, Kind};
+#![allow(clippy::wildcard_enum_match_arm, reason = "a model lists the types that matter where it stands")]
+
+use payonce::ledger::{Amount, Direction, Kind};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{book::Book, draft::Draft, model::Model};
@@ -21,12 +23,13 @@ pub fn opened() -> (Model, Book) {
     (model, book)
 }
 
-/// What may meet across accounts. Lanes and processes share nothing but the database, so rivals are tried with `Apart`.
+/// What may meet across accounts. Lanes and processes share nothing but the database, so concurrent writers are tried with `Apart` where
+/// the end has to be that of one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accounts {
     /// Now and then a key, an operation or a payment is used with two accounts.
     Mixed,
-    /// Every key, operation and payment belongs to one account.
+    /// Every key, operation and payment belongs to one account, which every callback names; there are no transfers.
     Apart,
 }
 
@@ -50,6 +53,7 @@ enum Change {
     Amount(i64),
     Currency,
     Final,
+    Total,
 }
 
 /// Rarely the same twice. It keeps its value while a failing stream is made smaller.
@@ -59,13 +63,22 @@ fn id() -> impl Strategy<Value = String> {
 
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
-        3 => Just(Kind::DepositSucceeded),
-        5 => Just(Kind::PaymentAuthorized),
-        7 => Just(Kind::PaymentCaptured),
-        1 => Just(Kind::PaymentVoided),
-        2 => Just(Kind::PaymentSucceeded),
+        5 => Just(Kind::DepositSucceeded),
+        1 => Just(Kind::DepositRefunded),
+        1 => Just(Kind::DepositDisputed),
+        1 => Just(Kind::DepositReinstated),
+        6 => Just(Kind::PaymentAuthorized),
+        2 => Just(Kind::PaymentAuthorizationAdjusted),
+        8 => Just(Kind::PaymentCaptured),
+        2 => Just(Kind::PaymentCaptureFailed),
+        2 => Just(Kind::PaymentVoided),
+        3 => Just(Kind::PaymentSucceeded),
         1 => Just(Kind::PaymentFailed),
-        5 => Just(Kind::RefundSucceeded),
+        6 => Just(Kind::RefundSucceeded),
+        2 => Just(Kind::RefundFailed),
+        1 => Just(Kind::FeeCharged),
+        2 => Just(Kind::TransferSucceeded),
+        1 => Just(Kind::AdjustmentPosted),
     ]
 }
 
@@ -75,7 +88,7 @@ fn amount() -> impl Strategy<Value = i64> {
 }
 
 fn payment(draft: &mut Draft, payment: usize) {
-    if draft.content.kind != Kind::DepositSucceeded {
+    if draft.content.kind.needs_payment_id() {
         draft.content.payment = Some(format!("pay-{payment}"));
     }
 }
@@ -86,50 +99,70 @@ fn new(accounts: Accounts) -> impl Strategy<Value = Draft> {
         Accounts::Mixed => 0.04,
         Accounts::Apart => 0.0,
     };
-    let rare = (prop::bool::weighted(0.05), prop::bool::weighted(0.04), prop::bool::weighted(stray));
-    (
-        id(),
-        kind(),
-        0..PAYMENTS,
-        amount(),
-        prop::option::weighted(0.4, 0..6_usize),
-        prop::bool::weighted(0.15),
-        rare,
+    let rare = (
+        prop::bool::weighted(0.05),
+        prop::bool::weighted(0.04),
+        prop::bool::weighted(stray),
+        prop::bool::weighted(0.08),
+    );
+    let members = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), 0..4_i64, any::<bool>());
+    (id(), kind(), 0..PAYMENTS, amount(), prop::option::weighted(0.4, 0..6_usize), members, rare).prop_map(
+        move |(id, kind, of, amount, operation, (is_odd, is_total, at_us, is_second), rare)| {
+            let (other_source, other_currency, is_stray, is_nameless) = rare;
+            let is_first = matches!(kind, Kind::PaymentAuthorized | Kind::DepositSucceeded);
+            let amount = if is_first { (amount * 2).min(Amount::MAX) } else { amount };
+            let account = (of + usize::from(is_stray)) % ACCOUNTS;
+            let mut draft = Draft::new(&id, kind, amount).account(&format!("acct-{account}")).at(at_us);
+            payment(&mut draft, of);
+            if kind == Kind::DepositSucceeded && is_second {
+                draft = draft.payment(&format!("pay-{of}"));
+            }
+            if accounts == Accounts::Apart && kind == Kind::TransferSucceeded {
+                draft.content.kind = Kind::FeeCharged;
+                draft.content.to = None;
+            }
+            draft.content.is_final = is_odd != kind.is_final_by_default();
+            draft.content.is_cumulative = is_total
+                && matches!(kind, Kind::PaymentCaptured | Kind::RefundSucceeded | Kind::DepositRefunded);
+            let operation = operation.or(kind.reverses().map(|_| of % 3));
+            draft.content.operation = operation.map(|operation| format!("op-{account}-{operation}"));
+            if draft.content.kind == Kind::TransferSucceeded {
+                let other = 1 + usize::from(is_second);
+                draft = draft.to(&format!("acct-{}", (account + other) % ACCOUNTS));
+            }
+            if kind == Kind::AdjustmentPosted && is_second {
+                draft.content.direction = Some(Direction::Debit);
+            }
+            if kind.finds_account() && is_nameless && accounts == Accounts::Mixed {
+                // Its payment alone says whose it is: the movements of others have other ids.
+                draft.content.operation = operation.map(|operation| format!("op-pay-{of}-{operation}"));
+                draft = draft.nameless();
+            }
+            if other_source {
+                draft.source = "/providers/b".to_owned();
+            }
+            if other_currency {
+                draft.content.currency = "USD".to_owned();
+            }
+            draft
+        },
     )
-        .prop_map(
-            |(id, kind, of, amount, operation, is_final, (other_source, other_currency, is_stray))| {
-                let amount = match kind {
-                    Kind::PaymentAuthorized | Kind::DepositSucceeded => (amount * 2).min(Amount::MAX),
-                    Kind::PaymentCaptured
-                    | Kind::PaymentVoided
-                    | Kind::PaymentSucceeded
-                    | Kind::PaymentFailed
-                    | Kind::RefundSucceeded => amount,
-                };
-                let account = (of + usize::from(is_stray)) % ACCOUNTS;
-                let mut draft = Draft::new(&id, kind, amount).account(&format!("acct-{account}"));
-                payment(&mut draft, of);
-                draft.content.is_final = is_final;
-                draft.content.operation = operation.map(|operation| format!("op-{account}-{operation}"));
-                if other_source {
-                    draft.source = "/providers/b".to_owned();
-                }
-                if other_currency {
-                    draft.content.currency = "USD".to_owned();
-                }
-                draft
-            },
-        )
 }
 
 fn change(accounts: Accounts) -> BoxedStrategy<Change> {
+    // Transfers tie accounts together.
+    let kind = kind().prop_map(move |kind| match kind {
+        Kind::TransferSucceeded if accounts == Accounts::Apart => Kind::FeeCharged,
+        kind => kind,
+    });
     let within = prop_oneof![
-        kind().prop_map(Change::Kind),
+        kind.prop_map(Change::Kind),
         (0..6_usize).prop_map(|operation| Change::Operation(Some(operation))),
         Just(Change::Operation(None)),
         amount().prop_map(Change::Amount),
         Just(Change::Currency),
         Just(Change::Final),
+        Just(Change::Total),
     ];
     match accounts {
         Accounts::Apart => within.boxed(),
@@ -152,25 +185,37 @@ fn step(accounts: Accounts) -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What is left is a callback that the wire would let through.
 fn apply(change: Change, draft: &mut Draft) {
     let content = &mut draft.content;
+    let of = content.account.clone().or(content.payment.clone()).unwrap_or_else(|| "acct-0".to_owned());
     match change {
-        Change::Kind(kind) => {
-            content.kind = kind;
-            // The payment of the same number belongs to that account.
-            let of = content.account.replace("acct", "pay");
-            content.payment.get_or_insert(of);
-        }
-        Change::Account(account) => content.account = format!("acct-{account}"),
+        Change::Kind(kind) => content.kind = kind,
+        Change::Account(account) => content.account = Some(format!("acct-{account}")),
         Change::Payment(of) => payment(draft, of),
         Change::Operation(operation) => {
-            let of = content.account.replace("acct", "op");
+            let of = of.replace("acct", "op");
             content.operation = operation.map(|operation| format!("{of}-{operation}"));
         }
         Change::Amount(amount) => content.amount = amount,
         Change::Currency => content.currency = "EUR".to_owned(),
         Change::Final => content.is_final = !content.is_final,
+        Change::Total => content.is_cumulative = !content.is_cumulative,
     }
+    let content = &mut draft.content;
+    if content.kind.needs_payment_id() {
+        // The payment of the same number belongs to that account.
+        content.payment.get_or_insert(of.replace("acct", "pay"));
+    }
+    if content.kind.reverses().is_some() {
+        content.operation.get_or_insert(of.replace("acct", "op") + "-0");
+    }
+    if !content.kind.finds_account() {
+        content.account.get_or_insert_with(|| "acct-0".to_owned());
+    }
+    let other = if content.account.as_deref() == Some("acct-1") { "acct-2" } else { "acct-1" };
+    content.to = (content.kind == Kind::TransferSucceeded).then(|| other.to_owned());
+    content.direction = (content.kind == Kind::AdjustmentPosted).then_some(Direction::Debit);
 }
 
 /// A stream of up to `length` callbacks.
@@ -179,7 +224,8 @@ pub fn stream(length: usize, accounts: Accounts) -> impl Strategy<Value = Vec<Dr
     let of_one_account = move |draft: Draft| match accounts {
         Accounts::Mixed => draft,
         Accounts::Apart => {
-            let id = format!("{}-{}", draft.id, draft.content.account);
+            let of = draft.content.account.clone().or(draft.content.payment.clone());
+            let id = format!("{}-{}", draft.id, of.unwrap_or_default());
             draft.under(&id)
         }
     };

@@ -10,10 +10,30 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{site::PASSWORD, witness::Acked};
-use crate::audit::Audit;
+use crate::{
+    audit::Audit,
+    body,
+    plan::{Fate, Plan},
+};
 
 /// (source, event id) to the transaction that wrote the row.
 pub type RowVersions = HashMap<(String, String), String>;
+
+/// The key of each event of a plan that another event of the same fact has, and of that one this.
+pub type Twins = HashMap<(String, String), (String, String)>;
+
+/// Those of a plan.
+pub fn twins(plan: &Plan) -> Twins {
+    let mut twins = Twins::new();
+    for one in &plan.distinct {
+        if let Fate::Twin(first) = one.fate {
+            let (first, second) = (body::key(plan, &plan.distinct[first as usize]), body::key(plan, one));
+            twins.insert(first.clone(), second.clone());
+            twins.insert(second, first);
+        }
+    }
+    twins
+}
 
 /// Which transaction wrote each ledger row.
 pub async fn row_versions(database: &mut PgConnection) -> anyhow::Result<RowVersions> {
@@ -30,11 +50,13 @@ pub async fn changed_rows(database: &mut PgConnection, before: RowVersions) -> a
 }
 
 /// Messages whose acknowledgement reached the broker before the row that they depend on was committed: the one with the same body in
-/// quarantine, or the one with the same key in ledger or quarantine. Keys that a failover has `lost` are left out.
+/// quarantine, or the one with the same key in ledger or quarantine; of an event whose fact is applied under another event's key, that
+/// one's (`twins`). Keys that a failover has `lost` are left out.
 pub async fn acknowledged_early(
     database: &mut PgConnection,
     acked: Vec<Acked>,
     lost: &HashSet<(String, String)>,
+    twins: &Twins,
 ) -> anyhow::Result<Vec<String>> {
     anyhow::ensure!(!acked.is_empty(), "no acknowledgement was seen");
     let us = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint");
@@ -60,10 +82,12 @@ pub async fn acknowledged_early(
     let mut early = Vec::new();
     for Acked { body, at } in acked {
         let key = key_of(&body);
-        if key.as_ref().is_some_and(|key| lost.contains(key)) {
+        let twin = key.as_ref().and_then(|key| twins.get(key));
+        if [key.as_ref(), twin].into_iter().flatten().any(|key| lost.contains(key)) {
             continue;
         }
-        let committed = by_body.get(&body).or_else(|| by_key.get(key.as_ref()?)).copied();
+        let of_key = || by_key.get(key.as_ref()?).or_else(|| by_key.get(twin?));
+        let committed = by_body.get(&body).or_else(of_key).copied();
         let acked_us = i64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros())?;
         if committed.is_none_or(|committed| committed > acked_us) {
             early.push(format!("{key:?}: acknowledged at {acked_us}, committed at {committed:?}"));

@@ -13,7 +13,7 @@ use lapin::{
     types::FieldTable,
 };
 use payonce::{
-    ledger::{Callback, decide},
+    ledger::{Callback, Rules, decide},
     store::{self, Batch, Database, Locking, Resolver, StoreError},
     wire,
 };
@@ -114,7 +114,7 @@ async fn lane(
                 connection.run(async |connection| store::load(connection, &callbacks).await).await?;
             let batch = Batch {
                 writer,
-                plan: decide(&snapshot, &callbacks),
+                plan: decide(&snapshot, &callbacks, &Rules::default()),
                 callbacks: &callbacks,
                 bodies: &bodies,
                 mask_cards: true,

@@ -4,6 +4,7 @@
 //! that whatever else the machine does meets all of them.
 
 mod ceilings;
+mod rules;
 mod textbook;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -11,6 +12,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
+use self::textbook::Take;
 use crate::{
     audit::{self, Audit},
     cli::{CompareArgs, Failure, ReplayArgs},
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// Messages that the textbook consumer has at work at once.
-const TEXTBOOK_IN_FLIGHT: u16 = 32;
+const TEXTBOOK_AT_WORK: u16 = 32;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -35,16 +37,18 @@ pub enum Runner {
     SignaturesOff,
     Textbook,
     TextbookSequential,
+    TextbookBatched,
     Drain,
     SqlOnly,
 }
 
 impl Runner {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Payonce,
         Self::SignaturesOff,
         Self::Textbook,
         Self::TextbookSequential,
+        Self::TextbookBatched,
         Self::Drain,
         Self::SqlOnly,
     ];
@@ -55,6 +59,7 @@ impl Runner {
             Self::SignaturesOff => "payonce, signatures off",
             Self::Textbook => "textbook consumer, 32 at once",
             Self::TextbookSequential => "textbook consumer, one at a time",
+            Self::TextbookBatched => "textbook consumer, 500 in one transaction",
             Self::Drain => "ceiling: drain the queue",
             Self::SqlOnly => "ceiling: the same SQL, no queue",
         }
@@ -92,7 +97,11 @@ pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
         Runner::Payonce => true,
         _ if !args.against.is_empty() => args.against.contains(runner),
         Runner::SignaturesOff => shape.signatures == "required",
-        Runner::Textbook | Runner::TextbookSequential | Runner::Drain | Runner::SqlOnly => true,
+        Runner::Textbook
+        | Runner::TextbookSequential
+        | Runner::TextbookBatched
+        | Runner::Drain
+        | Runner::SqlOnly => true,
     };
     let runners: Vec<Runner> = runners.iter().copied().filter(is_wanted).collect();
     for round in 1..=args.rounds {
@@ -132,15 +141,18 @@ async fn measure(
             replay::replay(shape, plan, program, &place).await.map(|(report, _)| report)
         }
         Runner::SignaturesOff => replay::replay(shape, plan, program, &place).await.map(|(report, _)| report),
-        Runner::Textbook | Runner::TextbookSequential | Runner::Drain | Runner::SqlOnly => {
-            rival(runner, shape, plan, program, &place).await
-        }
+        Runner::Textbook
+        | Runner::TextbookSequential
+        | Runner::TextbookBatched
+        | Runner::Drain
+        | Runner::SqlOnly => other(runner, shape, plan, program, &place).await,
     };
     place.remove().await?;
     report
 }
 
-async fn rival(
+/// Every runner but payonce.
+async fn other(
     runner: Runner,
     shape: &ReplayArgs,
     plan: &Arc<Plan>,
@@ -158,17 +170,29 @@ async fn rival(
     let seconds = match runner {
         Runner::SqlOnly => ceilings::sql_only(place, shape.workers, plan).await?,
         Runner::Drain => ceilings::drain(place, shape.workers, plan.published()).await?,
-        Runner::Payonce | Runner::SignaturesOff | Runner::Textbook | Runner::TextbookSequential => {
-            let in_flight = if runner == Runner::Textbook { TEXTBOOK_IN_FLIGHT } else { 1 };
+        Runner::Payonce
+        | Runner::SignaturesOff
+        | Runner::Textbook
+        | Runner::TextbookSequential
+        | Runner::TextbookBatched => {
+            let take = match runner {
+                Runner::TextbookBatched => Take::Batch,
+                Runner::Textbook => Take::Single(TEXTBOOK_AT_WORK),
+                Runner::Payonce
+                | Runner::SignaturesOff
+                | Runner::TextbookSequential
+                | Runner::Drain
+                | Runner::SqlOnly => Take::Single(1),
+            };
             let publish = async {
                 if !shape.prefill {
                     sender.send_all().await?;
                 }
                 Ok::<_, Failure>(())
             };
-            let consume = async { Ok(textbook::run(place, in_flight, plan.published()).await?) };
-            let (_, (seconds, turned_away)) = tokio::try_join!(publish, consume)?;
-            duplicates = turned_away;
+            let consume = async { Ok(textbook::run(place, take, plan.published()).await?) };
+            let (_, (seconds, rejected)) = tokio::try_join!(publish, consume)?;
+            duplicates = rejected;
             seconds
         }
     };

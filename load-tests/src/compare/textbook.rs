@@ -1,42 +1,55 @@
-//! The textbook consumer: per message a SETNX, one transaction, an acknowledgement. Written as well as that design allows: prepared
-//! statements, a pool, a done marker only after the commit, the ledger's unique key as the authority. It shares payonce's rules
-//! (`ledger::decide`, for one callback), tables and durability; what it lacks is the batch.
+//! The textbook consumer: per message a SETNX, one transaction, an acknowledgement; written as well as that design allows. A deposit, a
+//! debit and a failed attempt, whose account is open and can pay, are one statement; the ledger's unique key is the authority; the done
+//! marker goes out with the acknowledgement; the broker sends ahead. With `Take::Batch` it takes as many messages as there are, up to
+//! 500, in one transaction, and one by one where that meets a copy.
+//!
+//! Tables and durability are payonce's, the rules are `rules`. What waits for something is stored as a case, and kept in memory: this
+//! consumer runs as one process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures_util::StreamExt;
 use lapin::{
+    Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use payonce::{
-    ledger::{
-        Account, Callback, CaseEnd, CaseId, Currency, Entry, Kind, Outcome, Payment, PaymentChange,
-        PaymentKey, PaymentState, Plan, Reason, Snapshot, StoredCase, decide,
-    },
-    wire,
-};
 use redis::aio::MultiplexedConnection;
-use sqlx::{PgConnection, PgPool, Row, postgres::PgPoolOptions};
-use tokio::sync::mpsc;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::Mutex;
 
-use crate::place::Place;
+use super::rules::{self, End};
+use crate::{content::Content, money::Kind, place::Place};
 
 const CLAIM_MS: u64 = 60_000;
+const DONE_S: u64 = 3_600;
 /// A failed transaction (a deadlock, a lost race for an opening) is tried again so often.
 const TRIES_MAX: u32 = 20;
+/// Messages that the broker sends ahead, for each that is at work.
+const AHEAD: u16 = 4;
+/// Messages of one transaction.
+const BATCH_MAX: usize = 500;
 
-/// Counts of what was turned away, by layer.
+/// Counts of rejected copies, by layer.
 type Duplicates = BTreeMap<String, u64>;
+
+/// How messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// Each by itself, so many at once.
+    Single(u16),
+    /// Up to [`BATCH_MAX`] in one transaction.
+    Batch,
+}
 
 struct Textbook {
     pool: PgPool,
@@ -44,22 +57,24 @@ struct Textbook {
     prefix: String,
     by_redis: AtomicU64,
     by_ledger: AtomicU64,
-    by_quarantine: AtomicU64,
+    waiting: Mutex<HashMap<String, Vec<Arc<Content>>>>,
+    /// How many wait: mostly none does, and then nobody looks.
+    waiting_count: AtomicUsize,
 }
 
-enum End {
-    Settled,
-    InLedger,
-    CopyOfCase,
-}
-
-/// Consumes `total` messages with at most `in_flight` at once. Returns the seconds and the duplicates by layer.
-pub async fn run(place: &Place, in_flight: u16, total: usize) -> anyhow::Result<(f64, Duplicates)> {
+/// Consumes `total` messages. Returns the seconds and the duplicates by layer.
+pub async fn run(place: &Place, take: Take, total: usize) -> anyhow::Result<(f64, Duplicates)> {
     let started = Instant::now();
+    let (at_work, ahead) = match take {
+        Take::Single(at_work) => (at_work, at_work.saturating_mul(AHEAD)),
+        Take::Batch => (1, u16::try_from(BATCH_MAX)?.saturating_mul(AHEAD)),
+    };
     let client = redis::Client::open(place.redis_url.as_str()).context("PAYONCE_REDIS_URL")?;
-    let textbook = Arc::new(Textbook {
+    let textbook = Textbook {
         pool: PgPoolOptions::new()
-            .max_connections(u32::from(in_flight))
+            .max_connections(u32::from(at_work) + 1)
+            // Or every message pays for a round trip that asks nothing.
+            .test_before_acquire(false)
             .connect(&place.database_url)
             .await
             .context("PAYONCE_DATABASE_URL")?,
@@ -67,371 +82,301 @@ pub async fn run(place: &Place, in_flight: u16, total: usize) -> anyhow::Result<
         prefix: place.prefix.clone(),
         by_redis: AtomicU64::new(0),
         by_ledger: AtomicU64::new(0),
-        by_quarantine: AtomicU64::new(0),
-    });
+        waiting: Mutex::default(),
+        waiting_count: AtomicUsize::new(0),
+    };
     let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
     let channel = connection.create_channel().await?;
-    channel.basic_qos(in_flight, BasicQosOptions::default()).await?;
+    channel.basic_qos(ahead, BasicQosOptions::default()).await?;
     let queue = place.names().queue;
-    let mut deliveries = channel
-        .basic_consume(
-            queue.as_str().into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
-    // The prefetch limits how many are at work; each reports its end.
-    let (ended, mut ends) = mpsc::channel::<anyhow::Result<()>>(usize::from(in_flight));
-    let mut left = total;
-    while left > 0 {
-        tokio::select! {
-            delivery = deliveries.next() => {
-                let delivery = delivery.context("the broker cancelled the consumer")??;
-                let (textbook, ended) = (Arc::clone(&textbook), ended.clone());
-                tokio::spawn(async move {
-                    let result = textbook.settle(delivery).await;
-                    // Nobody listens after another one failed.
-                    let _unheard = ended.send(result).await;
-                });
-            }
-            end = ends.recv() => {
-                end.context("no end")??;
-                left -= 1;
-            }
-        }
+    let options = BasicConsumeOptions::default();
+    let deliveries =
+        channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await?;
+    match take {
+        Take::Single(at_work) => singly(&textbook, deliveries, at_work, total).await?,
+        Take::Batch => in_batches(&textbook, deliveries, total).await?,
     }
     let seconds = started.elapsed().as_secs_f64();
     connection.close(200, "done".into()).await?;
     textbook.pool.close().await;
-    let counts = [
-        ("redis", &textbook.by_redis),
-        ("ledger", &textbook.by_ledger),
-        ("quarantine", &textbook.by_quarantine),
-    ];
+    let counts = [("redis", &textbook.by_redis), ("ledger", &textbook.by_ledger)];
     let duplicates = counts.map(|(layer, count)| (layer.to_owned(), count.load(Ordering::Relaxed)));
     Ok((seconds, duplicates.into_iter().filter(|(_, count)| *count > 0).collect()))
 }
 
+async fn singly(textbook: &Textbook, deliveries: Consumer, at_work: u16, total: usize) -> anyhow::Result<()> {
+    let mut ends = deliveries
+        .take(total)
+        .map(async |delivery| textbook.settle(delivery?).await)
+        .buffer_unordered(usize::from(at_work));
+    while let Some(end) = ends.next().await {
+        end?;
+    }
+    Ok(())
+}
+
+async fn in_batches(textbook: &Textbook, deliveries: Consumer, total: usize) -> anyhow::Result<()> {
+    let mut batches = deliveries.take(total).ready_chunks(BATCH_MAX);
+    while let Some(batch) = batches.next().await {
+        let batch: Vec<Delivery> = batch.into_iter().collect::<Result<_, _>>()?;
+        textbook.settle_batch(batch).await?;
+    }
+    Ok(())
+}
+
+fn decode(delivery: &Delivery) -> anyhow::Result<Arc<Content>> {
+    Content::parse(&delivery.data).map(Arc::new).context("not a callback")
+}
+
+/// What a callback may be waited for by, or wait for: its accounts and its payment.
+fn ties(content: &Content) -> Vec<String> {
+    let accounts = content.subject.iter().chain(&content.to).map(|id| format!("account {id}"));
+    let payment = content.payment_id.iter().map(|id| format!("payment {} {id}", content.source));
+    accounts.chain(payment).collect()
+}
+
 impl Textbook {
-    async fn settle(&self, delivery: Delivery) -> anyhow::Result<()> {
-        let callback =
-            wire::decode(&delivery.data).map_err(|error| anyhow::anyhow!("not a callback: {error:?}"))?;
-        let marker = format!("{}textbook:{}", self.prefix, callback.key);
-        let mut redis = self.redis.clone();
-        let seen: Option<String> = redis::cmd("SET")
-            .arg(&marker)
-            .arg("processing")
-            .arg("NX")
-            .arg("GET")
-            .arg("PX")
-            .arg(CLAIM_MS)
-            .query_async(&mut redis)
-            .await?;
-        if seen.as_deref() == Some("done") {
-            self.by_redis.fetch_add(1, Ordering::Relaxed);
-        } else {
-            match self.apply(&callback, &delivery.data).await? {
-                End::Settled => {}
-                End::InLedger => {
-                    self.by_ledger.fetch_add(1, Ordering::Relaxed);
-                }
-                End::CopyOfCase => {
-                    self.by_quarantine.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            let _: () = redis::cmd("SET")
-                .arg(&marker)
-                .arg("done")
-                .arg("EX")
-                .arg(3_600)
-                .query_async(&mut redis)
-                .await?;
+    fn marker(&self, content: &Content) -> String {
+        format!("{}textbook:{}:{}:{}", self.prefix, content.source.len(), content.source, content.id)
+    }
+
+    /// Whether each is marked as done; the others are claimed.
+    async fn claim(&self, contents: &[Arc<Content>]) -> anyhow::Result<Vec<bool>> {
+        let mut pipe = redis::pipe();
+        for content in contents {
+            let set = pipe.cmd("SET").arg(self.marker(content)).arg("processing");
+            set.arg("NX").arg("GET").arg("PX").arg(CLAIM_MS);
         }
-        delivery.acker.ack(BasicAckOptions::default()).await?;
+        let seen: Vec<Option<String>> = pipe.query_async(&mut self.redis.clone()).await?;
+        Ok(seen.into_iter().map(|value| value.as_deref() == Some("done")).collect())
+    }
+
+    async fn mark_done(&self, contents: &[Arc<Content>]) -> anyhow::Result<()> {
+        let mut pipe = redis::pipe();
+        for content in contents {
+            pipe.cmd("SET").arg(self.marker(content)).arg("done").arg("EX").arg(DONE_S).ignore();
+        }
+        Ok(pipe.query_async(&mut self.redis.clone()).await?)
+    }
+
+    async fn settle(&self, delivery: Delivery) -> anyhow::Result<()> {
+        let content = decode(&delivery)?;
+        let contents = [content];
+        if self.claim(&contents).await? == [true] {
+            self.by_redis.fetch_add(1, Ordering::Relaxed);
+            delivery.acker.ack(BasicAckOptions::default()).await?;
+            return Ok(());
+        }
+        let [content] = &contents;
+        self.take(content).await?;
+        let acked = async { Ok(delivery.acker.ack(BasicAckOptions::default()).await.map(drop)?) };
+        tokio::try_join!(self.mark_done(&contents), acked)?;
         Ok(())
     }
 
-    async fn apply(&self, callback: &Callback, body: &[u8]) -> anyhow::Result<End> {
+    async fn settle_batch(&self, batch: Vec<Delivery>) -> anyhow::Result<()> {
+        let contents: Vec<Arc<Content>> = batch.iter().map(decode).collect::<Result<_, _>>()?;
+        let done = self.claim(&contents).await?;
+        let mut keys = HashSet::new();
+        let mut fresh = Vec::with_capacity(contents.len());
+        for (content, is_done) in contents.into_iter().zip(done) {
+            if is_done || !keys.insert((content.source.clone(), content.id.clone())) {
+                self.by_redis.fetch_add(1, Ordering::Relaxed);
+            } else {
+                fresh.push(content);
+            }
+        }
+        match self.transaction(&fresh).await? {
+            Some(ends) => {
+                for (content, end) in fresh.iter().zip(ends) {
+                    self.follow_up(content, end).await?;
+                }
+            }
+            // Some copy is among them.
+            None => {
+                for content in &fresh {
+                    self.take(content).await?;
+                }
+            }
+        }
+        if !fresh.is_empty() {
+            self.mark_done(&fresh).await?;
+        }
+        if let Some(last) = batch.into_iter().last() {
+            last.acker.ack(BasicAckOptions { multiple: true }).await?;
+        }
+        Ok(())
+    }
+
+    /// Settles one, and what waited for it.
+    async fn take(&self, content: &Arc<Content>) -> anyhow::Result<()> {
+        let end = self.apply(content).await?;
+        self.follow_up(content, end).await
+    }
+
+    async fn follow_up(&self, content: &Arc<Content>, end: End) -> anyhow::Result<()> {
+        match end {
+            End::InLedger => {
+                self.by_ledger.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            // Whoever begins to wait after this look tries once more by itself.
+            End::Applied if self.waiting_count.load(Ordering::SeqCst) == 0 => Ok(()),
+            End::Applied => {
+                let mut waiting = self.waiting.lock().await;
+                self.wake(&mut waiting, ties(content)).await
+            }
+            End::Waits => {
+                let mut waiting = self.waiting.lock().await;
+                self.waiting_count.fetch_add(1, Ordering::SeqCst);
+                for tie in ties(content) {
+                    waiting.entry(tie).or_default().push(Arc::clone(content));
+                }
+                // What it lacks may have come between its transaction and this.
+                self.wake(&mut waiting, ties(content)).await
+            }
+        }
+    }
+
+    /// Tries again what waits for these, and what waits for that in turn.
+    async fn wake(
+        &self,
+        waiting: &mut HashMap<String, Vec<Arc<Content>>>,
+        mut moved: Vec<String>,
+    ) -> anyhow::Result<()> {
+        while let Some(tie) = moved.pop() {
+            for content in waiting.get(&tie).cloned().unwrap_or_default() {
+                if self.apply(&content).await? == End::Waits {
+                    continue;
+                }
+                self.waiting_count.fetch_sub(1, Ordering::SeqCst);
+                for tie in ties(&content) {
+                    if let Some(others) = waiting.get_mut(&tie) {
+                        others.retain(|other| !Arc::ptr_eq(other, &content));
+                    }
+                }
+                moved.extend(ties(&content));
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, content: &Arc<Content>) -> anyhow::Result<End> {
         let mut tries = 0;
         loop {
-            let error = match self.transaction(callback, body).await {
+            let error = match self.try_apply(content).await {
                 Ok(end) => return Ok(end),
                 Err(error) => error,
             };
             tries += 1;
             if tries == TRIES_MAX {
-                return Err(error.context(format!("{} was tried {TRIES_MAX} times", callback.key)));
+                return Err(error.context(format!("{} was tried {TRIES_MAX} times", content.id)));
             }
         }
     }
 
-    async fn transaction(&self, callback: &Callback, body: &[u8]) -> anyhow::Result<End> {
+    async fn try_apply(&self, content: &Arc<Content>) -> anyhow::Result<End> {
+        if let Some(end) = self.one_statement(content).await? {
+            return Ok(end);
+        }
+        Ok(self.transaction(std::slice::from_ref(content)).await?.map_or(End::InLedger, |ends| ends[0]))
+    }
+
+    /// One transaction; `None` where the ledger has one of these already, and nothing is written.
+    async fn transaction(&self, contents: &[Arc<Content>]) -> anyhow::Result<Option<Vec<End>>> {
         let mut transaction = self.pool.begin().await?;
-        let mut snapshot = Snapshot::default();
-        let mut account = lock_account(&mut transaction, callback).await?;
-        if account.is_none() && callback.kind == Kind::DepositSucceeded {
-            open_account(&mut transaction, callback).await?;
-            account = lock_account(&mut transaction, callback).await?;
-        }
-        if let Some(account) = account {
-            snapshot.accounts.insert(callback.account_id.clone(), account);
-            if let Some(key) = callback.payment_key() {
-                load_payment(&mut transaction, &key, account.cases > 0, &mut snapshot).await?;
-            }
-        }
-        let plan = decide(&snapshot, std::slice::from_ref(callback));
-        if plan.outcomes == [Outcome::Applied] {
-            for entry in &plan.entries {
-                if !insert_entry(&mut transaction, entry).await? {
-                    return Ok(End::InLedger);
-                }
-            }
-        } else if is_in_ledger(&mut transaction, callback).await? {
-            return Ok(End::InLedger);
-        }
-        let mut is_copy = false;
-        for case in &plan.new_cases {
-            is_copy = !insert_case(&mut transaction, callback, case.reason, &case.detail, body).await?;
-        }
-        if is_copy {
-            transaction.commit().await?;
-            return Ok(End::CopyOfCase);
-        }
-        write_account(&mut transaction, &plan).await?;
-        for change in &plan.payments {
-            write_payment(&mut transaction, change).await?;
-        }
-        for case in &plan.resolved_cases {
-            end_case(&mut transaction, case.id, &case.end).await?;
+        let contents: Vec<&Content> = contents.iter().map(Arc::as_ref).collect();
+        let Some(ends) = rules::apply(&mut transaction, &contents).await? else {
+            transaction.rollback().await?;
+            return Ok(None);
+        };
+        for (content, _) in contents.iter().zip(&ends).filter(|(_, end)| **end == End::Waits) {
+            store_case(&mut transaction, content).await?;
         }
         transaction.commit().await?;
-        Ok(End::Settled)
+        Ok(Some(ends))
     }
-}
 
-async fn lock_account(
-    transaction: &mut PgConnection,
-    callback: &Callback,
-) -> anyhow::Result<Option<Account>> {
-    let row = sqlx::query(
-        "select currency, balance, held, version, cases from accounts where account_id = $1 for no key update",
-    )
-    .bind(callback.account_id.as_str())
-    .fetch_optional(transaction)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Account {
-        currency: Currency::parse(row.try_get("currency")?).context("currency")?,
-        balance: row.try_get("balance")?,
-        held: row.try_get("held")?,
-        version: row.try_get("version")?,
-        cases: row.try_get("cases")?,
-    }))
-}
-
-async fn open_account(transaction: &mut PgConnection, callback: &Callback) -> anyhow::Result<()> {
-    sqlx::query(
-        "insert into accounts (account_id, currency, balance, held, version) values ($1, $2, 0, 0, 0)
-         on conflict do nothing",
-    )
-    .bind(callback.account_id.as_str())
-    .bind(callback.currency.to_string())
-    .execute(transaction)
-    .await?;
-    Ok(())
-}
-
-async fn load_payment(
-    transaction: &mut PgConnection,
-    key: &PaymentKey,
-    may_wait: bool,
-    snapshot: &mut Snapshot,
-) -> anyhow::Result<()> {
-    let row = sqlx::query(
-        "select account_id, currency, state, authorized, captured, refunded, version
-         from payments where payment_id = $1 and source = $2",
-    )
-    .bind(key.payment_id.as_str())
-    .bind(key.source.as_str())
-    .fetch_optional(&mut *transaction)
-    .await?;
-    if let Some(row) = row {
-        let payment = Payment {
-            account_id: payonce::ledger::AccountId::new(row.try_get("account_id")?)
-                .map_err(|_| anyhow::anyhow!("account_id"))?,
-            currency: Currency::parse(row.try_get("currency")?).context("currency")?,
-            state: PaymentState::parse(row.try_get("state")?).context("state")?,
-            authorized: row.try_get("authorized")?,
-            captured: row.try_get("captured")?,
-            refunded: row.try_get("refunded")?,
-            version: row.try_get("version")?,
+    /// What needs no look at anything first is one statement; `None`: it is none of these, or met something.
+    async fn one_statement(&self, content: &Content) -> anyhow::Result<Option<End>> {
+        let account = match content.kind {
+            Kind::Deposit => {
+                "insert into accounts as a (account_id, currency, balance, held, version) values ($4, $5, $6, 0, 1)
+                 on conflict (account_id) do update set balance = a.balance + excluded.balance, version = a.version + 1
+                 where a.currency = excluded.currency returning balance, held, version"
+            }
+            Kind::Succeeded | Kind::Failed => {
+                "update accounts set balance = balance - $9, version = version + 1
+                 where account_id = $4 and currency = $5 and balance - held >= $9 returning balance, held, version"
+            }
+            Kind::DepositRefunded
+            | Kind::DepositDisputed
+            | Kind::DepositReinstated
+            | Kind::Authorized
+            | Kind::Adjusted
+            | Kind::Captured
+            | Kind::CaptureFailed
+            | Kind::Voided
+            | Kind::Refunded
+            | Kind::RefundFailed
+            | Kind::Fee
+            | Kind::Transfer => return Ok(None),
         };
-        snapshot.payments.insert(key.clone(), payment);
+        let payment = if content.kind == Kind::Deposit {
+            ""
+        } else {
+            ", p as (insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version)
+                     select $1, $7, $4, $5, $10, 0, $9, 0, 1 from a)"
+        };
+        let is_debit = content.kind == Kind::Succeeded;
+        let (state, taken) = if is_debit { ("succeeded", content.amount) } else { ("failed", 0) };
+        let delta = if content.kind == Kind::Deposit { content.amount } else { -taken };
+        let statement = format!(
+            "with a as ({account}){payment}
+             insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
+                                 balance_delta, held_delta, balance_after, held_after, payload_sha256, occurred_at)
+             select $1, $2, $3, $4, a.version, $7, $8, $6, $5, $11, 0, a.balance, a.held, $12, to_timestamp($13)
+             from a where $9::bigint is not null and $10::text is not null"
+        );
+        let done = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(&content.source)
+            .bind(&content.id)
+            .bind(content.kind.name())
+            .bind(&content.subject)
+            .bind(&content.currency)
+            .bind(content.amount)
+            .bind(&content.payment_id)
+            .bind(&content.operation_id)
+            .bind(taken)
+            .bind(state)
+            .bind(delta)
+            .bind(content.sha256())
+            .bind(content.at_s as f64)
+            .execute(&self.pool)
+            .await;
+        match done {
+            Ok(done) => Ok((done.rows_affected() == 1).then_some(End::Applied)),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                // Of a payment that was begun already more has to be known.
+                let is_copy = error.constraint().is_some_and(|name| name.starts_with("ledger"));
+                Ok(is_copy.then_some(End::InLedger))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
-    if !may_wait {
-        return Ok(());
-    }
-    let rows = sqlx::query(
-        "select id, body from quarantine where payment_id = $1 and source = $2 and state = 'waiting' order by id",
-    )
-    .bind(key.payment_id.as_str())
-    .bind(key.source.as_str())
-    .fetch_all(transaction)
-    .await?;
-    for row in rows {
-        let callback = wire::decode(row.try_get("body")?)
-            .map_err(|error| anyhow::anyhow!("a stored body: {error:?}"))?;
-        let case = StoredCase { id: CaseId(row.try_get("id")?), callback };
-        snapshot.waiting.entry(key.clone()).or_default().push(case);
-    }
-    Ok(())
 }
 
-async fn is_in_ledger(transaction: &mut PgConnection, callback: &Callback) -> anyhow::Result<bool> {
-    let row = sqlx::query("select 1 from ledger where event_id = $1 and source = $2")
-        .bind(callback.key.event_id.as_str())
-        .bind(callback.key.source.as_str())
-        .fetch_optional(transaction)
-        .await?;
-    Ok(row.is_some())
-}
-
-/// `false`: it is there already.
-async fn insert_entry(transaction: &mut PgConnection, entry: &Entry) -> anyhow::Result<bool> {
-    let callback = &entry.callback;
-    let done = sqlx::query(
-        "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
-                             balance_delta, held_delta, balance_after, held_after, payload_sha256)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-         on conflict do nothing",
+/// It waits, and is not lost with the process.
+async fn store_case(transaction: &mut sqlx::PgConnection, content: &Content) -> anyhow::Result<()> {
+    sqlx::query(
+        "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint)
+         values ($1, $2, 'waiting_for_payment', '', '', 'waiting', 1, $3)
+         on conflict on constraint quarantine_content do update set attempts = quarantine.attempts + 1",
     )
-    .bind(callback.key.source.as_str())
-    .bind(callback.key.event_id.as_str())
-    .bind(callback.kind.as_str())
-    .bind(callback.account_id.as_str())
-    .bind(entry.account_version)
-    .bind(callback.payment_id.as_ref().map(|id| id.as_str()))
-    .bind(callback.operation_id.as_ref().map(|id| id.as_str()))
-    .bind(callback.amount.minor_units())
-    .bind(callback.currency.to_string())
-    .bind(entry.balance_delta)
-    .bind(entry.held_delta)
-    .bind(entry.balance_after)
-    .bind(entry.held_after)
-    .bind(&callback.fingerprint.0[..])
+    .bind(&content.source)
+    .bind(&content.id)
+    .bind(content.sha256())
     .execute(transaction)
     .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-async fn write_account(transaction: &mut PgConnection, plan: &Plan) -> anyhow::Result<()> {
-    for change in &plan.accounts {
-        let done = sqlx::query(
-            "update accounts set balance = $2, held = $3, version = $4, cases = $5
-             where account_id = $1 and version = $6",
-        )
-        .bind(change.account_id.as_str())
-        .bind(change.after.balance)
-        .bind(change.after.held)
-        .bind(change.after.version)
-        .bind(change.after.cases)
-        .bind(change.before.version)
-        .execute(&mut *transaction)
-        .await?;
-        if done.rows_affected() != 1 {
-            bail!("{} was changed by a rival", change.account_id);
-        }
-    }
-    Ok(())
-}
-
-async fn write_payment(transaction: &mut PgConnection, change: &PaymentChange) -> anyhow::Result<()> {
-    let statement = match change.expected {
-        None => {
-            "insert into payments (source, payment_id, account_id, currency, state, authorized, captured, refunded, version)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing"
-        }
-        Some(_) => {
-            "update payments set account_id = $3, currency = $4, state = $5, authorized = $6, captured = $7, refunded = $8,
-                    version = $9
-             where source = $1 and payment_id = $2 and version = $10"
-        }
-    };
-    let after = &change.after;
-    let mut query = sqlx::query(statement)
-        .bind(change.key.source.as_str())
-        .bind(change.key.payment_id.as_str())
-        .bind(after.account_id.as_str())
-        .bind(after.currency.to_string())
-        .bind(after.state.as_str())
-        .bind(after.authorized)
-        .bind(after.captured)
-        .bind(after.refunded)
-        .bind(after.version);
-    if let Some(version) = change.expected {
-        query = query.bind(version);
-    }
-    if query.execute(transaction).await?.rows_affected() != 1 {
-        bail!("payment {:?} was changed by a rival", change.key);
-    }
-    Ok(())
-}
-
-/// `false`: it is a copy of a case.
-async fn insert_case(
-    transaction: &mut PgConnection,
-    callback: &Callback,
-    reason: Reason,
-    detail: &str,
-    body: &[u8],
-) -> anyhow::Result<bool> {
-    let state = if reason == Reason::WaitingForPayment { "waiting" } else { "open" };
-    let is_new = sqlx::query_scalar(
-        "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
-                                 payment_id, operation_id, amount, currency, is_final)
-         values ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10, $11, $12, $13, $14)
-         on conflict on constraint quarantine_content
-         do update set attempts = quarantine.attempts + 1, last_seen_at = clock_timestamp()
-         returning attempts = 1",
-    )
-    .bind(callback.key.source.as_str())
-    .bind(callback.key.event_id.as_str())
-    .bind(reason.as_str())
-    .bind(detail)
-    .bind(body)
-    .bind(state)
-    .bind(&callback.fingerprint.0[..])
-    .bind(callback.kind.as_str())
-    .bind(callback.account_id.as_str())
-    .bind(callback.payment_id.as_ref().map(|id| id.as_str()))
-    .bind(callback.operation_id.as_ref().map(|id| id.as_str()))
-    .bind(callback.amount.minor_units())
-    .bind(callback.currency.to_string())
-    .bind(callback.is_final)
-    .fetch_one(transaction)
-    .await?;
-    Ok(is_new)
-}
-
-async fn end_case(transaction: &mut PgConnection, id: CaseId, end: &CaseEnd) -> anyhow::Result<()> {
-    let (state, reason) = match end {
-        CaseEnd::Applied => ("replayed", None),
-        CaseEnd::Duplicate(_) => ("discarded", None),
-        CaseEnd::Open(reason, _) => ("open", Some(reason.as_str())),
-    };
-    let done = sqlx::query(
-        "update quarantine set state = $2, reason = coalesce($3, reason),
-                resolved_at = case when $2 = 'open' then null else clock_timestamp() end
-         where id = $1 and state = 'waiting'",
-    )
-    .bind(id.0)
-    .bind(state)
-    .bind(reason)
-    .execute(transaction)
-    .await?;
-    if done.rows_affected() != 1 {
-        bail!("case {id:?} waits no longer");
-    }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub async fn run(
     while let Some(row) = rows.try_next().await.context("quarantine cannot be read")? {
         let (reason, state): (String, String) = (row.try_get("reason")?, row.try_get("state")?);
         // A provider's callback that waited for another one, and is in the ledger now.
-        if reason == "waiting_for_payment" && state == "replayed" {
+        if reason.starts_with("waiting_for_") && state == "replayed" {
             audit.waited += 1;
             continue;
         }

@@ -194,7 +194,7 @@ impl Sending {
             let (routing_key, signature, callback) = match wire::decode(&body) {
                 Ok(callback) => {
                     let signature = self.sign(&callback.key, &body)?;
-                    let account = callback.account_id.as_str().to_owned();
+                    let account = callback.routing_key().to_owned();
                     (account, signature, Some((callback.key, callback.fingerprint)))
                 }
                 Err(_) if self.unchecked => Default::default(),

@@ -119,7 +119,7 @@ pub(super) fn item(event: &[u8], terms: &Terms) -> Item {
                 Outcome::Unmapped(format!("source: this endpoint speaks for {:?} only", terms.source))
             }
             Ok(callback) => Outcome::Accepted(Accepted {
-                routing_key: callback.account_id.as_str().to_owned(),
+                routing_key: callback.routing_key().to_owned(),
                 id: callback.key.event_id.as_str().to_owned(),
                 body: event.to_vec(),
             }),

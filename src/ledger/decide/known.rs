@@ -1,20 +1,17 @@
 //! Whether a callback is known already: in this batch, in the ledger, or in quarantine.
 
 use super::{Book, Verdict, mismatch};
-use crate::ledger::{Callback, CaseEnd, CaseId, Fingerprint, Known, Layer, OperationKey};
+use crate::ledger::{Callback, CaseEnd, CaseId, CaseState, Fingerprint, Known, Layer, OperationKey, Reason};
 
 impl<'a> Book<'a> {
     /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
     pub(super) fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Verdict> {
-        let earlier = self.seen.entry(&callback.key).or_default();
-        let same = earlier.iter().copied().find(|at| {
-            self.callbacks.get(*at).is_some_and(|first| first.fingerprint == callback.fingerprint)
-        });
-        if let Some(first) = same {
+        if let Some(first) = self.first_in_batch(callback) {
             let copies = self.copies_in_batch.entry(first).or_default();
             *copies = copies.saturating_add(1);
             return Some(Verdict::Duplicate(Layer::Batch));
         }
+        let earlier = self.seen.entry(&callback.key).or_default();
         let owner_in_batch = earlier.iter().copied().find(|at| self.verdicts.get(*at).is_some_and(owns_key));
         earlier.push(index);
 
@@ -31,15 +28,28 @@ impl<'a> Book<'a> {
             return Some(Verdict::Duplicate(Layer::Operation));
         }
         let stored_case = known.iter().find_map(|known| match known {
-            Known::Case { id, fingerprint, .. } if *fingerprint == callback.fingerprint => Some(*id),
+            Known::Case { id, fingerprint, state, .. } if *fingerprint == callback.fingerprint => {
+                Some((*id, *state))
+            }
             Known::Case { .. } | Known::Ledger(_) => None,
         });
-        if let Some(id) = stored_case {
-            return Some(Verdict::CopyOfCase(id));
+        if let Some((id, state)) = stored_case {
+            return Some(Verdict::CopyOfCase(id, state));
         }
         if let Some((seen, _)) = operation.as_ref().and_then(|key| self.operation(key)) {
             if seen == callback.fingerprint {
-                return Some(Verdict::Duplicate(Layer::Operation));
+                return Some(operation.and_then(|key| self.discarded_twin(&key)).map_or(
+                    Verdict::Duplicate(Layer::Operation),
+                    |CaseId(id)| {
+                        Verdict::Case(
+                            Reason::InvalidTransition,
+                            format!(
+                                "the same operation under another event was discarded as case {id}; \
+                                 replay this one, or discard it too"
+                            ),
+                        )
+                    },
+                ));
             }
             return Some(mismatch("operation_id", seen, callback.fingerprint));
         }
@@ -48,6 +58,27 @@ impl<'a> Book<'a> {
             .map(|owner| owner.fingerprint)
             .or_else(|| known.iter().find_map(owner_of_key));
         owner.map(|seen| mismatch("source and id", seen, callback.fingerprint))
+    }
+
+    /// The first of this content in this batch.
+    pub(super) fn first_in_batch(&self, callback: &Callback) -> Option<usize> {
+        let earlier = self.seen.get(&callback.key)?;
+        earlier
+            .iter()
+            .copied()
+            .find(|at| self.callbacks.get(*at).is_some_and(|first| first.fingerprint == callback.fingerprint))
+    }
+
+    /// The case, where all that is known of a second key is one that a person has discarded: it stands in no other event's way, but
+    /// somebody has to look.
+    fn discarded_twin(&self, key: &OperationKey) -> Option<CaseId> {
+        if self.operations.contains_key(key) {
+            return None;
+        }
+        match self.snapshot.operations.get(key)? {
+            Known::Case { id, state: CaseState::Discarded, .. } => Some(*id),
+            Known::Case { .. } | Known::Ledger(_) => None,
+        }
     }
 
     /// What makes a stored case settled by now, or a mismatch, whatever its account looks like.
@@ -67,9 +98,9 @@ impl<'a> Book<'a> {
         match known {
             Known::Ledger(fingerprint) => Some(*fingerprint),
             Known::Case { id, .. } if *id == besides => None,
-            Known::Case { id, fingerprint, reason, is_discarded } => {
+            Known::Case { id, fingerprint, reason, state } => {
                 let owns_key = match self.resolved.get(id).map(|case| &case.end) {
-                    None => !is_discarded && reason.owns_key(),
+                    None => *state != CaseState::Discarded && reason.owns_key(),
                     Some(CaseEnd::Applied) => true,
                     Some(CaseEnd::Duplicate(_)) => false,
                     Some(CaseEnd::Open(reason, _)) => reason.owns_key(),
@@ -83,7 +114,7 @@ impl<'a> Book<'a> {
     /// applied, with other content at once.
     pub(super) fn settled_operation(&self, callback: &Callback) -> Option<Verdict> {
         let key = callback.operation_key()?;
-        let is_open = |known: &Known| !matches!(known, Known::Case { is_discarded: true, .. });
+        let is_open = |known: &Known| !matches!(known, Known::Case { state: CaseState::Discarded, .. });
         let (seen, applied) = self
             .operations
             .get(&key)
@@ -107,7 +138,7 @@ fn owns_key(verdict: &Verdict) -> bool {
         Verdict::Applied => true,
         Verdict::Case(reason, _) => reason.owns_key(),
         // Its owner, if it has one, is stored: `owner_of_key` finds it.
-        Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => false,
+        Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => false,
     }
 }
 

@@ -1,32 +1,35 @@
 //! The whole business rule: a snapshot and a batch of callbacks in, a plan out.
 
 mod known;
+mod post;
 mod waiting;
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 
 use super::{
-    Account, AccountChange, AccountId, Callback, CaseCopies, CaseId, Entry, Fingerprint, Key, Kind, Layer,
-    NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason, Refusal, ResolvedCase,
-    Snapshot, StoredCase, Unopened, payment::Step,
+    Account, AccountChange, AccountId, Callback, CaseCopies, CaseId, CaseState, Deposit, Entry, Fingerprint,
+    Key, Layer, Movement, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason,
+    ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
 };
 
 /// Decides a batch, callback by callback, in its order. Deciding never fails: every callback gets exactly one [`Outcome`].
 ///
-/// Pure: equal arguments give equal plans, and any way of cutting a stream of callbacks into batches gives the same ledger.
+/// Pure: equal arguments give equal plans. Any way of cutting a stream of sound callbacks into batches, and any order of it, gives the
+/// same end; only which of several has the last of the money depends on who came first.
 #[must_use]
-pub fn decide(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
-    let mut book = Book::new(snapshot, callbacks);
+pub fn decide(snapshot: &Snapshot, callbacks: &[Callback], rules: &Rules) -> Plan {
+    let mut book = Book::new(snapshot, callbacks, &[], rules);
     for (index, callback) in callbacks.iter().enumerate() {
         book.take(index, callback, Book::judge);
+        book.decide_copy_again(index, callback);
     }
     book.into_plan()
 }
 
 /// Quarantines what the broker gave up, unless it is known already: it may have been settled by the last of its deliveries.
 #[must_use]
-pub fn give_up(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
-    let mut book = Book::new(snapshot, callbacks);
+pub fn give_up(snapshot: &Snapshot, callbacks: &[Callback], rules: &Rules) -> Plan {
+    let mut book = Book::new(snapshot, callbacks, &[], rules);
     for (index, callback) in callbacks.iter().enumerate() {
         book.take(index, callback, |_, _| {
             let detail = "returned to the queue as often as x-delivery-limit allows";
@@ -36,10 +39,21 @@ pub fn give_up(snapshot: &Snapshot, callbacks: &[Callback]) -> Plan {
     book.into_plan()
 }
 
-/// Decides stored cases again, in their order, against what the database knows now. One that `expires` does not go on waiting.
+/// Whose time is up among the cases that are decided again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expires {
+    /// Nobody's.
+    Nothing,
+    /// Of what waits for a payment: it becomes [`Reason::WaitingExpired`].
+    Payment,
+    /// Of what waits for funds: it becomes what it lacks.
+    Funds,
+}
+
+/// Decides stored cases again, in their order, against what the database knows now. An open one that still lacks money stays open.
 #[must_use]
-pub fn decide_cases(snapshot: &Snapshot, cases: &[StoredCase], expires: bool) -> Plan {
-    let mut book = Book::new(snapshot, &[]);
+pub fn decide_cases(snapshot: &Snapshot, cases: &[StoredCase], rules: &Rules, expires: Expires) -> Plan {
+    let mut book = Book::new(snapshot, &[], cases, rules);
     for case in cases {
         book.replay(case, expires);
     }
@@ -50,16 +64,24 @@ pub fn decide_cases(snapshot: &Snapshot, cases: &[StoredCase], expires: bool) ->
 #[derive(Debug, Clone)]
 enum Verdict {
     Duplicate(Layer),
-    CopyOfCase(CaseId),
+    CopyOfCase(CaseId, CaseState),
     Case(Reason, String),
     Applied,
 }
 
-/// A callback that waits for a payment: stored by an earlier batch, or of this one.
+/// A callback that waits: stored by an earlier batch, or of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiter {
+enum Who {
     Stored(CaseId),
     InBatch(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiter<'a> {
+    who: Who,
+    callback: &'a Callback,
+    /// One of the two that wait.
+    reason: Reason,
 }
 
 struct AccountWork {
@@ -77,6 +99,14 @@ struct PaymentWork {
 struct Book<'a> {
     snapshot: &'a Snapshot,
     callbacks: &'a [Callback],
+    rules: &'a Rules,
+    /// Whether what is decided at this moment may wait for funds. What is new may until its batch ends, whatever the rules: what it
+    /// lacks may be in the same batch.
+    waits_for_funds: bool,
+    /// Whether any callback names another's movement.
+    tracks_movements: bool,
+    /// Deposits that any callback takes back.
+    tracks_deposits: HashSet<PaymentKey>,
     verdicts: Vec<Verdict>,
     /// First copy of each content seen in this batch, by key.
     seen: HashMap<&'a Key, Vec<usize>>,
@@ -85,172 +115,140 @@ struct Book<'a> {
     copies_in_batch: HashMap<usize, i32>,
     accounts: HashMap<AccountId, AccountWork>,
     payments: HashMap<PaymentKey, PaymentWork>,
-    waiting: HashMap<PaymentKey, Vec<(Waiter, &'a Callback)>>,
+    deposits: HashMap<PaymentKey, Deposit>,
+    movements: HashMap<OperationKey, Movement>,
+    /// Those that wait, oldest first; `None` once one does no more.
+    waiters: Vec<Option<Waiter<'a>>>,
+    waiters_of_payment: HashMap<PaymentKey, Vec<usize>>,
+    waiters_of_account: HashMap<AccountId, Vec<usize>>,
     entries: Vec<Entry>,
     resolved: BTreeMap<CaseId, ResolvedCase>,
 }
 
 impl<'a> Book<'a> {
-    fn new(snapshot: &'a Snapshot, callbacks: &'a [Callback]) -> Self {
-        let waiting = snapshot
-            .waiting
-            .iter()
-            .map(|(key, cases)| {
-                (key.clone(), cases.iter().map(|case| (Waiter::Stored(case.id), &case.callback)).collect())
-            })
-            .collect();
-        Self {
+    fn new(
+        snapshot: &'a Snapshot,
+        callbacks: &'a [Callback],
+        cases: &'a [StoredCase],
+        rules: &'a Rules,
+    ) -> Self {
+        let stored = snapshot.waiting.iter().chain(cases).map(|case| &case.callback);
+        let mut tracks_movements = false;
+        let mut tracks_deposits = HashSet::new();
+        for callback in stored.chain(callbacks) {
+            tracks_movements |= callback.kind.reverses().is_some() || callback.named_account().is_none();
+            if takes_deposit_back(callback) {
+                tracks_deposits.extend(callback.payment_key());
+            }
+        }
+        let mut book = Self {
             snapshot,
             callbacks,
+            rules,
+            waits_for_funds: true,
+            tracks_movements,
+            tracks_deposits,
             verdicts: Vec::with_capacity(callbacks.len()),
             seen: HashMap::with_capacity(callbacks.len()),
             operations: HashMap::new(),
             copies_in_batch: HashMap::new(),
             accounts: HashMap::new(),
             payments: HashMap::new(),
-            waiting,
+            deposits: HashMap::new(),
+            movements: HashMap::new(),
+            waiters: Vec::new(),
+            waiters_of_payment: HashMap::new(),
+            waiters_of_account: HashMap::new(),
             entries: Vec::with_capacity(callbacks.len()),
             resolved: BTreeMap::new(),
+        };
+        for case in &snapshot.waiting {
+            book.add_waiter(Who::Stored(case.id), &case.callback, case.reason);
         }
+        book
     }
 
     fn take(
         &mut self,
         index: usize,
         callback: &'a Callback,
-        judge: impl FnOnce(&mut Self, &Callback) -> Verdict,
+        judge: impl FnOnce(&mut Self, &'a Callback) -> Verdict,
     ) {
         let verdict = self.known(index, callback).unwrap_or_else(|| judge(self, callback));
         self.verdicts.push(verdict.clone());
-        match (verdict, callback.payment_key()) {
-            (Verdict::Applied, Some(key)) => self.wake(&key),
-            (Verdict::Case(Reason::WaitingForPayment, _), Some(key)) => {
-                self.waiting.entry(key).or_default().push((Waiter::InBatch(index), callback));
+        match verdict {
+            Verdict::Applied => self.wake(callback),
+            Verdict::Case(reason, _) if reason.is_waiting() => {
+                self.add_waiter(Who::InBatch(index), callback, reason);
+                self.try_together(callback);
             }
-            (Verdict::Applied | Verdict::Case(..) | Verdict::CopyOfCase(_) | Verdict::Duplicate(_), _) => {}
+            Verdict::Case(..) | Verdict::CopyOfCase(..) | Verdict::Duplicate(_) => {}
         }
     }
 
     /// What a new callback does to its account and payment.
-    fn judge(&mut self, callback: &Callback) -> Verdict {
-        let verdict = self.post(callback);
-        if let Some(key) = callback.operation_key() {
-            match &verdict {
-                Verdict::Applied => {
-                    self.operations.insert(key, (callback.fingerprint, true));
-                }
-                Verdict::Case(reason, _) if reason.owns_key() => {
-                    self.operations.entry(key).or_insert((callback.fingerprint, false));
-                }
-                Verdict::Case(..) | Verdict::CopyOfCase(_) | Verdict::Duplicate(_) => {}
-            }
-        }
+    fn judge(&mut self, callback: &'a Callback) -> Verdict {
+        let verdict = match self.post(&[callback]) {
+            Ok(()) => Verdict::Applied,
+            Err(verdict) => verdict,
+        };
+        self.use_operation(callback, &verdict);
         verdict
     }
 
-    fn post(&mut self, callback: &Callback) -> Verdict {
-        let Some(account) = self.account(callback) else {
-            return Verdict::Case(
-                Reason::UnknownAccount,
-                format!("no deposit has opened the account, {} cannot", callback.kind.as_str()),
-            );
-        };
-        if account.currency != callback.currency {
-            return Verdict::Case(
-                Reason::CurrencyMismatch,
-                format!("the account is in {}, the callback in {}", account.currency, callback.currency),
-            );
-        }
-        let payment_key = callback.payment_key();
-        let step = match &payment_key {
-            None => deposit(callback),
-            Some(key) => {
-                let payment = self.payment(key, callback);
-                if let Some(verdict) = of_another_account(&payment, callback) {
-                    return verdict;
-                }
-                payment.step(callback)
+    fn use_operation(&mut self, callback: &Callback, verdict: &Verdict) {
+        let Some(key) = callback.operation_key() else { return };
+        match verdict {
+            Verdict::Applied => {
+                self.operations.insert(key, (callback.fingerprint, true));
             }
-        };
-        match step {
-            Step::Refuse(reason, detail) => Verdict::Case(reason, detail),
-            Step::Wait => Verdict::Case(
-                Reason::WaitingForPayment,
-                format!("{} needs a payment that has not come", callback.kind.as_str()),
-            ),
-            Step::Post { after, balance_delta, held_delta } => {
-                match account.post(balance_delta, held_delta) {
-                    Err(Refusal::Overflow) => Verdict::Case(
-                        Reason::AmountOverflow,
-                        format!("balance {}, this change {balance_delta}", account.balance),
-                    ),
-                    Err(Refusal::Insufficient { available }) => Verdict::Case(
-                        Reason::InsufficientFunds,
-                        format!("available {available}, needed {}", callback.amount.minor_units()),
-                    ),
-                    Ok(account) => {
-                        self.put_account(callback, account);
-                        if let Some(key) = payment_key {
-                            self.put_payment(key, after);
-                        }
-                        self.entries.push(Entry {
-                            callback: callback.clone(),
-                            account_version: account.version,
-                            balance_delta,
-                            held_delta,
-                            balance_after: account.balance,
-                            held_after: account.held,
-                        });
-                        Verdict::Applied
-                    }
-                }
+            Verdict::Case(reason, _) if reason.owns_key() => {
+                self.operations.entry(key).or_insert((callback.fingerprint, false));
             }
+            Verdict::Case(..) | Verdict::CopyOfCase(..) | Verdict::Duplicate(_) => {}
         }
     }
 
-    fn account(&self, callback: &Callback) -> Option<Account> {
-        if let Some(work) = self.accounts.get(&callback.account_id) {
-            return Some(work.now);
-        }
-        let open = self.snapshot.accounts.get(&callback.account_id).copied();
-        match callback.kind {
-            Kind::DepositSucceeded => Some(open.unwrap_or_else(|| self.unopened(callback))),
-            Kind::PaymentAuthorized
-            | Kind::PaymentCaptured
-            | Kind::PaymentVoided
-            | Kind::PaymentSucceeded
-            | Kind::PaymentFailed
-            | Kind::RefundSucceeded => open,
-        }
+    fn account(&self, account_id: &AccountId) -> Option<Account> {
+        let work = self.accounts.get(account_id).map(|work| work.now);
+        work.or_else(|| self.snapshot.accounts.get(account_id).copied())
     }
 
-    fn unopened(&self, deposit: &Callback) -> Account {
-        Account::unopened(deposit.currency, self.unopened_cases(&deposit.account_id))
+    fn unopened(&self, account_id: &AccountId, currency: super::Currency) -> Account {
+        Account::unopened(currency, self.unopened_cases(account_id))
     }
 
     fn unopened_cases(&self, account_id: &AccountId) -> i64 {
         self.snapshot.unopened_cases.get(account_id).copied().unwrap_or(0)
     }
 
-    fn put_account(&mut self, callback: &Callback, now: Account) {
-        let before = self.snapshot.accounts.get(&callback.account_id).copied();
+    fn put_account(&mut self, account_id: &AccountId, now: Account) {
+        if let Some(work) = self.accounts.get_mut(account_id) {
+            work.now = now;
+            return;
+        }
+        let before = self.snapshot.accounts.get(account_id).copied();
         let opens = before.is_none();
-        let before = before.unwrap_or_else(|| self.unopened(callback));
-        let work = AccountWork { opens, before, now };
-        self.accounts.entry(callback.account_id.clone()).and_modify(|work| work.now = now).or_insert(work);
+        let before = before.unwrap_or_else(|| self.unopened(account_id, now.currency));
+        self.accounts.insert(account_id.clone(), AccountWork { opens, before, now });
     }
 
-    fn payment(&self, key: &PaymentKey, callback: &Callback) -> Payment {
-        self.payments
-            .get(key)
-            .map(|work| &work.now)
-            .or_else(|| self.snapshot.payments.get(key))
-            .cloned()
-            .unwrap_or_else(|| Payment::expected(callback.account_id.clone(), callback.currency))
+    fn payment(&self, key: &PaymentKey) -> Option<&Payment> {
+        self.payments.get(key).map(|work| &work.now).or_else(|| self.snapshot.payments.get(key))
     }
 
-    fn put_payment(&mut self, key: PaymentKey, after: Payment) {
-        let now = Payment { version: after.version.saturating_add(1), ..after };
+    fn deposit(&self, key: &PaymentKey) -> Option<&Deposit> {
+        self.deposits.get(key).or_else(|| self.snapshot.deposits.get(key))
+    }
+
+    fn movement(&self, key: &OperationKey) -> Option<&Movement> {
+        self.movements.get(key).or_else(|| self.snapshot.movements.get(key))
+    }
+
+    /// `callbacks`: how many have changed it.
+    fn put_payment(&mut self, key: PaymentKey, after: Payment, callbacks: usize) {
+        let changes = i64::try_from(callbacks).unwrap_or(i64::MAX);
+        let now = Payment { version: after.version.saturating_add(changes), ..after };
         match self.payments.entry(key) {
             hash_map::Entry::Occupied(mut entry) => entry.get_mut().now = now,
             hash_map::Entry::Vacant(entry) => {
@@ -261,32 +259,37 @@ impl<'a> Book<'a> {
     }
 
     fn into_plan(mut self) -> Plan {
+        if !self.rules.waits_for_funds {
+            self.end_waiting_for_funds();
+        }
         let mut plan = Plan::default();
         let verdicts = std::mem::take(&mut self.verdicts);
+        plan.subjects = self.callbacks.iter().map(|callback| self.subject(callback)).collect();
         for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
             // How often this content came in this batch.
             let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);
             plan.outcomes.push(match verdict {
                 Verdict::Applied => Outcome::Applied,
                 Verdict::Duplicate(layer) => Outcome::Duplicate(layer),
-                Verdict::CopyOfCase(id) => {
-                    plan.case_copies.push(CaseCopies { id, account_id: callback.account_id.clone(), copies });
+                Verdict::CopyOfCase(id, _) => {
+                    let account_id = plan.subjects.get(index).cloned().flatten();
+                    plan.case_copies.push(CaseCopies { id, account_id, copies });
                     Outcome::Duplicate(Layer::Quarantine)
                 }
                 Verdict::Case(reason, detail) => {
-                    self.count_case(callback, &mut plan.unopened);
+                    let account_id = plan.subjects.get(index).cloned().flatten();
+                    if let Some(account_id) = &account_id {
+                        self.count_case(account_id, &mut plan.unopened);
+                    }
                     plan.new_cases.push(NewCase {
                         index,
                         callback: callback.clone(),
+                        account_id,
                         reason,
                         detail,
                         attempts: copies,
                     });
-                    if reason == Reason::WaitingForPayment {
-                        Outcome::Waiting
-                    } else {
-                        Outcome::Quarantined(reason)
-                    }
+                    if reason.is_waiting() { Outcome::Waiting(reason) } else { Outcome::Quarantined(reason) }
                 }
             });
         }
@@ -307,7 +310,7 @@ impl<'a> Book<'a> {
             .into_iter()
             .map(|(key, work)| PaymentChange { key, expected: work.expected, after: work.now })
             .collect();
-        // Maps have no order; sorted, equal arguments give equal plans, and rivals lock rows in one order.
+        // Maps have no order; sorted, equal arguments give equal plans, and concurrent writers lock rows in one order.
         plan.accounts.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         plan.payments.sort_by(|a, b| a.key.cmp(&b.key));
         plan.case_copies.sort_by_key(|copies| copies.id);
@@ -316,36 +319,25 @@ impl<'a> Book<'a> {
         plan
     }
 
-    /// A new case changes its account too, so that a rival who decides a copy of the same callback at this moment loses its
-    /// guard and looks again, instead of applying what is quarantined here.
-    fn count_case(&mut self, callback: &Callback, unopened: &mut Vec<Unopened>) {
-        let open = self.snapshot.accounts.get(&callback.account_id).copied();
-        let work = match self.accounts.entry(callback.account_id.clone()) {
+    /// A new case changes its account too, so that a concurrent writer who decides a copy of the same callback at this moment, or
+    /// brings what this one lacks, loses its guard and looks again.
+    fn count_case(&mut self, account_id: &AccountId, unopened: &mut Vec<Unopened>) {
+        let open = self.snapshot.accounts.get(account_id).copied();
+        let cases = self.unopened_cases(account_id);
+        let work = match self.accounts.entry(account_id.clone()) {
             hash_map::Entry::Occupied(entry) => entry.into_mut(),
             hash_map::Entry::Vacant(entry) => match open {
                 Some(account) => entry.insert(AccountWork { opens: false, before: account, now: account }),
-                None => {
-                    let account_id = callback.account_id.clone();
-                    return unopened.push(Unopened { cases: self.unopened_cases(&account_id), account_id });
-                }
+                None => return unopened.push(Unopened { cases, account_id: account_id.clone() }),
             },
         };
         work.now.cases = work.now.cases.saturating_add(1);
     }
 }
 
-fn of_another_account(payment: &Payment, callback: &Callback) -> Option<Verdict> {
-    (payment.account_id != callback.account_id).then(|| {
-        Verdict::Case(
-            Reason::InvalidTransition,
-            format!("the payment belongs to account {}", payment.account_id),
-        )
-    })
-}
-
-fn deposit(callback: &Callback) -> Step {
-    // A deposit belongs to no payment; the placeholder is never stored.
-    Payment::expected(callback.account_id.clone(), callback.currency).step(callback)
+/// Whether it can only be decided with what is known of its deposit.
+pub(super) fn takes_deposit_back(callback: &Callback) -> bool {
+    callback.kind.is_of_deposit() && callback.kind.needs_payment_id()
 }
 
 fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Verdict {

@@ -1,106 +1,357 @@
-//! Callbacks that are stored or wait: what a payment's movement releases, and stored cases that are decided again.
+//! Callbacks that wait, and stored cases that are decided again: what a movement of a payment or of money releases.
+//!
+//! Two ways of trying: each waiter alone, oldest first, and those of one payment together, where each needs the others (a debit whose
+//! money only its own refund brings back). Every pass over waiters is bounded, whatever waits: the sweep of the worker comes to the
+//! rest (`store::quarantine::ripe`).
 
-use super::{Book, Verdict, Waiter, of_another_account};
-use crate::ledger::{Callback, CaseEnd, CaseId, Kind, PaymentKey, Reason, ResolvedCase, StoredCase};
+use super::{Book, Verdict, Waiter, Who};
+use crate::ledger::{
+    AccountId, Callback, CaseEnd, CaseId, CaseState, Expires, PaymentKey, Reason, ResolvedCase, StoredCase,
+};
+
+/// Waiters of one payment or account that one movement tries at most.
+const TRIED_MAX: usize = 64;
+
+/// Waiters of one payment that are tried together at most.
+const TOGETHER_MAX: usize = 32;
+
+/// Of no more than so many, each is left out once, where not all fit together.
+const LEFT_OUT_MAX: usize = 8;
+
+/// What has moved, so that what waits for it is tried.
+#[derive(Debug, PartialEq, Eq)]
+enum Moved {
+    Payment(PaymentKey),
+    Funds(AccountId),
+}
 
 impl<'a> Book<'a> {
-    /// After a payment has moved: what waited for it is decided again, captures before refunds (which need them), and the final
-    /// capture last among them (it releases the rest of the hold); else oldest first.
-    pub(super) fn wake(&mut self, payment: &PaymentKey) {
-        let Some(mut waiters) = self.waiting.remove(payment) else { return };
-        waiters.sort_by_key(|(_, waiting)| {
-            let is_capture = waiting.kind == Kind::PaymentCaptured;
-            (!is_capture, is_capture && waiting.is_final)
-        });
-        // A refund that is applied can leave nothing to wait for to one that was looked at before it.
-        loop {
-            let waited = waiters.len();
-            waiters.retain(|(waiter, waiting)| self.still_waits(*waiter, waiting));
-            if waiters.len() == waited {
-                break;
-            }
+    pub(super) fn add_waiter(&mut self, who: Who, callback: &'a Callback, reason: Reason) {
+        let at = self.waiters.len();
+        self.waiters.push(Some(Waiter { who, callback, reason }));
+        if let Some(key) = callback.payment_key() {
+            self.waiters_of_payment.entry(key).or_default().push(at);
         }
-        if !waiters.is_empty() {
-            self.waiting.insert(payment.clone(), waiters);
+        self.index_by_account(at, callback);
+    }
+
+    /// Whose it is may not be known before its payment is.
+    fn index_by_account(&mut self, at: usize, callback: &Callback) {
+        for account_id in self.subject(callback).iter().chain(callback.receiver()) {
+            let waiters = self.waiters_of_account.entry(account_id.clone()).or_default();
+            if !waiters.contains(&at) {
+                waiters.push(at);
+            }
         }
     }
 
-    fn still_waits(&mut self, waiter: Waiter, waiting: &Callback) -> bool {
-        let verdict = match waiter {
-            Waiter::Stored(id) => self.reconsider(id, waiting),
-            Waiter::InBatch(_) => self.judge_waiting(waiting),
-        };
-        if matches!(&verdict, Verdict::Case(Reason::WaitingForPayment, _)) {
-            return true;
+    /// After a callback was applied: what it releases, and what that releases in turn.
+    pub(super) fn wake(&mut self, applied: &Callback) {
+        if self.waiters.iter().all(Option::is_none) {
+            return;
         }
-        match waiter {
-            Waiter::InBatch(index) => {
+        let mut moved = Vec::new();
+        self.note(applied, &mut moved);
+        self.wake_all(moved);
+    }
+
+    /// As long as anything that has moved lets one that waits be applied, the oldest such is; where none can by itself, those of one
+    /// payment together. Each turn applies a waiter or is the last.
+    fn wake_all(&mut self, mut moved: Vec<Moved>) {
+        loop {
+            let waiters = self.released_by(&moved);
+            let is_applied = waiters.iter().any(|at| self.try_alone(*at, &mut moved));
+            if !is_applied && !self.try_payments_together(&waiters, &mut moved) {
+                return;
+            }
+        }
+    }
+
+    /// Waiters that these movements may release, oldest first.
+    fn released_by(&self, moved: &[Moved]) -> Vec<usize> {
+        let mut waiters: Vec<usize> = Vec::new();
+        for moved in moved {
+            match moved {
+                Moved::Payment(key) => waiters.extend(self.of_payment(key)),
+                Moved::Funds(account_id) => waiters.extend(self.of_account(account_id)),
+            }
+        }
+        waiters.sort_unstable();
+        waiters.dedup();
+        waiters
+    }
+
+    fn try_payments_together(&mut self, waiters: &[usize], moved: &mut Vec<Moved>) -> bool {
+        let mut tried = Vec::new();
+        for at in waiters {
+            let Some(waiter) = self.waiter(*at) else { continue };
+            let Some(key) = waiter.callback.payment_key() else { continue };
+            let whole = (key, waiter.callback.kind.is_of_deposit());
+            if tried.contains(&whole) {
+                continue;
+            }
+            if self.try_payment_together(&whole.0, whole.1, moved) {
+                return true;
+            }
+            tried.push(whole);
+        }
+        false
+    }
+
+    fn note(&self, applied: &Callback, moved: &mut Vec<Moved>) {
+        let mut add = |next: Moved| {
+            if !moved.contains(&next) {
+                moved.push(next);
+            }
+        };
+        if let Some(key) = applied.payment_key() {
+            add(Moved::Payment(key));
+        }
+        let entry = self.entries.iter().rev().find(|entry| entry.callback.key == applied.key);
+        for leg in entry.iter().flat_map(|entry| entry.legs()) {
+            let raises = leg.balance_delta.saturating_sub(leg.held_delta) > 0;
+            if raises || leg.account_version == 1 {
+                add(Moved::Funds(leg.account_id.clone()));
+            }
+        }
+    }
+
+    fn waiter(&self, at: usize) -> Option<Waiter<'a>> {
+        self.waiters.get(at).copied().flatten()
+    }
+
+    fn of_payment(&self, key: &PaymentKey) -> Vec<usize> {
+        self.alive(self.waiters_of_payment.get(key))
+    }
+
+    fn of_account(&self, account_id: &AccountId) -> Vec<usize> {
+        let mut waiters = self.alive(self.waiters_of_account.get(account_id));
+        waiters.retain(|at| self.waiter(*at).is_some_and(|waiter| waiter.reason == Reason::WaitingForFunds));
+        waiters
+    }
+
+    fn alive(&self, waiters: Option<&Vec<usize>>) -> Vec<usize> {
+        let all = waiters.map_or(&[][..], Vec::as_slice).iter().copied();
+        all.filter(|at| self.waiter(*at).is_some()).take(TRIED_MAX).collect()
+    }
+
+    /// Decides a waiter again; true where it is applied.
+    fn try_alone(&mut self, at: usize, moved: &mut Vec<Moved>) -> bool {
+        let Some(waiter) = self.waiter(at) else { return false };
+        let verdict = match waiter.who {
+            Who::Stored(id) => self.reconsider(id, waiter.callback, true),
+            Who::InBatch(_) => self.judge_waiting(waiter.callback, true),
+        };
+        let is_applied = matches!(verdict, Verdict::Applied);
+        self.settle_waiter(at, waiter, verdict, moved);
+        is_applied
+    }
+
+    /// Records what became of a waiter.
+    fn settle_waiter(&mut self, at: usize, waiter: Waiter<'a>, verdict: Verdict, moved: &mut Vec<Moved>) {
+        let still = match &verdict {
+            Verdict::Case(reason, _) if reason.is_waiting() => Some(*reason),
+            Verdict::Case(..) | Verdict::Applied | Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => None,
+        };
+        if still == Some(waiter.reason) {
+            return;
+        }
+        if let Some(slot) = self.waiters.get_mut(at) {
+            *slot = still.map(|reason| Waiter { reason, ..waiter });
+        }
+        if still.is_some() {
+            self.index_by_account(at, waiter.callback);
+        }
+        let is_applied = matches!(verdict, Verdict::Applied);
+        match waiter.who {
+            Who::InBatch(index) => {
                 if let Some(slot) = self.verdicts.get_mut(index) {
                     *slot = verdict;
                 }
             }
-            Waiter::Stored(id) => self.end_case(id, waiting, verdict),
+            Who::Stored(id) => self.end_case(id, waiter.callback, verdict),
         }
-        false
+        if is_applied {
+            self.note(waiter.callback, moved);
+        }
+    }
+
+    /// A callback has just begun to wait: with others of its payment it may fit.
+    pub(super) fn try_together(&mut self, callback: &Callback) {
+        let Some(key) = callback.payment_key() else { return };
+        let mut moved = Vec::new();
+        if self.try_payment_together(&key, callback.kind.is_of_deposit(), &mut moved) {
+            self.wake_all(moved);
+        }
+    }
+
+    /// A payment and a deposit can have one id, and have nothing else in common.
+    fn try_payment_together(&mut self, key: &PaymentKey, of_deposit: bool, moved: &mut Vec<Moved>) -> bool {
+        let mut waiters = self.of_payment(key);
+        // Of two events of one fact only one can be applied.
+        let mut operations = Vec::new();
+        waiters.retain(|at| {
+            let Some(callback) = self.waiter(*at).map(|waiter| waiter.callback) else { return false };
+            if callback.kind.is_of_deposit() != of_deposit {
+                return false;
+            }
+            let operation = callback.operation_key();
+            let is_first = operation.as_ref().is_none_or(|key| {
+                !operations.contains(key) && !self.operations.get(key).is_some_and(|(_, applied)| *applied)
+            });
+            operations.extend(operation);
+            is_first
+        });
+        waiters.truncate(TOGETHER_MAX);
+        if waiters.len() < 2 {
+            return false;
+        }
+        if self.apply_together(&waiters, moved) {
+            return true;
+        }
+        if !(3..=LEFT_OUT_MAX).contains(&waiters.len()) {
+            return false;
+        }
+        (0..waiters.len()).rev().any(|left_out| {
+            let mut rest = waiters.clone();
+            rest.remove(left_out);
+            self.apply_together(&rest, moved)
+        })
+    }
+
+    fn apply_together(&mut self, waiters: &[usize], moved: &mut Vec<Moved>) -> bool {
+        let together: Vec<(usize, Waiter<'a>)> =
+            waiters.iter().filter_map(|at| Some((*at, self.waiter(*at)?))).collect();
+        let callbacks: Vec<&'a Callback> = together.iter().map(|(_, waiter)| waiter.callback).collect();
+        if self.post(&callbacks).is_err() {
+            return false;
+        }
+        for (at, waiter) in together {
+            self.use_operation(waiter.callback, &Verdict::Applied);
+            self.settle_waiter(at, waiter, Verdict::Applied, moved);
+        }
+        true
     }
 
     fn end_case(&mut self, id: CaseId, callback: &Callback, verdict: Verdict) {
         let end = match verdict {
             Verdict::Applied => CaseEnd::Applied,
-            Verdict::Duplicate(_) | Verdict::CopyOfCase(_) => {
+            Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => {
                 CaseEnd::Duplicate("the same operation was applied under another event".to_owned())
             }
             Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
         };
-        self.resolved.insert(id, ResolvedCase { id, account_id: callback.account_id.clone(), end });
+        let account_id = self.subject(callback);
+        self.resolved.insert(id, ResolvedCase { id, account_id, end });
     }
 
-    pub(super) fn replay(&mut self, case: &'a StoredCase, expires: bool) {
-        if self.resolved.contains_key(&case.id) {
+    /// A further delivery of what needs a person decides it again, whether its case is stored or of this batch.
+    pub(super) fn decide_copy_again(&mut self, index: usize, callback: &'a Callback) {
+        let Some(first) = self.first_in_batch(callback) else { return };
+        match self.verdicts.get(first) {
+            Some(Verdict::CopyOfCase(id, CaseState::Open)) => self.decide_open_again(*id, callback),
+            // A mismatch stays one: what it contradicts is still there.
+            Some(Verdict::Case(reason, _)) if first < index && !reason.is_waiting() && reason.owns_key() => {
+                let verdict = self.judge_waiting(callback, false);
+                if matches!(verdict, Verdict::Applied) {
+                    if let Some(slot) = self.verdicts.get_mut(first) {
+                        *slot = verdict;
+                    }
+                    self.wake(callback);
+                }
+            }
+            Some(
+                Verdict::Case(..)
+                | Verdict::CopyOfCase(_, CaseState::Waiting | CaseState::Replayed | CaseState::Discarded)
+                | Verdict::Duplicate(_)
+                | Verdict::Applied,
+            )
+            | None => {}
+        }
+    }
+
+    /// Where the callback of an open case can be applied by now, it is.
+    fn decide_open_again(&mut self, id: CaseId, callback: &'a Callback) {
+        let is_ended = self.resolved.get(&id).is_some_and(|case| !matches!(case.end, CaseEnd::Open(..)));
+        if is_ended {
+            return;
+        }
+        let verdict = self.reconsider(id, callback, false);
+        if matches!(verdict, Verdict::Applied) {
+            self.end_case(id, callback, verdict);
+            self.wake(callback);
+        }
+    }
+
+    pub(super) fn replay(&mut self, case: &'a StoredCase, expires: Expires) {
+        if self.resolved.get(&case.id).is_some_and(|resolved| !matches!(resolved.end, CaseEnd::Open(..))) {
             // One before it in this plan has released it.
             return;
         }
-        let payment = case.callback.payment_key();
-        let waiters = payment.as_ref().and_then(|key| self.waiting.get_mut(key));
-        let was_waiting = waiters.is_some_and(|waiters| {
-            let before = waiters.len();
-            waiters.retain(|(waiter, _)| *waiter != Waiter::Stored(case.id));
-            waiters.len() < before
-        });
-        match (self.reconsider(case.id, &case.callback), payment) {
-            (Verdict::Case(Reason::WaitingForPayment, _), _) if expires => {
+        let who = Who::Stored(case.id);
+        for slot in &mut self.waiters {
+            if slot.is_some_and(|waiter| waiter.who == who) {
+                *slot = None;
+            }
+        }
+        let may_wait = case.reason.is_waiting() && expires != Expires::Funds;
+        match self.reconsider(case.id, &case.callback, may_wait) {
+            Verdict::Case(Reason::WaitingForPayment, _) if expires == Expires::Payment => {
                 let detail = "what it needs did not come within waiting_max_ms".to_owned();
                 self.end_case(case.id, &case.callback, Verdict::Case(Reason::WaitingExpired, detail));
             }
-            (verdict @ Verdict::Case(Reason::WaitingForPayment, _), Some(key)) => {
-                if !was_waiting {
-                    self.end_case(case.id, &case.callback, verdict);
+            Verdict::Case(reason, detail) if reason.is_waiting() => {
+                if reason != case.reason {
+                    self.end_case(case.id, &case.callback, Verdict::Case(reason, detail));
                 }
-                self.waiting.entry(key).or_default().push((Waiter::Stored(case.id), &case.callback));
+                self.add_waiter(who, &case.callback, reason);
+                self.try_together(&case.callback);
             }
-            (verdict, payment) => {
-                let released = payment.filter(|_| matches!(verdict, Verdict::Applied));
+            verdict @ (Verdict::Case(..)
+            | Verdict::Applied
+            | Verdict::Duplicate(_)
+            | Verdict::CopyOfCase(..)) => {
+                let is_applied = matches!(verdict, Verdict::Applied);
                 self.end_case(case.id, &case.callback, verdict);
-                if let Some(key) = released {
-                    self.wake(&key);
+                if is_applied {
+                    self.wake(&case.callback);
                 }
             }
         }
     }
 
     /// A stored case once more: what is known of its key and its fact by now comes first.
-    fn reconsider(&mut self, id: CaseId, callback: &Callback) -> Verdict {
-        self.known_besides(id, callback).unwrap_or_else(|| self.judge_waiting(callback))
+    fn reconsider(&mut self, id: CaseId, callback: &'a Callback, may_wait: bool) -> Verdict {
+        self.known_besides(id, callback).unwrap_or_else(|| self.judge_waiting(callback, may_wait))
     }
 
     /// Judges a callback that waited. Two events of one fact can wait side by side; the first one applied ends the other.
-    fn judge_waiting(&mut self, waiting: &Callback) -> Verdict {
+    fn judge_waiting(&mut self, waiting: &'a Callback, may_wait: bool) -> Verdict {
         if let Some(verdict) = self.settled_operation(waiting) {
             return verdict;
         }
-        // Asked before the account: that of a callback which another account's event wakes may not be in the snapshot.
-        let stranger =
-            waiting.payment_key().and_then(|key| of_another_account(&self.payment(&key, waiting), waiting));
-        stranger.unwrap_or_else(|| self.judge(waiting))
+        self.waits_for_funds = may_wait;
+        let verdict = self.judge(waiting);
+        self.waits_for_funds = true;
+        verdict
+    }
+
+    /// Where nothing may wait for funds: what still does at the end of its batch is a case with what it lacks.
+    pub(super) fn end_waiting_for_funds(&mut self) {
+        for at in 0..self.waiters.len() {
+            let Some(waiter) = self.waiter(at).filter(|waiter| waiter.reason == Reason::WaitingForFunds)
+            else {
+                continue;
+            };
+            let verdict = match waiter.who {
+                Who::InBatch(_) => self.judge_waiting(waiter.callback, false),
+                Who::Stored(id) if self.resolved.contains_key(&id) => {
+                    self.reconsider(id, waiter.callback, false)
+                }
+                // The sweep comes to it.
+                Who::Stored(_) => continue,
+            };
+            self.settle_waiter(at, waiter, verdict, &mut Vec::new());
+        }
     }
 }

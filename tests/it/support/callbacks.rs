@@ -13,12 +13,15 @@ pub struct Event {
     pub amount: i64,
     pub currency: &'static str,
     pub is_final: bool,
+    /// Further members of `data`.
+    pub more: Vec<(&'static str, Value)>,
+    pub time: &'static str,
 }
 
 pub const SOURCE: &str = "/providers/test";
 
 impl Event {
-    fn new(kind: &'static str, id: &str, account: &str, payment: Option<&str>, amount: i64) -> Self {
+    pub fn new(kind: &'static str, id: &str, account: &str, payment: Option<&str>, amount: i64) -> Self {
         Self {
             id: id.to_owned(),
             kind,
@@ -28,7 +31,26 @@ impl Event {
             amount,
             currency: "EUR",
             is_final: false,
+            more: Vec::new(),
+            time: "2026-11-22T13:44:14Z",
         }
+    }
+
+    /// With this member of `data`.
+    pub fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
+        self.more.push((member, value.into()));
+        self
+    }
+
+    pub fn at(mut self, time: &'static str) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Without a subject: its payment says whose it is.
+    pub fn nameless(mut self) -> Self {
+        self.account.clear();
+        self
     }
 
     pub fn deposit(id: &str, account: &str, amount: i64) -> Self {
@@ -56,11 +78,16 @@ impl Event {
         if self.is_final {
             data["final"] = Value::from(true);
         }
-        json!({
-            "specversion": "1.0", "id": self.id, "source": SOURCE, "type": self.kind, "subject": self.account,
-            "time": "2026-11-22T13:44:14Z", "datacontenttype": "application/json", "data": data,
-        })
-        .to_string()
-        .into_bytes()
+        for (member, value) in &self.more {
+            data[member] = value.clone();
+        }
+        let mut event = json!({
+            "specversion": "1.0", "id": self.id, "source": SOURCE, "type": self.kind,
+            "time": self.time, "datacontenttype": "application/json", "data": data,
+        });
+        if !self.account.is_empty() {
+            event["subject"] = Value::from(self.account.as_str());
+        }
+        event.to_string().into_bytes()
     }
 }

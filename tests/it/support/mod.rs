@@ -32,7 +32,7 @@ pub use world::{RunningWorker, World};
 
 /// How long anything may take before a test fails. Generous, because the machine may be busy; no test measures time.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-const POLL_PAUSE: Duration = Duration::from_millis(10);
+pub const POLL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks until the answer is the expected one; fails with the last answer at the deadline.
 #[track_caller]

@@ -137,8 +137,10 @@ impl World {
         Names::new(&self.prefix)
     }
 
-    /// A configuration with these settings, as from flags.
+    /// A configuration with these settings, as from flags. What lacks money is a case at once, unless they say otherwise: most tests
+    /// are about cases, and none should wait for the clock.
     pub fn config(&self, settings: &[(&str, &str)]) -> Config {
+        let settings = [&[("order_wait_ms", "0")], settings].concat();
         let flags = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         config::load(None, &flags, |_| None).expect("the test's settings are sound")
     }
@@ -206,6 +208,7 @@ impl World {
             .env("PAYONCE_AMQP_URL", &self.amqp_url)
             .env("PAYONCE_PREFIX", &self.prefix)
             .env("PAYONCE_SIGNATURES", "off")
+            .env("PAYONCE_ORDER_WAIT_MS", "0")
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
@@ -336,8 +339,9 @@ impl World {
     /// Every stored invariant holds.
     pub async fn audit(&self) {
         for since in [None, Some(time::OffsetDateTime::UNIX_EPOCH)] {
-            let findings =
-                store::audit(&mut self.connect().await, since, |_| {}).await.expect("the audit runs");
+            let findings = store::audit(&mut self.connect().await, since, &Default::default(), |_| {})
+                .await
+                .expect("the audit runs");
             let failed: Vec<_> = findings.iter().filter(|finding| finding.is_violated()).collect();
             assert!(failed.is_empty(), "audit since {since:?} failed: {failed:#?}");
         }

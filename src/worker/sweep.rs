@@ -1,0 +1,157 @@
+//! What nobody else comes to: callbacks that wait and whose time is up, or whose cause has come unseen by the batch that brought it; holds
+//! whose time is up; counts that have grown old. Any number of workers may sweep at once, and it is they who do, because a pool may run
+//! without `payonce ops`, and that only reads.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Worker,
+    replay::{REPLAY_BATCH_MAX, Replayed, replay},
+    sleep_unless,
+};
+use crate::{
+    config::{Policy, WorkerConfig},
+    crash::{self, Point},
+    ledger::{CaseId, Expires, decide},
+    store::{self, Batch, Locking, Resolver, StoreError, history, holds, quarantine},
+};
+
+/// Pause between two looks for counts to add up.
+const ADD_UP_PAUSE: Duration = Duration::from_secs(60);
+
+/// Lost races after which a sweep leaves holds to the next.
+const CONFLICTS_MAX: u32 = 20;
+
+/// Sweeps again and again until `stop`.
+pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
+    let mut sweep = Sweep { connection: store::Connection::new(Arc::clone(&worker.database)), after: 0 };
+    let mut added_up: Option<Instant> = None;
+    while !stop.is_cancelled() {
+        if added_up.is_none_or(|at| at.elapsed() >= ADD_UP_PAUSE) {
+            if let Err(cause) = sweep.add_up(&worker.config).await {
+                warn!(cause = %cause, "old counts were not added up; they are counted nevertheless");
+            }
+            added_up = Some(Instant::now());
+        }
+        match sweep.once(&worker.config, &worker.name).await {
+            // More of it may be there.
+            Ok(moved) if moved > 0 => continue,
+            Ok(_) => {}
+            // The lanes say more, and more often, about a database that is away.
+            Err(cause) => warn!(cause = %cause, "waiting callbacks and holds were not looked at"),
+        }
+        sleep_unless(worker.config.waiting_sweep, &stop).await;
+    }
+    sweep.connection.close().await;
+}
+
+struct Sweep {
+    connection: store::Connection,
+    /// The case up to which those that wait were looked at; from the oldest again once all were.
+    after: i64,
+}
+
+impl Sweep {
+    async fn add_up(&mut self, config: &WorkerConfig) -> Result<(), StoreError> {
+        let history = &config.history;
+        while self.connection.run(async |connection| history::roll_up(connection, history).await).await? > 0 {
+        }
+        Ok(())
+    }
+
+    /// Returns how many cases and holds it moved.
+    async fn once(&mut self, config: &WorkerConfig, name: &str) -> Result<u64, StoreError> {
+        let policy = config.policy();
+        let mut moved = 0;
+        for (expires, limit) in [(Expires::Funds, config.order_wait), (Expires::Payment, config.waiting_max)]
+        {
+            let overdue = self
+                .connection
+                .run(async |connection| {
+                    quarantine::overdue(connection, expires, limit, REPLAY_BATCH_MAX).await
+                })
+                .await?;
+            let why = "it could be applied when its time was up";
+            moved += self.decide_again(&overdue, why, (policy, expires)).await?;
+        }
+        let after = self.after;
+        let (ripe, last) = self
+            .connection
+            .run(async |connection| quarantine::ripe(connection, after, REPLAY_BATCH_MAX).await)
+            .await?;
+        self.after = last;
+        moved += self.decide_again(&ripe, Resolver::WORKER.why, (policy, Expires::Nothing)).await?;
+        moved += self.release_holds(policy, name).await?;
+        Ok(moved)
+    }
+
+    async fn decide_again(
+        &mut self,
+        ids: &[CaseId],
+        why: &str,
+        how: (Policy, Expires),
+    ) -> Result<u64, StoreError> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        crash::reach(Point::Sweep).await?;
+        let resolver = Resolver { by: "payonce", why };
+        let replayed = replay(&mut self.connection, ids, resolver, how).await?;
+        let Replayed { applied, duplicates, refused, waiting: _, untouched: _ } = replayed;
+        let moved = applied + duplicates + refused;
+        if moved > 0 {
+            info!(applied, duplicates, opened = refused, "waiting callbacks were decided again");
+        }
+        Ok(moved)
+    }
+
+    /// Releases holds whose time is up, each as a callback of its own.
+    async fn release_holds(&mut self, policy: Policy, name: &str) -> Result<u64, StoreError> {
+        let due =
+            self.connection.run(async |connection| holds::due(connection, REPLAY_BATCH_MAX).await).await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let writer = format!("{name}/holds");
+        let bodies: Vec<&[u8]> = due.iter().map(|_| &b""[..]).collect();
+        for _ in 0..CONFLICTS_MAX {
+            let snapshot =
+                self.connection.run(async |connection| store::load(connection, &due).await).await?;
+            let batch = Batch {
+                writer: &writer,
+                plan: decide(&snapshot, &due, &policy.rules),
+                callbacks: &due,
+                bodies: &bodies,
+                mask_cards: policy.mask_cards,
+                undecodable: &[],
+                resolver: Resolver::WORKER,
+                proven: &[],
+                remembered: &[],
+                locking: Locking::Wait,
+            };
+            match self.connection.run(async |connection| store::apply(connection, batch).await).await {
+                Ok(applied) => {
+                    let released = applied.lost_callbacks.iter().filter(|is_lost| !**is_lost).count() as u64;
+                    info!(released, "holds whose time was up were released");
+                    return Ok(released);
+                }
+                Err(StoreError::Conflict(_)) => {}
+                Err(
+                    cause @ (StoreError::Unavailable(_)
+                    | StoreError::Unfit(_)
+                    | StoreError::Blocked(_)
+                    | StoreError::Refused(_)),
+                ) => {
+                    return Err(cause);
+                }
+            }
+        }
+        Ok(0)
+    }
+}
