@@ -23,6 +23,7 @@ mod payment;
 mod progress;
 mod publish;
 mod quarantine;
+mod remove;
 mod table;
 
 use std::{

@@ -6,7 +6,7 @@ use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::json;
 use time::Duration;
 
-use super::{Failure, print_json, progress, table, with_database};
+use super::{Failure, print_json, progress, remove, table, with_database};
 use crate::{
     app,
     config::Config,
@@ -70,6 +70,8 @@ pub(super) enum Command {
         #[arg(long, default_value = "replayed by hand", value_parser = words, value_name = "TEXT")]
         why: String,
     },
+    /// Removes discarded cases for good, and counts them out, so that audits stay right. For the owner of the tables.
+    Remove(remove::Args),
     /// Ends open and waiting cases without applying them. Asks before, with their number and money.
     Discard {
         #[command(flatten)]
@@ -175,6 +177,7 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
         }
         Command::Show { id, json } => show(config, id, json).await,
         Command::Replay { which, how, why } => work(config, Verb::Replay, which, &how, &why, true).await,
+        Command::Remove(args) => remove::run(config, args).await,
         Command::Discard { which, how, why, yes } => {
             work(config, Verb::Discard, which, &how, &why, yes).await
         }
@@ -401,11 +404,11 @@ fn reason(name: &str) -> Result<Reason, String> {
     Reason::parse(name).ok_or_else(|| format!("expected one of {}", Reason::names()))
 }
 
-fn words(text: &str) -> Result<String, String> {
+pub(super) fn words(text: &str) -> Result<String, String> {
     at_most(WORDS_BYTES_MAX, text)
 }
 
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     at_most(NAME_BYTES_MAX, text)
 }
 
@@ -416,7 +419,7 @@ fn at_most(bytes_max: usize, text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("expected 1 to {bytes_max} bytes without control characters"))
 }
 
-fn age(text: &str) -> Result<Duration, String> {
+pub(super) fn age(text: &str) -> Result<Duration, String> {
     let expected = || "expected a number and s, m, h or d, such as 90m".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(expected)?;
     let number: i64 =

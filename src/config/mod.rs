@@ -116,6 +116,8 @@ pub struct HistoryConfig {
     pub hours_kept: Duration,
     /// By the day; then as one total.
     pub days_kept: Duration,
+    /// Rejected duplicates, one by one; then per key and layer.
+    pub duplicates_kept: Duration,
     /// Sources that history names.
     pub sources_max: usize,
 }
@@ -344,6 +346,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
                 minutes_kept: values.duration("history_minutes_ms")?,
                 hours_kept: values.duration("history_hours_ms")?,
                 days_kept: values.duration("history_days_ms")?,
+                duplicates_kept: values.duration("history_duplicates_ms")?,
                 sources_max: values.number("source_labels_max")?,
             },
         },

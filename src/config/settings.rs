@@ -286,6 +286,13 @@ pub const SETTINGS: &[Setting] = &[
         "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever",
     ),
     number(
+        "history_duplicates_ms",
+        HOUR_MS,
+        3_650 * DAY_MS,
+        "604800000",
+        "How long rejected duplicates are kept one by one, in milliseconds; older ones are added up per event and detection layer",
+    ),
+    number(
         "source_labels_max",
         1,
         10_000,

@@ -30,7 +30,7 @@ use crate::{
     store::{
         StoreError,
         actions::{Door, Order, Verb},
-        find,
+        find, mismatch,
         quarantine::{self, Filter, Page},
         report,
         workers::WorkerRow,
@@ -253,10 +253,15 @@ pub(super) async fn cases(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pai
 }
 
 pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {
-    let detail = pool.reader.run(async |connection| quarantine::show(connection, id).await).await?;
-    let Some(detail) = detail else { return Err(Problem::NotFound("case")) };
+    let read = pool.reader.run(async |connection| {
+        let Some(detail) = quarantine::show(connection, id).await? else { return Ok(None) };
+        let fields = mismatch::fields(connection, &detail).await?;
+        Ok(Some((detail, fields)))
+    });
+    let Some((detail, fields)) = read.await? else { return Err(Problem::NotFound("case")) };
     let mut value = serde_json::to_value(&detail).map_err(|error| Problem::Wrong(error.to_string()))?;
     value["body"] = json!(mask::body(&detail.body, &detail.identifiers()));
+    value["difference"] = json!(fields);
     for (name, text) in [("properties", &detail.properties), ("headers", &detail.headers)] {
         value[name] = json!(text.as_ref().map(|text| mask::body(text.as_bytes(), &detail.identifiers())));
     }

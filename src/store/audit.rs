@@ -381,21 +381,25 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cases_are_counted",
-        promise: "each account has counted every case about it, so that none could come unnoticed",
+        promise: "each account has counted every case about it, those included that were removed",
         sql: "select format('account %s: counts %s cases, has %s', a.account_id, a.cases, coalesce(q.cases, 0))
               from accounts a
-              left join (select account_id, count(*) as cases from quarantine where account_id is not null group by account_id) q
+              left join (select account_id, sum(n) as cases
+                         from (select account_id, count(*) as n from quarantine where account_id is not null group by account_id
+                               union all select account_id, n from removed_cases where account_id is not null) c
+                         group by account_id) q
                      on q.account_id = a.account_id
               where a.cases < coalesce(q.cases, 0)",
         since: Since::Whole,
     },
     Check {
         name: "counts_match_rows",
-        promise: "as many callbacks are counted as applied and quarantined as there are rows",
+        promise: "as many callbacks are counted as applied and quarantined as there are rows, and removed cases",
         sql: "select format('counted applied %s, quarantined %s; rows %s, %s', t.applied, t.quarantined, l.rows, q.rows)
               from (select coalesce(sum(n) filter (where kind in ('applied', 'released')), 0) as applied,
                            coalesce(sum(n) filter (where kind = 'quarantined'), 0) as quarantined from tallies) t,
-                   (select count(*) as rows from ledger where leg = 0) l, (select count(*) as rows from quarantine) q
+                   (select count(*) as rows from ledger where leg = 0) l,
+                   (select count(*) + (select coalesce(sum(n), 0) from removed_cases) as rows from quarantine) q
               where t.applied <> l.rows or t.quarantined <> q.rows",
         since: Since::Skipped,
     },

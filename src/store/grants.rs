@@ -52,7 +52,7 @@ impl From<sqlx::Error> for GrantError {
     }
 }
 
-/// Every table, and what a worker may do with it; empty: nothing. No DELETE and no TRUNCATE anywhere; on the ledger no UPDATE, and no say in when
+/// Every table and view, and what a worker may do with it; empty: nothing. No DELETE and no TRUNCATE anywhere; on the ledger no UPDATE, and no say in when
 /// a row was recorded; elsewhere only the columns that change.
 pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("_sqlx_migrations", "select"),
@@ -74,6 +74,9 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("tallies", "select, insert, update (n)"),
     ("tally_totals", ""),
     ("duplicates", "insert (source, event_id, layer, copies)"),
+    ("duplicate_sums", ""),
+    ("duplicates_of_keys", ""),
+    ("removed_cases", ""),
     ("workers", "select, insert, update"),
     ("operator_actions", ""),
     ("operator_action_cases", ""),
@@ -101,7 +104,7 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 ];
 
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
-const FUNCTIONS: &str = "add_up_lanes, add_up_counts, forget_silent_workers";
+const FUNCTIONS: &str = "add_up_lanes, add_up_counts, add_up_duplicates, forget_silent_workers";
 
 /// What answers applications may do.
 const API_RIGHTS: &[(&str, &str)] = &[

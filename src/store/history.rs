@@ -21,8 +21,8 @@ const LANE_KEPT: Duration = Duration::from_secs(120);
 /// Of those who would add up at once, one does. Any number that no other program on this database uses.
 const ROLL_UP_LOCK: i64 = 0x7061_796f_6e63_6502;
 
-/// Pages of the trail of copies that the look for repeated keys reads: about 50 000 rows, in less than 100 ms on a busy machine.
-const TRAIL_PAGES_MAX: i64 = 500;
+/// The newest duplicates that the look for repeated keys reads: in less than 100 ms on a busy machine.
+const DUPLICATES_READ_MAX: i64 = 50_000;
 
 /// Adds up what is old enough, a bounded part of it, and returns how many rows that took: 0 means that nothing is left, or that a
 /// rival is at it. Any number of processes may call this at any time.
@@ -45,6 +45,7 @@ pub async fn roll_up(connection: &mut PgConnection, config: &HistoryConfig) -> R
         ] {
             moved += add_up(&mut transaction, from, to, kept).await?;
         }
+        moved += add_up_duplicates(&mut transaction, config.duplicates_kept).await?;
     }
     transaction.commit().await?;
     Ok(moved)
@@ -72,6 +73,16 @@ async fn add_up(
     let moved: i64 = sqlx::query_scalar("select add_up_counts($1, $2, make_interval(secs => $3), $4)")
         .bind(from)
         .bind(to)
+        .bind(kept.as_secs_f64())
+        .bind(ROLL_UP_MAX)
+        .fetch_one(transaction)
+        .await?;
+    Ok(moved.unsigned_abs())
+}
+
+/// Rejected duplicates that are older than `kept`, per key and layer.
+async fn add_up_duplicates(transaction: &mut PgConnection, kept: Duration) -> Result<u64, StoreError> {
+    let moved: i64 = sqlx::query_scalar("select add_up_duplicates(make_interval(secs => $1), $2)")
         .bind(kept.as_secs_f64())
         .bind(ROLL_UP_MAX)
         .fetch_one(transaction)
@@ -221,8 +232,8 @@ pub struct RepeatedKey {
     pub last_seen_at: OffsetDateTime,
 }
 
-/// Keys with the most copies among the newest of the trail (about 100 000 rows) that were turned away since `since`, at most
-/// `limit`; their counts and times are over the whole trail.
+/// Keys with the most copies among the newest 50 000 rows of rejected duplicates since `since`, at most `limit`; their counts and times are
+/// over all time.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -231,25 +242,20 @@ pub async fn repeated_keys(
     since: OffsetDateTime,
     limit: i64,
 ) -> Result<Vec<RepeatedKey>, StoreError> {
-    let pages: i64 =
-        sqlx::query_scalar("select pg_relation_size('duplicates') / current_setting('block_size')::bigint")
-            .fetch_one(&mut *connection)
-            .await?;
-    // Rows are only appended, so the newest are in the last pages, and need no index to be found.
-    let first_page = (pages - TRAIL_PAGES_MAX).max(0);
     Ok(sqlx::query_as(
         "select k.source, k.event_id, d.copies, d.first_seen_at, d.last_seen_at
-         from (select source, event_id, sum(copies) as copies, max(seen_at) as last_seen_at from duplicates
-               where ctid >= $1::text::tid and seen_at >= $2
+         from (select source, event_id, sum(copies) as copies, max(seen_at) as last_seen_at
+               from (select source, event_id, copies, seen_at from duplicates
+                     where seen_at >= $2 order by seen_at desc limit $1) newest
                group by source, event_id
                order by copies desc, last_seen_at desc
                limit $3) k
          cross join lateral (
-             select sum(copies)::bigint as copies, min(seen_at) as first_seen_at, max(seen_at) as last_seen_at
-             from duplicates where event_id = k.event_id and source = k.source offset 0) d
+             select sum(copies)::bigint as copies, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at
+             from duplicates_of_keys where event_id = k.event_id and source = k.source offset 0) d
          order by d.copies desc, d.last_seen_at desc, k.source, k.event_id",
     )
-    .bind(format!("({first_page},0)"))
+    .bind(DUPLICATES_READ_MAX)
     .bind(since)
     .bind(limit)
     .fetch_all(connection)

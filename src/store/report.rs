@@ -192,8 +192,8 @@ pub async fn event(
     .fetch_all(&mut *connection)
     .await?;
     let duplicates: Vec<DuplicateRow> = sqlx::query_as(
-        "select layer, sum(copies)::bigint as copies, min(seen_at) as first_seen_at, max(seen_at) as last_seen_at
-         from duplicates where source = $1 and event_id = $2 group by layer order by min(seen_at), layer",
+        "select layer, sum(copies)::bigint as copies, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at
+         from duplicates_of_keys where source = $1 and event_id = $2 group by layer order by min(first_seen_at), layer",
     )
     .bind(source)
     .bind(event_id)

@@ -48,7 +48,7 @@ pub async fn deliveries(connection: &mut PgConnection, keys: &[&Key]) -> Result<
                             where event_id = k.event_id and source = k.source limit 1) l on true
          left join lateral (select sum(attempts) as attempts, count(*) filter (where state = 'replayed') as replayed
                             from quarantine where event_id = k.event_id and source = k.source) q on true
-         left join lateral (select sum(copies) as copies from duplicates
+         left join lateral (select sum(copies) as copies from duplicates_of_keys
                             where event_id = k.event_id and source = k.source and layer <> 'quarantine') d on true
          order by k.ord",
     )

@@ -176,6 +176,7 @@ async fn the_tables_may_be_in_any_schema_and_a_session_that_looks_elsewhere_is_r
         minutes_kept: std::time::Duration::from_secs(60),
         hours_kept: std::time::Duration::from_secs(3_600),
         days_kept: std::time::Duration::from_secs(10 * 86_400),
+        duplicates_kept: std::time::Duration::from_secs(7 * 86_400),
         sources_max: 3,
     };
     let moved =

@@ -19,6 +19,7 @@ const KEPT: HistoryConfig = HistoryConfig {
     minutes_kept: Duration::from_secs(6 * 3_600),
     hours_kept: Duration::from_secs(5 * 86_400),
     days_kept: Duration::from_secs(10 * 86_400),
+    duplicates_kept: Duration::from_secs(7 * 86_400),
     sources_max: 3,
 };
 

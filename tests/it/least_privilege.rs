@@ -328,11 +328,13 @@ async fn the_pool_is_served(world: &World) {
 #[tokio::test]
 async fn every_table_has_its_rights_written_down() {
     let world = World::new().await;
-    let tables: Vec<String> =
-        sqlx::query_scalar("select tablename::text from pg_tables where schemaname = 'public' order by 1")
-            .fetch_all(&mut world.connect().await)
-            .await
-            .unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select tablename::text from pg_tables where schemaname = 'public'
+             union all select viewname::text from pg_views where schemaname = 'public' order by 1",
+    )
+    .fetch_all(&mut world.connect().await)
+    .await
+    .unwrap();
     let mut written_down: Vec<&str> = WORKER_RIGHTS.iter().map(|(table, _)| *table).collect();
     written_down.sort_unstable();
     assert_eq!(written_down, tables, "src/store/grants.rs against the tables of the migrations");

@@ -36,6 +36,7 @@ mod publish;
 mod quarantine;
 mod readme;
 mod redis_failures;
+mod removal;
 mod restored_history;
 mod rivals;
 mod secrets;

@@ -1,6 +1,6 @@
 //! Same key, other content: never a silent duplicate.
 
-use crate::support::{Event, World};
+use crate::support::{Dashboard, Event, World};
 
 #[tokio::test]
 async fn the_same_key_with_another_amount_is_quarantined_whichever_layer_sees_it_first() {
@@ -40,5 +40,38 @@ async fn the_same_operation_with_another_amount_is_quarantined() {
     assert_eq!(world.cases().await, [case]);
     assert_eq!(world.account("a").await, Some((100, 0, 1)));
     world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_mismatch_is_shown_field_by_field() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let first = Event::payment("payment.succeeded", "p", "a", "pay", 40).operation("op");
+    let by_operation = Event::payment("payment.succeeded", "q", "a", "pay", 42).operation("op");
+    let events = [Event::deposit("d", "a", 1_000), Event::deposit("d", "b", 1_001), first, by_operation];
+    for (n, event) in events.iter().enumerate() {
+        world.publish(std::slice::from_ref(event)).await;
+        world.settled(n as i64 + 1).await;
+    }
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    for (case, expected) in
+        [(1, vec![("subject", "a", "b"), ("amount", "1000", "1001")]), (2, vec![("amount", "40", "42")])]
+    {
+        let answer = dashboard.get(&format!("/api/quarantine/{case}")).await.json();
+        let fields = answer["difference"].as_array().expect("both contents").clone();
+        assert_eq!(fields.len(), 6, "{answer}");
+        let differ = fields.iter().filter(|field| field["differs"] == true);
+        let text = |field: &serde_json::Value, name: &str| field[name].as_str().unwrap_or("-").to_owned();
+        let found: Vec<_> =
+            differ.map(|f| (text(f, "field"), text(f, "first"), text(f, "received"))).collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect();
+        assert_eq!(found, expected);
+        let page = dashboard.get(&format!("/quarantine/{case}")).await.body;
+        assert_eq!(page.matches("<strong>differs</strong>").count(), expected.len(), "{page}");
+    }
+    dashboard.stop().await;
     world.close().await;
 }

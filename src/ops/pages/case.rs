@@ -17,6 +17,7 @@ use crate::{
     },
     store::{
         actions::{self, ActionRow},
+        mismatch::{self, Field},
         quarantine::{self, CaseDetail},
     },
 };
@@ -35,25 +36,30 @@ pub(in crate::ops) async fn page(
     let Ok(case) = case.parse::<i64>() else { return no_case() };
     let read = pool.reader.run(async |connection| {
         let detail = quarantine::show(connection, case).await?;
-        Ok((detail, actions::of_case(connection, case, TRAIL_MAX).await?))
+        let fields = match &detail {
+            Some(detail) => mismatch::fields(connection, detail).await?,
+            None => Vec::new(),
+        };
+        Ok((detail, fields, actions::of_case(connection, case, TRAIL_MAX).await?))
     });
     match read.await {
-        Ok((Some(detail), trail)) => {
+        Ok((Some(detail), fields, trail)) => {
             let title = format!("Case {case}");
-            frame.page(&now, Place::Quarantine, &title, body(&frame, &detail, &trail))
+            frame.page(&now, Place::Quarantine, &title, body(&frame, &detail, &fields, &trail))
         }
-        Ok((None, _)) => no_case(),
+        Ok((None, ..)) => no_case(),
         Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
     }
 }
 
-fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
+fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow]) -> Markup {
     let case = &detail.case;
     let source = case.source.as_deref().unwrap_or_default();
     html! {
         p.path { a href="/quarantine" { "Quarantine" } " / " (case.id) }
         h1 { "Case " (case.id) " " (state(&case.state)) }
         p.lead { strong { (case.reason) } ": " (visible(&case.detail)) }
+        @if !fields.is_empty() { (difference(fields)) }
         div.columns {
             section.card {
                 h2 { "What came" }
@@ -111,6 +117,34 @@ fn body(frame: &Frame, detail: &CaseDetail, trail: &[ActionRow]) -> Markup {
             h2 { "Who did what" }
             @if trail.is_empty() { p.note { "Nobody has worked this case yet." } }
             @else { (trail::table(trail)) }
+        }
+    }
+}
+
+/// Two contents under one key, side by side.
+fn difference(fields: &[Field]) -> Markup {
+    let value = |value: &Option<String>| id_or_dash(value.as_deref());
+    html! {
+        section.card {
+            h2 { "Difference" }
+            div.scroll tabindex="0" role="region" aria-label="Difference" {
+                table {
+                    thead { tr { th { "Field" } th { "First" } th { "Received in this case" } th { "" } } }
+                    tbody {
+                        @for field in fields {
+                            tr {
+                                td { (field.field) }
+                                td { (value(&field.first)) }
+                                td { (value(&field.received)) }
+                                td { @if field.differs { strong { "differs" } } }
+                            }
+                        }
+                    }
+                }
+            }
+            @if fields.iter().all(|field| !field.differs) {
+                p.note { "These agree: what differs is a member that is not listed here, such as final." }
+            }
         }
     }
 }
