@@ -9,8 +9,8 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::{
     ledger::{
-        AccountId, Amount, Callback, Currency, Direction, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
-        OperationId, PaymentId, Reason, Source, TextError,
+        AccountId, Amount, Callback, Currency, Direction, EXPIRY_ID, EventId, Fingerprint, Key, Kind,
+        OPERATOR_SOURCE, OperationId, PaymentId, Reason, Source, TextError,
     },
     mask::mask_text,
 };
@@ -174,7 +174,7 @@ pub fn decode(body: &[u8]) -> Result<Callback, WireError> {
 fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, String)> {
     let invalid = |detail: String| (Reason::Malformed, detail);
     if event.kind == UNMAPPED_TYPE {
-        return Err((unmapped_reason(), unmapped_detail(event.data)));
+        return Err((Reason::Unmapped, unmapped_detail(event.data)));
     }
     let kind = Kind::parse(&event.kind).ok_or_else(|| {
         (
@@ -275,6 +275,10 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
 
 /// What operators post does not come over the queue: there anybody who may publish could claim to be one.
 fn check_source(key: &Key, kind: Kind) -> Result<(), (Reason, String)> {
+    if key.event_id.as_str().starts_with(EXPIRY_ID) {
+        let detail = format!("id: ids that begin with {EXPIRY_ID:?} are payonce's own");
+        return Err((Reason::Malformed, detail));
+    }
     let is_operators = key.source.as_str() == OPERATOR_SOURCE;
     if is_operators || kind == Kind::AdjustmentPosted {
         let detail = format!("source {OPERATOR_SOURCE} and {} are `payonce adjust`'s alone", kind.as_str());
@@ -315,12 +319,6 @@ fn not_utf8(body: &[u8], error: std::str::Utf8Error) -> String {
         _ => "",
     };
     format!("the body is not UTF-8 after byte {}{looks_like}", error.valid_up_to())
-}
-
-/// Why a request that the ingress could not map is a case.
-#[must_use]
-pub fn unmapped_reason() -> Reason {
-    Reason::parse("unmapped").unwrap_or(Reason::UnsupportedType)
 }
 
 /// What the ingress says of it.

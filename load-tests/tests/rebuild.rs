@@ -1,5 +1,7 @@
 //! A program that knows nothing but the feed comes to every balance, while the feed is killed.
 
+#![forbid(unsafe_code)]
+
 use std::process::Command;
 
 #[test]

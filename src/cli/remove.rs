@@ -34,7 +34,7 @@ pub(super) struct Args {
 }
 
 fn reason(name: &str) -> Result<Reason, String> {
-    let all = || Reason::ALL.map(Reason::as_str).join(", ");
+    let all = Reason::names;
     Reason::parse(name).ok_or_else(|| format!("expected one of {}", all()))
 }
 

@@ -1,6 +1,7 @@
 //! The configuration: read, checked, and in the types that the rest works with. A value comes from a flag, else a `PAYONCE_*` variable, else
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
+mod checks;
 mod files;
 mod ingress;
 mod settings;
@@ -386,92 +387,8 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         log_json: values.text("log_format") == "json",
         ingress: IngressConfig::default(),
     };
-    check_together(&config)?;
+    checks::check_together(&config)?;
     Ok(config)
-}
-
-/// Limits between settings.
-fn check_together(config: &Config) -> Result<(), ConfigError> {
-    let worker = &config.worker;
-    // With less, the broker waits for acks before any lane has a full batch, and nothing is ready when a batch ends.
-    let prefetch_min = 2 * worker.lanes * worker.batch_size_max;
-    if usize::from(worker.prefetch_count) < prefetch_min {
-        return Err(error(
-            "prefetch_count",
-            format!(
-                "{} is less than 2 x lanes x batch_size_max = 2 x {} x {} = {prefetch_min}: raise it, or lower lanes or batch_size_max",
-                worker.prefetch_count, worker.lanes, worker.batch_size_max
-            ),
-        ));
-    }
-    check_tokens(&config.access)?;
-    if config.prefix.starts_with("amq.") {
-        let problem = format!(
-            "{:?} begins with amq., and RabbitMQ keeps such names of exchanges and queues for itself; use another",
-            config.prefix
-        );
-        return Err(error("prefix", problem));
-    }
-    if config.feed.name.is_empty() || !config.feed.name.bytes().all(is_plain) {
-        let problem =
-            format!("{:?}: expected letters, digits, '-', '_' and '.', at least one", config.feed.name);
-        return Err(error("feed_name", problem));
-    }
-    if config.retry.delay_max < config.retry.delay_min {
-        return Err(error(
-            "retry_delay_max_ms",
-            format!(
-                "{} is less than retry_delay_min_ms = {}",
-                config.retry.delay_max.as_millis(),
-                config.retry.delay_min.as_millis()
-            ),
-        ));
-    }
-    if let Some(endpoint) = &config.otlp_endpoint
-        && endpoint.strip_prefix("http://").is_none_or(str::is_empty)
-    {
-        let problem = format!(
-            "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
-        );
-        return Err(error("otlp_endpoint", problem));
-    }
-    let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
-    for (finer, kept, coarser, longer) in [
-        ("history_minutes_ms", minutes_kept, "history_hours_ms", hours_kept),
-        ("history_hours_ms", hours_kept, "history_days_ms", days_kept),
-    ] {
-        if longer < kept {
-            let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
-            return Err(error(coarser, problem));
-        }
-    }
-    Ok(())
-}
-
-/// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
-fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
-    for (name, token) in
-        [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
-    {
-        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
-            return Err(error(
-                name,
-                format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
-            ));
-        }
-    }
-    if access.operator_token.is_some() && access.operator_token == access.readonly_token {
-        return Err(error("ops_readonly_token", "the same as ops_token; use two tokens".to_owned()));
-    }
-    if access.local_name.trim().is_empty() {
-        return Err(error("ops_local_name", "empty; name who acts".to_owned()));
-    }
-    Ok(())
-}
-
-/// May stand in a URN and in the name of a Redis key as it is.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
 fn error(setting: &str, problem: String) -> ConfigError {

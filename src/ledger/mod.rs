@@ -10,18 +10,24 @@ mod account;
 mod callback;
 mod currency;
 mod decide;
+mod deposit;
+mod kind;
 mod payment;
 mod plan;
+mod reason;
 
 pub use account::{Account, AccountStatus, Refusal};
 pub use callback::{
-    AccountId, Amount, Callback, Direction, EXPIRY_ID, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
-    OperationId, OperationKey, PaymentId, PaymentKey, Source, TEXT_BYTES_MAX, TextError,
+    AccountId, Amount, Callback, EXPIRY_ID, EventId, Fingerprint, Key, OperationId, OperationKey, PaymentId,
+    PaymentKey, Source, TEXT_BYTES_MAX, TextError,
 };
 pub use currency::Currency;
 pub use decide::{Expires, decide, decide_cases, give_up};
-pub use payment::{Adjustment, Deposit, Facts, Payment, PaymentState, Running};
+pub use deposit::{Deposit, Running};
+pub use kind::{Direction, Kind, OPERATOR_SOURCE};
+pub use payment::{Adjustment, Facts, Payment, PaymentState};
 pub use plan::{
-    AccountChange, CaseCopies, CaseEnd, CaseId, CaseState, Entry, Known, Layer, Leg, Movement, NewCase,
-    Outcome, PaymentChange, Plan, Reason, ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
+    AccountChange, CaseCopies, CaseEnd, CaseId, Entry, Known, Leg, Movement, NewCase, Outcome, PaymentChange,
+    Plan, ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
 };
+pub use reason::{CaseState, Layer, Reason};

@@ -34,7 +34,7 @@ const OPENING_LOCK: i64 = 0x7061_796f_6e63_6501;
 pub enum Locking {
     /// It waits for them, for as long as another worker may take: a transaction that meets one that is held longer is in vain.
     Wait,
-    /// It goes on without the accounts that are locked, and waits but [`LOCK_WAIT_SHORT_MS`] for anything else. Costs a statement more.
+    /// It goes on without the accounts that are locked, and waits but `LOCK_WAIT_SHORT_MS` for anything else. Costs a statement more.
     Skip,
 }
 

@@ -146,7 +146,7 @@ fn undecodable<'a>(message: &'a Undecodable<'a>, mask_cards: bool) -> CaseRow<'a
     let body = kept(message.body, mask_cards, &identifiers);
     let is_unproven = message.reason == Reason::BadSignature;
     // A request that could not be mapped is verified when it is replayed.
-    let is_verified_later = is_unproven || matches!(message.reason.as_str(), "unmapped" | "unsupported_type");
+    let is_verified_later = is_unproven || message.reason == Reason::Unmapped;
     let mut detail = storable(&message.detail);
     if message.body.len() > CASE_BODY_BYTES_MAX {
         detail.push_str(&format!("; the case keeps the first {CASE_BODY_BYTES_MAX}"));
@@ -353,7 +353,7 @@ pub(super) async fn end_proven(
         "update quarantine q
          set state = r.state, resolved_at = clock_timestamp(), resolved_by = $4, resolved_why = r.why
          from unnest($1::bigint[], $2::text[], $3::text[]) as r(id, state, why)
-         where q.id = r.id and q.state = 'open' and q.reason in ('bad_signature', 'unmapped', 'unsupported_type')",
+         where q.id = r.id and q.state = 'open' and q.reason in ('bad_signature', 'unmapped')",
     )
     .bind(each(&ended, |(id, _, _)| *id))
     .bind(each(&ended, |(_, state, _)| *state))

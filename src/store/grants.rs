@@ -83,6 +83,7 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     // Whether the ledger is ahead of its cluster is asked before the first batch.
     ("ledger_clock", "select"),
     ("feeds", ""),
+    ("journal", ""),
 ];
 
 /// What sends the ledger on may do.

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{
     StoreError,
-    load::{column, payment_key},
+    columns::{column, payment_key},
 };
 use crate::ledger::{AccountId, Callback, Currency};
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, load::unreadable};
+use super::{StoreError, columns::unreadable};
 use crate::ledger::{AccountId, Adjustment, Callback, Direction, Facts};
 
 /// Members of a callback that have no column of their own.

@@ -1,6 +1,6 @@
 //! The cases that people work: find them, look at one, discard them, and load them to be decided again.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
@@ -8,12 +8,13 @@ use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
 pub use super::filter::{Filter, Page};
 use super::{
     StoreError,
+    columns::{CASE_COLUMNS, stored_case},
     filter::push_filter,
-    load::{CASE_COLUMNS, load, stored_case},
+    load::load,
     report::CaseRow,
 };
 use crate::{
-    ledger::{Callback, CaseId, Expires, Reason, Snapshot, StoredCase},
+    ledger::{Callback, CaseId, Snapshot, StoredCase},
     mask::{mask, mask_text},
     signature::Headers,
 };
@@ -307,79 +308,6 @@ pub async fn reopen(
     Ok((ids(open), ids(waiting)))
 }
 
-/// The cases that have waited longer than `limit` for what `expires` says, by the database's clock, the oldest first.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn overdue(
-    connection: &mut PgConnection,
-    expires: Expires,
-    limit: Duration,
-    cases_max: i64,
-) -> Result<Vec<CaseId>, StoreError> {
-    let reason = match expires {
-        Expires::Nothing => return Ok(Vec::new()),
-        Expires::Payment => Reason::WaitingForPayment,
-        Expires::Funds => Reason::WaitingForFunds,
-    };
-    let ids: Vec<i64> = sqlx::query_scalar(
-        "select id from quarantine
-         where state = 'waiting' and reason = $1 and waits_since <= clock_timestamp() - $2 * interval '1 millisecond'
-         order by waits_since limit $3",
-    )
-    .bind(reason.as_str())
-    .bind(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX))
-    .bind(cases_max)
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.into_iter().map(CaseId).collect())
-}
-
-/// Waiting cases that one look for ripe ones reads at most.
-const LOOKED_AT_MAX: i64 = 2_000;
-
-/// Waiting cases after `after` whose cause may have come, oldest first, at most `cases_max`; and the case to go on after, 0 at the end. A
-/// batch releases what waits in the transaction that brings its cause; this finds what was too much for that batch, or was stored at
-/// the same moment under another account.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn ripe(
-    connection: &mut PgConnection,
-    after: i64,
-    cases_max: i64,
-) -> Result<(Vec<CaseId>, i64), StoreError> {
-    let rows: Vec<(i64, bool)> = sqlx::query_as(
-        "select q.id,
-                case when q.reason = 'waiting_for_payment' then
-                         exists (select from payments p where p.payment_id = q.payment_id and p.source = q.source)
-                         or exists (select from ledger l where l.payment_id = q.payment_id and l.source = q.source)
-                     else exists (select from accounts a
-                                  where a.account_id = coalesce(q.account_id, (select p.account_id from payments p
-                                                                               where p.payment_id = q.payment_id
-                                                                                 and p.source = q.source))
-                                  and (a.balance - a.held >= q.amount
-                                       or q.type not in ('payment.authorized', 'payment.succeeded', 'transfer.succeeded')))
-                end
-         from (select * from quarantine where state = 'waiting' and id > $1 order by id limit $2) q
-         order by q.id",
-    )
-    .bind(after)
-    .bind(LOOKED_AT_MAX)
-    .fetch_all(connection)
-    .await?;
-    let is_last = (rows.len() as i64) < LOOKED_AT_MAX;
-    let found = rows.iter().filter(|(_, is_ripe)| *is_ripe).map(|(id, _)| CaseId(*id));
-    let ripe: Vec<CaseId> = found.take(usize::try_from(cases_max).unwrap_or(0)).collect();
-    let is_cut = ripe.len() as i64 == cases_max;
-    let last = match (is_cut, is_last) {
-        (true, _) => ripe.last().map_or(0, |id| id.0),
-        (false, true) => 0,
-        (false, false) => rows.last().map_or(0, |(id, _)| *id),
-    };
-    Ok((ripe, last))
-}
-
 /// Those of the cases that are still open or waiting and hold a callback, oldest first, and what the database knows about them.
 ///
 /// # Errors
@@ -445,7 +373,7 @@ pub async fn load_unproven(
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query(
         "select id, body, webhook_id, webhook_timestamp, webhook_signature from quarantine
-         where id = any($1) and state = 'open' and reason in ('bad_signature', 'unmapped', 'unsupported_type') order by id",
+         where id = any($1) and state = 'open' and reason in ('bad_signature', 'unmapped') order by id",
     )
     .bind(ids)
     .fetch_all(connection)

@@ -18,7 +18,6 @@ use crate::{
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
-    wire,
 };
 
 /// What came of an order.
@@ -142,7 +141,5 @@ async fn work(
 
 /// Whether a case is a message that was never decoded as a callback, and may be one by now.
 fn is_looked_at_again(reason: &str) -> bool {
-    [Reason::BadSignature, Reason::UnsupportedType, wire::unmapped_reason()]
-        .iter()
-        .any(|one| one.as_str() == reason)
+    [Reason::BadSignature, Reason::Unmapped].iter().any(|one| one.as_str() == reason)
 }

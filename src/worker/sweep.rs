@@ -19,7 +19,7 @@ use crate::{
     config::{Policy, WorkerConfig},
     crash::{self, Point},
     ledger::{CaseId, Expires, decide},
-    store::{self, Batch, Locking, Resolver, StoreError, history, holds, quarantine},
+    store::{self, Batch, Locking, Resolver, StoreError, history, holds, waiting},
 };
 
 /// Pause between two looks for counts to add up.
@@ -73,9 +73,7 @@ impl Sweep {
         {
             let overdue = self
                 .connection
-                .run(async |connection| {
-                    quarantine::overdue(connection, expires, limit, REPLAY_BATCH_MAX).await
-                })
+                .run(async |connection| waiting::overdue(connection, expires, limit, REPLAY_BATCH_MAX).await)
                 .await?;
             let why = "it could be applied when its time was up";
             moved += self.decide_again(&overdue, why, (policy, expires)).await?;
@@ -83,7 +81,7 @@ impl Sweep {
         let after = self.after;
         let (ripe, last) = self
             .connection
-            .run(async |connection| quarantine::ripe(connection, after, REPLAY_BATCH_MAX).await)
+            .run(async |connection| waiting::ripe(connection, after, REPLAY_BATCH_MAX).await)
             .await?;
         self.after = last;
         moved += self.decide_again(&ripe, Resolver::WORKER.why, (policy, Expires::Nothing)).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use payonce::{config::IngressConfig, wire};
+use payonce::{config::IngressConfig, ledger::Reason};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{RunningIngress, World, answered, head};
@@ -206,7 +206,7 @@ async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_conf
         assert_eq!(ingress.post("/stripe", &made).await.status, 200);
     }
     world.settled(2).await;
-    let reason = wire::unmapped_reason().as_str().to_owned();
+    let reason = Reason::Unmapped.as_str().to_owned();
     let case = |state: &str| vec![(Some("evt_1001".to_owned()), reason.clone(), state.to_owned(), 2)];
     assert_eq!(world.cases().await, case("open"));
     let replay = async |account: &str| {

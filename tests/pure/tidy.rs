@@ -119,7 +119,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
     ("wire", &["ledger", "mask"]),
     ("ledger", &[]),
     // Leaves: everybody but the core may use them, they use nobody else.
-    ("config", &[]),
+    ("config", &["ledger"]),
     ("crash", &[]),
     ("hosts", &[]),
     ("keys", &["config", "metrics", "signature"]),

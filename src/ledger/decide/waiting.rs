@@ -2,7 +2,7 @@
 //!
 //! Two ways of trying: each waiter alone, oldest first, and those of one payment together, where each needs the others (a debit whose
 //! money only its own refund brings back). Every pass over waiters is bounded, whatever waits: the sweep of the worker comes to the
-//! rest (`store::quarantine::ripe`).
+//! rest (`store::waiting::ripe`).
 
 use super::{Book, Verdict, Waiter, Who};
 use crate::ledger::{
