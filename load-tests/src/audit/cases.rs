@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sqlx::{PgConnection, Row};
 
-use super::{Audit, Copies, ledger::Found};
+use super::{Audit, CONSTANT_KEY, Copies, ledger::Found};
 use crate::{
     body,
     plan::{Distinct, Fate, Plan, Sending, Way},
@@ -127,6 +127,11 @@ pub async fn check(
         *audit.quarantined.entry(reason.clone()).or_default() += 1;
         if state == "waiting" {
             waiting.push(said);
+            continue;
+        }
+        if event_id.starts_with(CONSTANT_KEY)
+            && (state.as_str(), reason.as_str()) == ("open", "payload_mismatch")
+        {
             continue;
         }
         let attempts: i32 = row.try_get("attempts")?;

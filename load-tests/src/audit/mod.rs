@@ -15,6 +15,8 @@ use sqlx::PgConnection;
 use self::{expected::Expected, ledger::Found};
 use crate::{latency::Percentiles, plan::Plan};
 
+/// How event ids begin that no plan has: of the messages of the `constant_key` fault, which may only be cases of `payload_mismatch`.
+pub const CONSTANT_KEY: &str = "constant_key_";
 /// Violations of one check that are shown.
 const EXAMPLES_MAX: usize = 5;
 

@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::{
     means::{
-        consumer_timeout, crash, deadlocks, delete_queue, exhaust_connections, fill_disk, flush_redis,
-        memory_alarm, pause, pool_sessions, read_only_database, redis, refuse_writes, reset, shift_clocks,
-        slowly, terminate_sessions, trap, watch_health,
+        change_schema, consumer_timeout, crash, deadlocks, delete_queue, exhaust_connections, fill_disk,
+        flush_redis, lock_accounts, memory_alarm, one_key, pause, pool_sessions, read_only_database, redis,
+        refuse_writes, reset, shift_clocks, slowly, take_no_writes, terminate_sessions, trap, watch_health,
     },
     pool::Pool,
     proxy::Trap,
@@ -82,8 +82,17 @@ pub enum Fault {
     DatabasePaused,
     /// Every write is refused with 25006, as on a former primary.
     DatabaseReadOnly,
+    /// PostgreSQL answers and takes no writes, for longer than workers would have to hold deliveries a hundred times: RabbitMQ would give up
+    /// what is returned as often as that.
+    DatabaseTakesNoWrites,
     /// A rival that locks accounts in the other order.
     Deadlocks,
+    /// An operator's open transaction holds the rows of some accounts, longer than anybody waits for a lock.
+    AccountLocked,
+    /// A provider that uses one operation id for thousands of callbacks.
+    ConstantKey,
+    /// The next release's migration, which declares that workers of this one may go on beside it.
+    OldWorkerNewSchema,
     /// No connection is left.
     ConnectionsExhausted,
     /// No space is left on PostgreSQL's disk.
@@ -127,7 +136,9 @@ impl Fault {
 
     /// Whether every run that nobody asked for this very fault can have it: not what takes long, needs root, or loses commits.
     pub fn is_everyday(self) -> bool {
-        !matches!(self, Self::BrokerAway | Self::DiskFull | Self::ClocksShifted) && !self.loses_commits()
+        let takes_long = matches!(self, Self::BrokerAway | Self::DatabaseTakesNoWrites);
+        let is_special = matches!(self, Self::DiskFull | Self::ClocksShifted);
+        !takes_long && !is_special && !self.loses_commits()
     }
 
     /// Whether callbacks that were acknowledged are lost by it, until they are sent again.
@@ -205,7 +216,11 @@ impl Fault {
             }
             Self::DatabasePaused => pause(site.node()?, PAUSE).await,
             Self::DatabaseReadOnly => read_only_database(site, hold).await,
+            Self::DatabaseTakesNoWrites => take_no_writes(site, pool).await,
             Self::Deadlocks => deadlocks(site).await,
+            Self::AccountLocked => lock_accounts(site, PAUSE).await,
+            Self::ConstantKey => one_key(site).await,
+            Self::OldWorkerNewSchema => change_schema(site, pool, PAUSE).await,
             Self::ConnectionsExhausted => exhaust_connections(site, hold).await,
             Self::DiskFull => fill_disk(site, pool).await,
             Self::FailoverSynchronous => site.fail_over(true, hold).await,

@@ -9,14 +9,25 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    offer,
     pool::Pool,
     proxy::{Proxy, Trap},
     servers::Server,
-    site::Site,
+    site::{DATABASE, Site},
 };
+use crate::audit::CONSTANT_KEY;
 
 /// RabbitMQ's answer to a worker that holds its deliveries too long, in the `consumer_timeout` fault.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Accounts that an operator locks.
+const LOCKED_ACCOUNTS: i64 = 5;
+/// How long what a fault has held back may take to come.
+const COMING_DEADLINE: Duration = Duration::from_secs(60);
+/// Messages of the `constant_key` fault.
+const ONE_KEY_MESSAGES: u64 = 3_000;
+/// How long workers hold deliveries in the `database_takes_no_writes` fault, in milliseconds; and its time, longer than a hundred holds.
+const SHORT_HOLD: (&str, &str) = ("PAYONCE_OUTAGE_HOLD_MS", "1000");
+const NO_WRITES: Duration = Duration::from_secs(105);
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 pub async fn crash(server: &Server) -> anyhow::Result<u64> {
@@ -177,6 +188,158 @@ pub async fn read_only_database(site: &Site, hold: Duration) -> anyhow::Result<u
     sqlx::raw_sql("alter system reset default_transaction_read_only").execute(&mut connection).await?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut connection).await?;
     Ok(refused()? - before)
+}
+
+/// The database's own default is read-only, for new sessions. Workers that hold deliveries for a short time only meet it again and again.
+/// Returns how often they were refused.
+pub async fn take_no_writes(site: &Site, pool: &mut Pool) -> anyhow::Result<u64> {
+    for _ in 0..pool.members().len() {
+        pool.replace_first(&[SHORT_HOLD]).await?;
+    }
+    let refused = || site.node().map(|node| node.log().matches("read-only transaction").count() as u64);
+    let before = refused()?;
+    // This session was there before, and can write.
+    let mut admin = site.connect().await?;
+    let read_only = format!("alter database {DATABASE} set default_transaction_read_only = on");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(read_only)).execute(&mut admin).await?;
+    // More than once: one that was just opening has the former default.
+    terminate_sessions(site, Duration::from_secs(1)).await?;
+    let rows = "select (select count(*) from ledger) + (select count(*) from quarantine)";
+    let kept: i64 = sqlx::query_scalar(rows).fetch_one(&mut admin).await?;
+    sleep(NO_WRITES).await;
+    let now: i64 = sqlx::query_scalar(rows).fetch_one(&mut admin).await?;
+    let writable = format!("alter database {DATABASE} reset default_transaction_read_only");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(writable)).execute(&mut admin).await?;
+    anyhow::ensure!(now == kept, "{} rows were written to a database that takes no writes", now - kept);
+    for _ in 0..pool.members().len() {
+        pool.replace_first(&[]).await?;
+    }
+    Ok(refused()? - before)
+}
+
+/// An open transaction holds the rows of some busy accounts. Returns how many rows of other accounts were written meanwhile; those of the
+/// locked ones must come by themselves when it ends.
+pub async fn lock_accounts(site: &Site, time: Duration) -> anyhow::Result<u64> {
+    let (mut connection, mut observer) = (site.connect().await?, site.connect().await?);
+    let mut operator = connection.begin().await?;
+    let locked: Vec<String> = sqlx::query_scalar(
+        "select account_id from accounts
+         where account_id in (select account_id from accounts order by version desc limit $1)
+         order by account_id for update",
+    )
+    .bind(LOCKED_ACCOUNTS)
+    .fetch_all(&mut *operator)
+    .await?;
+    let mut rows = async || {
+        let counted = "select count(*) filter (where account_id = any($1)), count(*) from ledger";
+        let (of_locked, all): (i64, i64) =
+            sqlx::query_as(counted).bind(&locked).fetch_one(&mut observer).await?;
+        anyhow::Ok((of_locked, all - of_locked))
+    };
+    let (locked_before, others_before) = rows().await?;
+    sleep(time).await;
+    let (locked_now, others_now) = rows().await?;
+    anyhow::ensure!(locked_now == locked_before, "rows of accounts that are locked were written");
+    operator.rollback().await?;
+    let settled = u64::try_from(others_now - others_before).unwrap_or(0);
+    let end = Instant::now() + COMING_DEADLINE;
+    while settled > 0 && rows().await?.0 == locked_before {
+        anyhow::ensure!(Instant::now() < end, "nothing of {locked:?} came within {COMING_DEADLINE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(settled)
+}
+
+/// Callbacks with the operation id of one that is applied, each with another amount. Returns how many of them are cases of
+/// `payload_mismatch`.
+pub async fn one_key(site: &mut Site) -> anyhow::Result<u64> {
+    let mut database = site.connect().await?;
+    let (source, kind, account, payment, operation, amount, currency): (
+        String,
+        String,
+        String,
+        Option<String>,
+        String,
+        i64,
+        String,
+    ) = sqlx::query_as(
+        "select source, type, account_id, payment_id, operation_id, amount, currency from ledger
+         where operation_id is not null and type = 'deposit.succeeded' and leg = 0 order by recorded_at limit 1",
+    )
+    .fetch_one(&mut database)
+    .await
+    .context("no deposit with an operation id is applied yet")?;
+    let place = site.direct()?;
+    let (_connection, publisher) = offer::open(&place).await?;
+    let mut confirms = Vec::new();
+    for n in 1..=ONE_KEY_MESSAGES {
+        let id = format!("{CONSTANT_KEY}{}", site.beyond_plan + n);
+        let mut data = serde_json::json!({
+            "operation_id": operation, "amount": amount + i64::try_from(n)?, "currency": currency,
+        });
+        if let Some(payment) = &payment {
+            data["payment_id"] = payment.as_str().into();
+        }
+        let body = serde_json::json!({
+            "specversion": "1.0", "id": id, "source": source, "type": kind, "subject": account,
+            "time": "2026-11-22T13:44:00Z", "data": data,
+        });
+        let body = body.to_string().into_bytes();
+        let signed = place.signing().map(|signing| signing.sign(&source, &id, &body)).transpose()?;
+        confirms.push(publisher.publish_signed(&account, &body, &signed.unwrap_or_default()).await?);
+    }
+    for confirm in confirms {
+        confirm.wait().await?;
+    }
+    let before = i64::try_from(site.beyond_plan)?;
+    site.beyond_plan += ONE_KEY_MESSAGES;
+    let cases =
+        "select count(*) from quarantine where event_id like $1 || '%' and reason = 'payload_mismatch'";
+    let end = Instant::now() + COMING_DEADLINE;
+    loop {
+        let now: i64 = sqlx::query_scalar(cases).bind(CONSTANT_KEY).fetch_one(&mut database).await?;
+        if now - before >= i64::try_from(ONE_KEY_MESSAGES)? || Instant::now() > end {
+            return Ok(u64::try_from(now - before).unwrap_or(0));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A column more in the ledger and a newer schema that says that workers of this release may go on beside it, running ones and one that starts;
+/// then both are taken back. Returns how many rows were written beside it.
+pub async fn change_schema(site: &Site, pool: &mut Pool, time: Duration) -> anyhow::Result<u64> {
+    let mut admin = site.connect().await?;
+    let (known, said): (i64, String) = sqlx::query_as(
+        "select max(version), quote_nullable(obj_description('_sqlx_migrations'::regclass)) from _sqlx_migrations",
+    )
+    .fetch_one(&mut admin)
+    .await?;
+    let next = known + 1;
+    let change = format!(
+        "begin;
+         alter table ledger add column of_the_next bigint;
+         alter table ledger alter column of_the_next set default 1;
+         insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+             values ({next}, 'next', true, '', 1);
+         comment on table _sqlx_migrations is 'schema {next} is usable by programs of schema {known} and later';
+         commit"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(&mut admin).await?;
+    sleep(time / 2).await;
+    pool.replace_first(&[]).await?;
+    sleep(time / 2).await;
+    pool.check()?;
+    let written = "select count(*) from ledger where of_the_next = 1";
+    let written: i64 = sqlx::query_scalar(written).fetch_one(&mut admin).await?;
+    let back = format!(
+        "begin;
+         alter table ledger drop column of_the_next;
+         delete from _sqlx_migrations where version = {next};
+         comment on table _sqlx_migrations is {said};
+         commit"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(back)).execute(&mut admin).await?;
+    Ok(u64::try_from(written).unwrap_or(0))
 }
 
 /// A transaction that locks a late account and then the others from the last to the first, while workers lock them from the first to the last.

@@ -295,7 +295,8 @@ async fn wait_until_settled(site: &Site, pool: &mut Pool, published: &Published)
         let is_lost = |one: &u32| {
             site.lost.contains(&body::key(&published.plan, &published.plan.distinct[*one as usize]))
         };
-        let confirmed = i64::try_from(published.confirmed.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let confirmed = published.confirmed.load(Ordering::Relaxed) + site.beyond_plan;
+        let confirmed = i64::try_from(confirmed).unwrap_or(i64::MAX);
         // What a failover lost was counted by the rows that it lost.
         let is_counted = !site.lost.is_empty() || now >= Some(confirmed);
         if missing.iter().all(is_lost) && is_counted && is_queue_empty(site).await? {

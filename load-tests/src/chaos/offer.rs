@@ -162,7 +162,8 @@ pub async fn publish_all(published: &Published, place: &Place, sendings: &[Sendi
     publish(published, place, sendings, 0, None).await
 }
 
-async fn open(place: &Place) -> anyhow::Result<(lapin::Connection, Publisher)> {
+/// A publisher to a place's queue.
+pub async fn open(place: &Place) -> anyhow::Result<(lapin::Connection, Publisher)> {
     let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
     topology::declare(&connection, &place.names()).await?;
     let publisher = Publisher::open(&connection, &place.names()).await?;

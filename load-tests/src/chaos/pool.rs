@@ -23,16 +23,18 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 const HTTP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Deadlines short enough that every fault outlasts some of them; batches small enough that there are always some in work.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 7] = [
     "--batch-size-max=100",
     "--prefetch-count=400",
     "--claim-lease-ms=1000",
     "--database-deadline-ms=2000",
     "--redis-timeout-ms=100",
     "--retry-delay-max-ms=500",
-    "--outage-hold-ms=5000",
     "--waiting-sweep-ms=1000",
 ];
+
+/// One more, as a variable: a fault may set it to another value.
+const HOLD: (&str, &str) = ("PAYONCE_OUTAGE_HOLD_MS", "5000");
 
 /// A running worker.
 #[derive(Debug)]
@@ -97,7 +99,7 @@ impl Pool {
         let port = std::net::TcpListener::bind((LISTEN_HOST, 0))?.local_addr()?.port();
         let mut command = command(&self.program, &self.place);
         command.arg("worker").args(SETTINGS).arg(format!("--listen={LISTEN_HOST}:{port}")).stderr(file);
-        command.envs(environment.iter().copied());
+        command.envs([HOLD]).envs(environment.iter().copied());
         Ok(Member { child: command.spawn().context("payonce does not run")?, log, port })
     }
 

@@ -15,7 +15,7 @@ use crate::{place::Place, signing::Signing};
 
 /// In every address, to be looked for in logs. The servers accept any password.
 pub const PASSWORD: &str = "chaos-secret-9f2c";
-const DATABASE: &str = "payonce_chaos";
+pub const DATABASE: &str = "payonce_chaos";
 /// Nothing listens there.
 const CLOSED_PORT: u16 = 1;
 /// Of the disk that can be filled.
@@ -37,6 +37,8 @@ pub struct Site {
     pub witness: Arc<Witness>,
     /// Rows that an asynchronous failover has lost: (source, event id).
     pub lost: HashSet<(String, String)>,
+    /// Messages that a fault has published beside the plan.
+    pub beyond_plan: u64,
     disk: Option<PathBuf>,
     folder: TempDir,
     /// The providers' keys.
@@ -81,6 +83,7 @@ impl Site {
             broker,
             witness,
             lost: HashSet::new(),
+            beyond_plan: 0,
             disk,
             folder,
             signing,
