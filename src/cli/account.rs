@@ -1,16 +1,32 @@
-//! `payonce account ID`.
+//! `payonce account ID`, and `payonce account open|close|freeze ID`.
 
-use super::{Failure, print_json, table, with_database};
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Failure, adjust, print_json, quarantine, table, with_database};
 use crate::{
     config::Config,
-    store::report::{self, AccountStory, LedgerRow},
+    ledger::{AccountId, AccountStatus, Currency},
+    store::{
+        accounts::{self, Obstacle, Order, Ordered},
+        actions::Door,
+        report::{self, AccountStory, LedgerRow},
+    },
 };
 
 #[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    after_help = "An account whose id is the name of a command: `payonce account -- open`."
+)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    change: Option<Change>,
     /// The account: CloudEvents `subject`.
-    #[arg(allow_hyphen_values = true)]
-    id: String,
+    #[arg(allow_hyphen_values = true, required = true)]
+    id: Option<String>,
     /// The page of entries that follows this version.
     #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "VERSION")]
     before: i64,
@@ -22,17 +38,63 @@ pub(super) struct Args {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Change {
+    /// Opens an account with a balance of 0; opens a frozen or closed one again. What waits for it is applied by the workers.
+    Open {
+        #[command(flatten)]
+        how: How,
+        /// ISO 4217 code. Needed for an account that nothing has opened before; it never changes.
+        #[arg(value_parser = adjust::currency)]
+        currency: Option<Currency>,
+    },
+    /// Closes an account whose balance is 0 and of which nothing is held: nothing moves its money any more. `open` takes it back.
+    Close {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Freezes an account: it takes credits, and what has happened already, but nothing that needs available money. `open` lifts it.
+    Freeze {
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct How {
+    /// The account.
+    #[arg(value_parser = adjust::account_id, allow_hyphen_values = true)]
+    id: AccountId,
+    /// Kept in the audit log.
+    #[arg(long, value_parser = quarantine::words, value_name = "TEXT")]
+    why: String,
+    /// Who does this, kept in the audit log.
+    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    by: String,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let id = match (args.change, args.id) {
+        (Some(Change::Open { how, currency }), _) => {
+            return change(config, &how, AccountStatus::Open, currency).await;
+        }
+        (Some(Change::Close { how }), _) => return change(config, &how, AccountStatus::Closed, None).await,
+        (Some(Change::Freeze { how }), _) => return change(config, &how, AccountStatus::Frozen, None).await,
+        (None, Some(id)) => id,
+        (None, None) => return Err(Failure::Usage("which account?".to_owned())),
+    };
     let limit = i64::from(args.limit);
-    let story = with_database(config, async |connection| {
-        report::account(connection, &args.id, args.before, limit).await
-    })
-    .await?;
+    let story =
+        with_database(config, async |connection| report::account(connection, &id, args.before, limit).await)
+            .await?;
     let Some(story) = story else {
         return Err(Failure::No(format!(
-            "account {id}: no ledger row yet. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
+            "account {id}: not open. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
              ids are case-sensitive",
-            id = table::safe(&args.id)
+            id = table::safe(&id)
         )));
     };
     if args.json {
@@ -42,13 +104,56 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn change(
+    config: &Config,
+    how: &How,
+    to: AccountStatus,
+    currency: Option<Currency>,
+) -> Result<(), Failure> {
+    let order =
+        Order { account_id: &how.id, to, currency, who: &how.by, via: Door::CommandLine, why: &how.why };
+    let ordered =
+        with_database(config, async |connection| accounts::change(connection, &order).await).await?;
+    let id = &how.id;
+    let was = match ordered {
+        Ordered::Opened => None,
+        Ordered::Changed(from) => Some(from.as_str()),
+        Ordered::Refused(obstacle) => return Err(refused(id, to, obstacle)),
+    };
+    if how.json {
+        return print_json(&json!({ "account_id": id.as_str(), "status": to.as_str(), "was": was }));
+    }
+    let before = was.map(|was| format!(" (was {was})")).unwrap_or_default();
+    say!("Account {} is {}{before}.", table::safe(id.as_str()), to.as_str());
+    Ok(())
+}
+
+fn refused(id: &AccountId, to: AccountStatus, obstacle: Obstacle) -> Failure {
+    match obstacle {
+        Obstacle::Unknown => Failure::No(format!("account {id}: not open; ids are case-sensitive")),
+        Obstacle::Already => Failure::No(format!("account {id} is {} already", to.as_str())),
+        Obstacle::NeedsCurrency => Failure::Usage(format!(
+            "account {id} is not open yet: name its currency, `payonce account open {id} EUR --why …`"
+        )),
+        Obstacle::OtherCurrency(currency) => {
+            Failure::No(format!("account {id} is in {currency}, and stays in it"))
+        }
+        Obstacle::Closed => Failure::No(format!("account {id} is closed, which is more than frozen")),
+        Obstacle::HasMoney { balance, held } => Failure::No(format!(
+            "account {id} has balance {balance}, held {held} (minor units): it can be closed when both are 0"
+        )),
+    }
+}
+
 fn print(story: &AccountStory) {
     say!(
-        "Account {}: balance {}, held {}, available {} {} (minor units), version {}",
+        "Account {}: {}, balance {}, held {}, available {}, debt {} {} (minor units), version {}",
         table::safe(&story.account_id),
+        story.status,
         story.balance,
         story.held,
         story.available,
+        story.debt,
         story.currency,
         story.version
     );

@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod account;
+mod adjust;
 mod api;
 mod audit;
 mod event;
@@ -95,8 +96,10 @@ enum Command {
     Keys(keys::Command),
     /// The whole story of one callback: where it ended, when, by which duplicates it was followed.
     Event(event::Args),
-    /// Balance, held, version, and the last entries of an account.
+    /// Balance, held, debt, status, version, and the last entries of an account; opens, closes and freezes accounts.
     Account(account::Args),
+    /// Posts a correction to an account, once per id. It may leave a debt.
+    Adjust(adjust::Args),
     /// State, sums and entries of a payment.
     Payment(payment::Args),
     /// Works the cases: callbacks that are not in the ledger.
@@ -261,6 +264,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
         Command::Keys(command) => keys::run(&config, command),
         Command::Event(args) => event::run(&config, args).await,
         Command::Account(args) => account::run(&config, args).await,
+        Command::Adjust(args) => adjust::run(&config, args).await,
         Command::Payment(args) => payment::run(&config, args).await,
         Command::Quarantine(command) => quarantine::run(&config, command).await,
         Command::Audit(args) => audit::run(&config, args).await,

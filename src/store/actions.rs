@@ -1,4 +1,4 @@
-//! The trail of what people did to cases. Written beside the cases, read by pages.
+//! The audit log of what people did to cases and accounts. Written beside them, read by pages.
 
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
@@ -46,6 +46,47 @@ impl Verb {
     }
 }
 
+/// What a person does to an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Post an adjustment.
+    Adjust,
+    /// Open it, for the first time or again.
+    Open,
+    /// Close it.
+    Close,
+    /// Freeze it.
+    Freeze,
+}
+
+impl Act {
+    /// As it stands in the audit log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Adjust => "adjust",
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Freeze => "freeze",
+        }
+    }
+}
+
+/// Who does what to an account, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The person, 1 to 200 bytes.
+    pub who: &'a str,
+    /// The door.
+    pub via: Door,
+    /// What is done.
+    pub act: Act,
+    /// The reason, in the person's words.
+    pub why: &'a str,
+    /// To which account, and what exactly, in words.
+    pub chosen: &'a str,
+}
+
 /// By which door a person came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
@@ -53,7 +94,7 @@ pub enum Door {
     Web,
     /// The operators' API.
     Api,
-    /// `payonce quarantine`.
+    /// `payonce quarantine`, `payonce adjust`, `payonce account`.
     CommandLine,
 }
 
@@ -99,7 +140,7 @@ pub struct ActionRow {
     pub who: String,
     /// `web`, `api` or `command line`.
     pub via: String,
-    /// `replay`, `discard` or `reopen`.
+    /// `replay`, `discard` or `reopen`; of an account `adjust`, `open`, `close` or `freeze`.
     pub action: String,
     /// The reason.
     pub why: String,
@@ -118,14 +159,33 @@ const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, ca
 /// # Errors
 /// [`StoreError`].
 pub async fn begin(connection: &mut PgConnection, order: &Order) -> Result<i64, StoreError> {
+    insert(connection, (&order.who, &order.why), order.via, order.verb.as_str(), &order.chosen).await
+}
+
+/// Opens a line about an account; what it says may begin when this is committed, or in the same transaction.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn begin_act(connection: &mut PgConnection, record: Record<'_>) -> Result<i64, StoreError> {
+    let Record { who, via, act, why, chosen } = record;
+    insert(connection, (who, why), via, act.as_str(), chosen).await
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    (who, why): (&str, &str),
+    via: Door,
+    action: &str,
+    chosen: &str,
+) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar(
         "insert into operator_actions (who, via, action, why, chosen) values ($1, $2, $3, $4, $5) returning id",
     )
-    .bind(&order.who)
-    .bind(order.via.as_str())
-    .bind(order.verb.as_str())
-    .bind(&order.why)
-    .bind(&order.chosen)
+    .bind(who)
+    .bind(via.as_str())
+    .bind(action)
+    .bind(why)
+    .bind(chosen)
     .fetch_one(connection)
     .await?)
 }

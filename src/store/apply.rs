@@ -199,6 +199,12 @@ async fn guard_openings(
     Ok(lost.map(|(id, _)| id.clone()).collect())
 }
 
+/// Until the end of this transaction nobody else opens an account, or stores a case about one that is not open.
+pub(super) async fn hold_openings(transaction: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(OPENING_LOCK).execute(transaction).await?;
+    Ok(())
+}
+
 /// Until the end of this transaction.
 async fn wait_shortly(transaction: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("select set_config('lock_timeout', $1, true)")

@@ -98,8 +98,9 @@ const FEED_RIGHTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What those who work cases may do besides.
+/// What those who work cases, and open, close and freeze accounts, may do besides.
 const OPS_RIGHTS: &[(&str, &str)] = &[
+    ("accounts", "update (status)"),
     ("operator_actions", "select, insert, update (ended_at, cases, result)"),
     ("operator_action_cases", "select, insert"),
 ];

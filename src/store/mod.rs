@@ -4,6 +4,7 @@
 //! transaction when a future is cancelled, and has neither query timeouts nor TCP keepalive. So a lane owns one plain
 //! connection ([`Connection`]), and every operation has a deadline after which that connection is closed.
 
+pub mod accounts;
 pub mod actions;
 mod apply;
 mod audit;

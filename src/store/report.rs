@@ -118,8 +118,12 @@ pub struct AccountStory {
     pub balance: i64,
     /// Minor units that authorizations hold.
     pub held: i64,
-    /// Minor units that may be spent: balance − held.
+    /// Minor units that may be spent: balance − held. Below zero: a debt.
     pub available: i64,
+    /// Minor units owed: 0, or what available is below zero.
+    pub debt: i64,
+    /// `open`, `frozen` or `closed`.
+    pub status: String,
     /// One per ledger row.
     pub version: i64,
     /// Newest first.
@@ -211,7 +215,7 @@ pub async fn event(
     }))
 }
 
-/// An account with its last `entries_max` entries that have a version smaller than `before`. `None`: no deposit has opened it.
+/// An account with its last `entries_max` entries that have a version smaller than `before`. `None`: nothing has opened it.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -221,12 +225,12 @@ pub async fn account(
     before: i64,
     entries_max: i64,
 ) -> Result<Option<AccountStory>, StoreError> {
-    let found: Option<(String, i64, i64, i64)> =
-        sqlx::query_as("select currency, balance, held, version from accounts where account_id = $1")
+    let found: Option<(String, i64, i64, i64, String)> =
+        sqlx::query_as("select currency, balance, held, version, status from accounts where account_id = $1")
             .bind(account_id)
             .fetch_optional(&mut *connection)
             .await?;
-    let Some((currency, balance, held, version)) = found else { return Ok(None) };
+    let Some((currency, balance, held, version, status)) = found else { return Ok(None) };
     // Only up to the version read above, so that balance and entries belong together beside running workers.
     let entries: Vec<LedgerRow> = sqlx::query_as(
         "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
@@ -247,6 +251,8 @@ pub async fn account(
         balance,
         held,
         available,
+        debt: available.saturating_neg().max(0),
+        status,
         version,
         entries,
     }))

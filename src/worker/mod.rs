@@ -4,11 +4,13 @@
 //! starts with nothing of it: delivery tags belong to a channel, so an acknowledgement can never reach another message.
 //! What must not live here: SQL, Redis commands, business rules.
 
+pub mod adjust;
 mod aside;
 mod batch;
 mod budget;
 mod dead_letter;
 pub mod deeds;
+mod direct;
 mod disposition;
 mod lane;
 mod process;

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Worker,
+    Worker, direct,
     replay::{REPLAY_BATCH_MAX, Replayed, replay},
     sleep_unless,
 };
 use crate::{
     config::{Policy, WorkerConfig},
     crash::{self, Point},
-    ledger::{CaseId, Expires, decide},
-    store::{self, Batch, Locking, Resolver, StoreError, history, holds, waiting},
+    ledger::{CaseId, Expires},
+    store::{self, Resolver, StoreError, history, holds, waiting},
 };
 
 /// Pause between two looks for counts to add up.
@@ -117,37 +117,12 @@ impl Sweep {
             return Ok(0);
         }
         let writer = format!("{name}/holds");
-        let bodies: Vec<&[u8]> = due.iter().map(|_| &b""[..]).collect();
         for _ in 0..CONFLICTS_MAX {
-            let snapshot =
-                self.connection.run(async |connection| store::load(connection, &due).await).await?;
-            let batch = Batch {
-                writer: &writer,
-                plan: decide(&snapshot, &due, &policy.rules),
-                callbacks: &due,
-                bodies: &bodies,
-                mask_cards: policy.mask_cards,
-                undecodable: &[],
-                resolver: Resolver::WORKER,
-                proven: &[],
-                remembered: &[],
-                locking: Locking::Wait,
-            };
-            match self.connection.run(async |connection| store::apply(connection, batch).await).await {
-                Ok(applied) => {
-                    let released = applied.lost_callbacks.iter().filter(|is_lost| !**is_lost).count() as u64;
-                    info!(released, "holds whose time was up were released");
-                    return Ok(released);
-                }
-                Err(StoreError::Conflict(_)) => {}
-                Err(
-                    cause @ (StoreError::Unavailable(_)
-                    | StoreError::Unfit(_)
-                    | StoreError::Blocked(_)
-                    | StoreError::Refused(_)),
-                ) => {
-                    return Err(cause);
-                }
+            let plan = direct::plan(&mut self.connection, &due, policy.rules).await?;
+            if let Some(applied) = direct::write(&mut self.connection, &due, plan, &writer, policy).await? {
+                let released = applied.lost_callbacks.iter().filter(|is_lost| !**is_lost).count() as u64;
+                info!(released, "holds whose time was up were released");
+                return Ok(released);
             }
         }
         Ok(0)

@@ -6,6 +6,7 @@
 
 mod access;
 mod addresses;
+mod adjust;
 mod api;
 mod audit;
 mod browser;
