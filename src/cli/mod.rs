@@ -13,6 +13,7 @@ mod account;
 mod adjust;
 mod api;
 mod audit;
+mod cases;
 mod event;
 mod feed;
 mod ingress;

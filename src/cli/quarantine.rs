@@ -1,4 +1,4 @@
-//! `payonce quarantine list|show|replay|discard|reopen`.
+//! `payonce quarantine list|show|replay|discard|reopen|assign`.
 
 use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 
@@ -6,17 +6,17 @@ use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::json;
 use time::Duration;
 
-use super::{Failure, print_json, progress, remove, table, with_database};
+use super::{Failure, cases, print_json, progress, remove, table, with_database};
 use crate::{
     app,
     config::Config,
     keys::Keyring,
-    ledger::Reason,
-    signature,
+    ledger::{AccountId, Reason},
     store::{
         self,
         actions::{self, Door, Order, Verb},
-        quarantine::{self, CaseDetail, Filter, Page, Replayed, Sums},
+        assign::Assignment,
+        quarantine::{self, Filter, Page, Replayed, Sums},
     },
     worker::{
         deeds::{self, Done},
@@ -95,10 +95,28 @@ pub(super) enum Command {
         #[arg(long, value_parser = words, value_name = "TEXT")]
         why: String,
     },
+    /// Hands an open or waiting case to the account that it really belongs to, and decides it at once. Its key is used up: a late copy is
+    /// a duplicate.
+    Assign {
+        /// The case. Its message must be a callback.
+        id: i64,
+        /// The account that it belongs to. It must be open.
+        #[arg(long, value_parser = account, value_name = "ID", allow_hyphen_values = true)]
+        account: AccountId,
+        /// Kept with the case, and in the audit log beside both accounts.
+        #[arg(long, value_parser = words, value_name = "TEXT")]
+        why: String,
+        /// Who does this, kept with the case.
+        #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
+        by: String,
+        /// One JSON object in place of text.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which cases; all parts must fit.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Which {
     /// Case ids.
     #[arg(value_name = "ID")]
@@ -173,127 +191,32 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             let states: Vec<&str> =
                 STATES.into_iter().filter(|name| state == "all" || state == *name).collect();
             let page = Page::Before(before, i64::from(limit));
-            list(config, &which.filter(config, &states).await?, page, json).await
+            cases::list(config, &which.filter(config, &states).await?, page, json).await
         }
-        Command::Show { id, json } => show(config, id, json).await,
-        Command::Replay { which, how, why } => work(config, Verb::Replay, which, &how, &why, true).await,
+        Command::Show { id, json } => cases::show(config, id, json).await,
+        Command::Replay { which, how, why } => {
+            work(config, (Verb::Replay, None), which, &how, &why, true).await
+        }
         Command::Remove(args) => remove::run(config, args).await,
         Command::Discard { which, how, why, yes } => {
-            work(config, Verb::Discard, which, &how, &why, yes).await
+            work(config, (Verb::Discard, None), which, &how, &why, yes).await
         }
-        Command::Reopen { which, how, why } => work(config, Verb::Reopen, which, &how, &why, true).await,
-    }
-}
-
-async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Result<(), Failure> {
-    let (cases, total) = with_database(config, async |connection| {
-        Ok((quarantine::list(connection, filter, page).await?, quarantine::count(connection, filter).await?))
-    })
-    .await?;
-    if json {
-        return cases.iter().try_for_each(print_json);
-    }
-    let mut rows =
-        table::new(&["case", "state", "reason", "came", "first seen", "event", "source", "detail"]);
-    for case in &cases {
-        rows.add_row([
-            case.id.to_string(),
-            case.state.clone(),
-            case.reason.clone(),
-            case.attempts.to_string(),
-            table::time(case.first_seen_at),
-            table::optional(case.event_id.as_ref()),
-            table::optional(case.source.as_ref()),
-            table::safe(&case.detail),
-        ]);
-    }
-    table::align_right(&mut rows, &[0, 3]);
-    say!("{rows}");
-    say!("{} of {total} cases", cases.len());
-    if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
-        say!("Next page: --before {}", last.id);
-    }
-    Ok(())
-}
-
-async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
-    let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
-    let Some(mut detail) = found else {
-        return Err(Failure::No(format!(
-            "there is no case {id}; `payonce quarantine list --state all` shows those there are"
-        )));
-    };
-    if config.mask_cards {
-        detail.mask_cards();
-    }
-    let body = String::from_utf8_lossy(&detail.body);
-    if json {
-        let mut value = serde_json::to_value(&detail).map_err(|error| Failure::No(error.to_string()))?;
-        let is_text = matches!(body, std::borrow::Cow::Borrowed(_));
-        value["body"] = if is_text { json!(body) } else { json!(null) };
-        value["body_hex"] = json!(detail.body.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-        return print_json(&value);
-    }
-    print(&detail, &body);
-    Ok(())
-}
-
-fn print(detail: &CaseDetail, body: &str) {
-    let case = &detail.case;
-    say!("Case {}: {}, {}: {}", case.id, case.state, case.reason, table::safe(&case.detail));
-    say!(
-        "  event    {} of {}",
-        table::optional(case.event_id.as_ref()),
-        table::optional(case.source.as_ref())
-    );
-    if let (Some(kind), Some(amount), Some(currency)) = (&detail.kind, detail.amount, &detail.currency) {
-        say!(
-            "  content  {kind} {amount} {currency} (minor units), account {}, payment {}, operation {}",
-            table::optional(detail.account_id.as_ref()),
-            table::optional(detail.payment_id.as_ref()),
-            table::optional(detail.operation_id.as_ref())
-        );
-    }
-    say!(
-        "  came     {} times, first {}, last {}",
-        case.attempts,
-        table::time(case.first_seen_at),
-        table::time(case.last_seen_at)
-    );
-    if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
-        say!(
-            "  ended    {} by {}: {}",
-            table::time(at),
-            table::safe(by),
-            table::optional(case.resolved_why.as_ref())
-        );
-    }
-    if case.reason == Reason::BadSignature.as_str() {
-        for (name, value) in [
-            (signature::ID_HEADER, &detail.webhook_id),
-            (signature::TIMESTAMP_HEADER, &detail.webhook_timestamp),
-            (signature::SIGNATURE_HEADER, &detail.webhook_signature),
-        ] {
-            say!("  {name}: {}", table::optional(value.as_ref()));
+        Command::Reopen { which, how, why } => {
+            work(config, (Verb::Reopen, None), which, &how, &why, true).await
+        }
+        Command::Assign { id, account, why, by, json } => {
+            let which = Which { ids: vec![id], ..Which::default() };
+            let how = How { all: false, by, json };
+            work(config, (Verb::Assign, Some(account)), which, &how, &why, true).await
         }
     }
-    for (name, value) in [
-        ("routing key", &detail.routing_key),
-        ("properties", &detail.properties),
-        ("headers", &detail.headers),
-    ] {
-        if let Some(value) = value {
-            say!("  {name}: {}", table::safe(value));
-        }
-    }
-    say!("  message  {} bytes:\n{}", detail.body.len(), table::safe(body));
 }
 
 /// Carries out an order as the pages do, into the same audit log; `None` where no case fits. Then says of each named case that is not
 /// there why it is not, and that this is no success.
 async fn work(
     config: &Config,
-    verb: Verb,
+    (verb, assign_to): (Verb, Option<AccountId>),
     which: Which,
     how: &How,
     why: &str,
@@ -313,15 +236,25 @@ async fn work(
     if verb == Verb::Discard && !is_confirmed {
         confirm(&sums)?;
     }
-    let chosen = filter.to_string();
+    let mut chosen = filter.to_string();
+    if let Some(to) = &assign_to {
+        chosen.push_str(&format!("; to account {:?}", to.as_str()));
+    }
     // Just those that were counted: others may come while somebody thinks.
     filter.id_max = sums.id_max;
-    let order =
-        Order { who: how.by.clone(), via: Door::CommandLine, verb, why: why.to_owned(), chosen, filter };
+    let order = Order {
+        who: how.by.clone(),
+        via: Door::CommandLine,
+        verb,
+        why: why.to_owned(),
+        chosen,
+        filter,
+        assign_to,
+    };
     // Before the audit log says that anything has begun; only a replay asks for keys.
     let keyring = match verb {
         Verb::Replay => app::case_keys(config)?.current(),
-        Verb::Discard | Verb::Reopen => Arc::new(Keyring::empty(true)),
+        Verb::Discard | Verb::Reopen | Verb::Assign => Arc::new(Keyring::empty(true)),
     };
     let endpoints = app::case_endpoints(config);
     let trust = Trust { keyring: &keyring, endpoints: &endpoints };
@@ -334,12 +267,20 @@ async fn work(
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;
-    report(Some(done), verb, how.json)?;
+    report(Some(done.clone()), verb, how.json)?;
     let was_idle = match done {
         Done::Replayed(replayed) => {
             replayed == Replayed { untouched: replayed.untouched, ..Replayed::default() }
         }
         Done::Discarded(cases) | Done::Reopened(cases) => cases == 0,
+        Done::Assigned(Assignment::Made { .. }, _) => false,
+        Done::Assigned(
+            refused @ (Assignment::Ended
+            | Assignment::NotDecoded
+            | Assignment::UnknownAccount(_)
+            | Assignment::IsReceiver(_)),
+            _,
+        ) => return Err(Failure::No(refused.to_string())),
     };
     match absent {
         Some(words) => Err(Failure::No(words)),
@@ -371,15 +312,29 @@ fn report(done: Option<Done>, verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Replay => Done::Replayed(Replayed::default()),
         Verb::Discard => Done::Discarded(0),
         Verb::Reopen => Done::Reopened(0),
+        Verb::Assign => Done::Assigned(Assignment::Ended, Replayed::default()),
     });
     match done {
         Done::Replayed(replayed) if json => print_json(&replayed),
         Done::Discarded(cases) if json => print_json(&json!({ "discarded": cases })),
         Done::Reopened(cases) if json => print_json(&json!({ "reopened": cases })),
-        Done::Replayed(_) | Done::Discarded(_) | Done::Reopened(_) => {
-            say!("{done}");
+        Done::Assigned(Assignment::Made { from, to }, replayed) if json => {
+            let mut value = serde_json::to_value(replayed).map_err(|error| Failure::No(error.to_string()))?;
+            value["from"] = json!(from.as_ref().map(AccountId::as_str));
+            value["to"] = json!(to.as_str());
+            value["assigned"] = json!(1);
+            print_json(&value)
+        }
+        Done::Assigned(..) if json => print_json(&json!({ "assigned": 0 })),
+        Done::Replayed(_)
+        | Done::Discarded(_)
+        | Done::Reopened(_)
+        | Done::Assigned(Assignment::Made { .. }, _) => {
+            say!("{}", table::safe(&done.to_string()));
             Ok(())
         }
+        // Said once, as the reason why this is no success.
+        Done::Assigned(..) => Ok(()),
     }
 }
 
@@ -402,6 +357,10 @@ fn confirm(sums: &Sums) -> Result<(), Failure> {
 
 fn reason(name: &str) -> Result<Reason, String> {
     Reason::parse(name).ok_or_else(|| format!("expected one of {}", Reason::names()))
+}
+
+fn account(text: &str) -> Result<AccountId, String> {
+    AccountId::new(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn words(text: &str) -> Result<String, String> {

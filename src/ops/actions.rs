@@ -1,13 +1,17 @@
-//! Replays and discards that people ask for: begun here, and carried out while the page already shows how far they are.
+//! Replays, discards and the like that people ask for: begun here, and carried out while the page already shows how far they are.
 
 use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
 use super::Pool;
-use crate::store::{
-    self, StoreError,
-    actions::{self, Order},
+use crate::{
+    ledger::AccountId,
+    store::{
+        self, StoreError,
+        actions::{self, Door, Order, Verb},
+        quarantine::Filter,
+    },
 };
 
 /// How long a page waits for the end before it shows how far things are.
@@ -28,6 +32,14 @@ pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<i64, StoreEr
     // Late is not wrong: the work goes on, and its line of the trail tells.
     drop(tokio::time::timeout(PATIENCE, work).await);
     Ok(action)
+}
+
+/// The order that hands one case to another account.
+pub(super) fn assignment(who: String, via: Door, why: String, case: i64, to: AccountId) -> Order {
+    let verb = Verb::Assign;
+    let filter = Filter { ids: vec![case], states: verb.states().to_vec(), ..Filter::default() };
+    let chosen = format!("{filter}; to account {:?}", to.as_str());
+    Order { who, via, verb, why, filter, chosen, assign_to: Some(to) }
 }
 
 /// A reason as it is kept.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     answers,
-    ledger::{Layer, Reason},
+    ledger::{AccountId, Layer, Reason},
     shown::safe_json,
     store::{
         StoreError,
@@ -308,6 +308,26 @@ pub(super) async fn reopen(
     act(&pool, visitor, asking, Verb::Reopen).await
 }
 
+/// Which case, to whom it belongs, and why.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Assigning {
+    id: i64,
+    account: String,
+    why: String,
+}
+
+pub(super) async fn assign(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Json(asking): Json<Assigning>,
+) -> Answer {
+    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    let account =
+        AccountId::new(&asking.account).map_err(|error| Problem::Wrong(format!("account: {error}")))?;
+    carry_out(&pool, actions::assignment(visitor.name, Door::Api, why, asking.id, account)).await
+}
+
 async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> Answer {
     let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
     let reason = match &asking.reason {
@@ -332,7 +352,12 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> 
         ));
     }
     let chosen = filter.to_string();
-    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen };
+    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen, assign_to: None };
+    carry_out(pool, order).await
+}
+
+/// Answers with the line of the trail.
+async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
     let action = actions::start(pool, order).await?;
     let row = pool
         .reader

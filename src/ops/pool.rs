@@ -166,6 +166,7 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/quarantine/replay", post(api::replay))
         .route("/api/quarantine/discard", post(api::discard))
         .route("/api/quarantine/reopen", post(api::reopen))
+        .route("/api/quarantine/assign", post(api::assign))
         .route("/api/quarantine/{id}", get(api::case))
         .route("/api/trail/{action}", get(api::trail))
         .route("/api/find", get(api::search))

@@ -5,7 +5,7 @@ use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
 use super::{StoreError, quarantine::Filter};
-use crate::ledger::CaseId;
+use crate::ledger::{AccountId, CaseId};
 
 /// What a person asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -17,6 +17,8 @@ pub enum Verb {
     Discard,
     /// Take a discard back.
     Reopen,
+    /// Hand one case to another account, and decide it again.
+    Assign,
 }
 
 impl Verb {
@@ -27,20 +29,23 @@ impl Verb {
             Self::Replay => "replay",
             Self::Discard => "discard",
             Self::Reopen => "reopen",
+            Self::Assign => "assign",
         }
     }
 
     /// The action of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Replay, Self::Discard, Self::Reopen].into_iter().find(|verb| verb.as_str() == name)
+        [Self::Replay, Self::Discard, Self::Reopen, Self::Assign]
+            .into_iter()
+            .find(|verb| verb.as_str() == name)
     }
 
     /// The states of cases that it is for; it passes others over.
     #[must_use]
     pub fn states(self) -> &'static [&'static str] {
         match self {
-            Self::Replay | Self::Discard => &["open", "waiting"],
+            Self::Replay | Self::Discard | Self::Assign => &["open", "waiting"],
             Self::Reopen => &["discarded"],
         }
     }
@@ -123,6 +128,8 @@ pub struct Order {
     pub filter: Filter,
     /// The same in words.
     pub chosen: String,
+    /// Of [`Verb::Assign`], the account that the cases are handed to; without one nothing is done. `None` for the others.
+    pub assign_to: Option<AccountId>,
 }
 
 /// A line of the trail.
@@ -140,7 +147,7 @@ pub struct ActionRow {
     pub who: String,
     /// `web`, `api` or `command line`.
     pub via: String,
-    /// `replay`, `discard` or `reopen`; of an account `adjust`, `open`, `close` or `freeze`.
+    /// `replay`, `discard`, `reopen` or `assign`; of an account `adjust`, `open`, `close` or `freeze`.
     pub action: String,
     /// The reason.
     pub why: String,
@@ -207,6 +214,19 @@ pub async fn add_cases(connection: &mut PgConnection, action: i64, ids: &[CaseId
     .bind(ids)
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Says how far it is, in the transaction of what it says.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) async fn note(connection: &mut PgConnection, action: i64, words: &str) -> Result<(), StoreError> {
+    sqlx::query("update operator_actions set result = $2 where id = $1")
+        .bind(action)
+        .bind(words)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -103,6 +103,8 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
     ("accounts", "update (status)"),
     ("operator_actions", "select, insert, update (ended_at, cases, result)"),
     ("operator_action_cases", "select, insert"),
+    // A case that is handed to another account.
+    ("quarantine", "update (account_id, members)"),
 ];
 
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.

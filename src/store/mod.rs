@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod actions;
 mod apply;
+pub mod assign;
 mod audit;
 mod cases;
 mod checks;

@@ -15,13 +15,14 @@ use crate::{
     store::{
         self, Resolver, StoreError,
         actions::{self, Order, Verb},
+        assign::{Assignment, assign},
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
 };
 
 /// What came of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
     /// Of a replay.
     Replayed(Replayed),
@@ -29,6 +30,8 @@ pub enum Done {
     Discarded(u64),
     /// Of a reopening: how many cases.
     Reopened(u64),
+    /// Of an assignment, and of the decision that followed where it was made.
+    Assigned(Assignment, Replayed),
 }
 
 impl fmt::Display for Done {
@@ -37,6 +40,14 @@ impl fmt::Display for Done {
             Self::Replayed(replayed) => replayed.fmt(f),
             Self::Discarded(cases) => write!(f, "{cases} discarded"),
             Self::Reopened(cases) => write!(f, "{cases} reopened"),
+            Self::Assigned(made @ Assignment::Made { .. }, replayed) => write!(f, "{made}: {replayed}"),
+            Self::Assigned(
+                refused @ (Assignment::Ended
+                | Assignment::NotDecoded
+                | Assignment::UnknownAccount(_)
+                | Assignment::IsReceiver(_)),
+                _,
+            ) => refused.fmt(f),
         }
     }
 }
@@ -89,6 +100,7 @@ async fn work(
         Verb::Replay => Done::Replayed(Replayed::default()),
         Verb::Discard => Done::Discarded(0),
         Verb::Reopen => Done::Reopened(0),
+        Verb::Assign => Done::Assigned(Assignment::Ended, Replayed::default()),
     };
     // None of them: any of those that the action is for.
     let mut filter = filter.clone();
@@ -133,6 +145,17 @@ async fn work(
                 // What they wait for may have come while they were discarded, and comes only once.
                 let resolver = Resolver { by: &order.who, why: &order.why };
                 replay(connection, &waiting, resolver, (policy, Expires::Nothing)).await?;
+            }
+            Done::Assigned(assignment, sum) => {
+                let Some(to) = &order.assign_to else { return Ok(done) };
+                let resolver = Resolver { by: &order.who, why: &order.why };
+                for id in &ids {
+                    *assignment =
+                        connection.run(async |connection| assign(connection, *id, to, action).await).await?;
+                    if let Assignment::Made { .. } = assignment {
+                        sum.add(replay(connection, &[*id], resolver, (policy, Expires::Nothing)).await?);
+                    }
+                }
             }
         }
         progress(ids.len() as u64);

@@ -268,6 +268,42 @@ async fn a_discard_is_asked_about_with_its_money_and_taken_back_on_the_page_and_
 }
 
 #[tokio::test]
+async fn a_case_is_assigned_by_page_and_by_program() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "alice", 1_000)]).await;
+    world.settled(1).await;
+    for (n, id) in ["one", "two"].into_iter().enumerate() {
+        world.publish(&[Event::payment("payment.succeeded", id, "alcie", id, 100)]).await;
+        world.settled(n as i64 + 2).await;
+    }
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let csrf = csrf_of(&dashboard.get("/quarantine").await);
+    let page = dashboard.get("/quarantine/1").await.body;
+    assert!(page.contains("value=\"assign\"") && page.contains("name=\"account\""), "{page}");
+    let nobody = [("id", "1"), ("verb", "assign"), ("why", "mistyped"), ("account", "")];
+    assert_eq!(dashboard.act("", &csrf, &nobody).await.status, 400);
+    let assign = [("id", "1"), ("verb", "assign"), ("why", "mistyped"), ("account", "alice")];
+    assert_eq!(dashboard.act("", &csrf, &assign).await.status, 303);
+    assert_eq!(world.account("alice").await, Some((900, 0, 2)));
+    let by_api = async |body: &str| dashboard.send("POST", "/api/quarantine/assign", &[JSON], body).await;
+    let refused = by_api(r#"{"id":2,"account":"nobody","why":"by program"}"#).await;
+    let words = refused.json()["result"].as_str().unwrap_or_default().to_owned();
+    assert!(words.contains("not assigned: there is no account"), "{refused:?}");
+    assert_eq!(by_api(r#"{"id":2,"account":"","why":"by program"}"#).await.status, 400);
+    let made = by_api(r#"{"id":2,"account":"alice","why":"by program"}"#).await;
+    let words = made.json()["result"].as_str().unwrap_or_default().to_owned();
+    assert!(made.status == 200 && words.contains("assigned from account \"alcie\""), "{made:?}");
+    assert_eq!(world.account("alice").await, Some((800, 0, 3)));
+    let log = dashboard.get("/trail").await.body;
+    assert!(log.contains("Assignment") || log.contains("assign"), "{log}");
+    dashboard.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_body_is_shown_as_it_came_but_for_what_is_sensitive() {
     let world = lively().await;
     let dashboard = Dashboard::start(&world).await;

@@ -267,6 +267,9 @@ async fn everything_works_with_these_rights_alone() {
     answer(ops, &discard).await;
     let reopened = answer(ops, &["quarantine", "reopen", "--all", "--why", "test", "--json"]).await;
     assert_eq!(reopened["reopened"], 1);
+    let case = locked.admin.number("select id from quarantine where state in ('open', 'waiting')").await;
+    let assign = ["quarantine", "assign", &case.to_string(), "--account", "a", "--why", "test", "--json"];
+    assert_eq!(answer(ops, &assign).await["assigned"], 1);
     let discarded = answer(ops, &discard).await;
     assert_eq!(discarded["discarded"], 1, "{discarded}");
     for world in [ops, reader] {

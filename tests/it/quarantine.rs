@@ -208,6 +208,134 @@ async fn a_discard_by_mistake_is_taken_back() {
     world.close().await;
 }
 
+/// (account, type, whether the payload hash is that of its case) of the ledger rows of an event.
+async fn posted(world: &World, event: &str) -> Vec<(String, String, bool)> {
+    sqlx::query_as(
+        "select l.account_id, l.type, l.payload_sha256 = q.fingerprint
+         from ledger l join quarantine q on q.source = l.source and q.event_id = l.event_id
+         where l.event_id = $1 order by l.leg",
+    )
+    .bind(event)
+    .fetch_all(&mut world.connect().await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_payment_to_a_mistyped_account_is_assigned_and_applied_once() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "alice", 1_000)]).await;
+    world.settled(1).await;
+    let auth = Event::payment("payment.authorized", "auth", "alcie", "p", 300);
+    // Its last capture, which releases the rest: a member that must not be lost on the way.
+    let mut capture = Event::payment("payment.captured", "capture", "alcie", "p", 200);
+    capture.is_final = true;
+    world.publish(std::slice::from_ref(&auth)).await;
+    world.settled(2).await;
+    world.publish(std::slice::from_ref(&capture)).await;
+    world.settled(3).await;
+    let states = cases(&world).await;
+    assert_eq!(states[0], case("auth", "unknown_account", "open"), "{states:?}");
+    let assign = ["assign", "1", "--account", "alice", "--why", "a slip of the pen", "--by", "bob"];
+    let (code, report) = quarantine(&world, &assign).await;
+    let said = (&report[0]["assigned"], &report[0]["applied"], &report[0]["from"], &report[0]["to"]);
+    assert_eq!((code, said), (0, (&1.into(), &1.into(), &"alcie".into(), &"alice".into())));
+    let (code, report) =
+        quarantine(&world, &["assign", "2", "--account", "alice", "--why", "the same", "--by", "bob"]).await;
+    assert_eq!((code, &report[0]["applied"]), (0, &1.into()));
+    assert_eq!(world.account("alice").await, Some((800, 0, 3)));
+    assert_eq!(world.account("alcie").await, None);
+    for (event, kind) in [("auth", "payment.authorized"), ("capture", "payment.captured")] {
+        assert_eq!(posted(&world, event).await, [("alice".to_owned(), kind.to_owned(), true)]);
+    }
+    // The key is used up: the original, which still names the other account, is a duplicate.
+    world.publish(&[auth, capture]).await;
+    world.settled(5).await;
+    worker.stop().await;
+    assert_eq!(world.account("alice").await, Some((800, 0, 3)));
+    let late = "select coalesce(sum(copies), 0)::bigint from duplicates where layer = 'ledger'";
+    assert_eq!(world.number(late).await, 2);
+    let log: (String, String, String, String, i64) =
+        sqlx::query_as("select who, action, why, result, cases from operator_actions order by id limit 1")
+            .fetch_one(&mut world.connect().await)
+            .await
+            .unwrap();
+    assert_eq!((log.0.as_str(), log.1.as_str(), log.4), ("bob", "assign", 1));
+    assert_eq!(log.2, "a slip of the pen");
+    let words = "assigned from account \"alcie\" to account \"alice\": 1 applied";
+    assert!(log.3.starts_with(words), "{}", log.3);
+    // What has ended is not assigned again, and not applied again.
+    let (code, _) = quarantine(&world, &assign).await;
+    assert_eq!((code, world.account("alice").await), (1, Some((800, 0, 3))));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "alice", 10)]).await;
+    world.settled(1).await;
+    let payment = Event::payment("payment.succeeded", "s", "alcie", "p", 300);
+    world.publish(std::slice::from_ref(&payment)).await;
+    world.settled(2).await;
+    let (code, report) =
+        quarantine(&world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
+    assert_eq!((code, &report[0]["refused"]), (0, &1.into()));
+    assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "open")]);
+    // It stays assigned: a copy is a copy, and a replay goes to the same account, whatever the message names.
+    world.publish(&[payment, Event::deposit("d2", "alice", 1_000)]).await;
+    world.settled(4).await;
+    let (code, report) = quarantine(&world, &["replay", "1"]).await;
+    assert_eq!((code, &report[0]["applied"]), (0, &1.into()));
+    worker.stop().await;
+    assert_eq!(posted(&world, "s").await, [("alice".to_owned(), "payment.succeeded".to_owned(), true)]);
+    assert_eq!(world.account("alice").await, Some((710, 0, 3)));
+    assert_eq!(world.number("select cases from accounts where account_id = 'alice'").await, 1);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_assigned_is_refused_in_words_and_nothing_changes() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let transfer = Event::new("transfer.succeeded", "t", "alcie", None, 5).with("to", "bob");
+    world.publish(&[Event::deposit("d1", "alice", 10), Event::deposit("d2", "bob", 10)]).await;
+    world.settled(2).await;
+    world.publish(&[transfer]).await;
+    world.settled(3).await;
+    world.publish_raw(&[("a".to_owned(), b"no callback".to_vec())]).await;
+    world.settled(4).await;
+    worker.stop().await;
+    let malformed = world.number("select id from quarantine where reason = 'malformed'").await.to_string();
+    let unknown = world.number("select id from quarantine where reason <> 'malformed'").await.to_string();
+    for (case, account, words) in [
+        ("99", "alice", "there is no case 99"),
+        (malformed.as_str(), "alice", "the case's message is no callback"),
+        (unknown.as_str(), "nobody", "there is no account \"nobody\""),
+        (unknown.as_str(), "bob", "account \"bob\" is the one that the transfer goes to"),
+    ] {
+        let arguments = ["quarantine", "assign", case, "--account", account, "--why", "x"];
+        let output = world.program(&arguments).output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(world.number("select count(*) from quarantine where members ? 'assigned'").await, 0);
+    assert_eq!(world.number("select sum(cases)::bigint from accounts").await, 0);
+    // An account without a name is wrong usage.
+    let (code, _) = quarantine(&world, &["assign", &unknown, "--account", "", "--why", "x"]).await;
+    assert_eq!(code, 2);
+    let (_, report) = quarantine(&world, &["assign", &unknown, "--account", "alice", "--why", "x"]).await;
+    assert_eq!(report[0]["applied"], 1, "{report:?}");
+    assert_eq!(world.account("alice").await, Some((5, 0, 2)));
+    assert_eq!(world.account("bob").await, Some((15, 0, 2)));
+    world.audit().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_case_that_waits_again_is_applied_by_what_it_waits_for() {
     let world = World::new().await;

@@ -114,7 +114,8 @@ async fn completions_know_every_command_and_flag() {
 
 #[tokio::test]
 async fn every_command_that_prints_data_can_print_json() {
-    let quarantine = ["list", "show", "replay", "discard", "reopen"].map(|verb| vec!["quarantine", verb]);
+    let quarantine =
+        ["list", "show", "replay", "discard", "reopen", "assign"].map(|verb| vec!["quarantine", verb]);
     let others = ["migrate", "publish", "event", "account", "payment", "audit"].map(|name| vec![name]);
     for mut command in others.into_iter().chain(quarantine) {
         command.push("--help");

@@ -111,6 +111,18 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
                     input type="hidden" name="id" value=(case.id);
                     (act_bar(html! {}, &case.state))
                 }
+                @if case.state != "discarded" && detail.kind.is_some() {
+                    form method="post" action="/quarantine/act" {
+                        (frame.csrf())
+                        input type="hidden" name="id" value=(case.id);
+                        fieldset.act {
+                            legend.unseen { "Another account" }
+                            label.why { "Account" input name="account" required maxlength="200" placeholder="to whom it belongs"; }
+                            label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the case"; }
+                            button type="submit" name="verb" value="assign" title="Hand it to this account, and decide it at once. A late copy of it is a duplicate" { "Assign" }
+                        }
+                    }
+                }
             } @else { p.note { "Your token may look, not act." } }
         }
         section.card {

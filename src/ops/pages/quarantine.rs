@@ -10,7 +10,7 @@ use axum::{
 use maud::{Markup, html};
 
 use crate::{
-    ledger::Reason,
+    ledger::{AccountId, Reason},
     ops::{
         Pool, actions,
         layout::{Frame, Place, ago, empty, id_or_dash, link, number, state, visible},
@@ -262,6 +262,8 @@ pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
                     Verb::Replay => button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" },
                     Verb::Discard => button.danger type="submit" name="verb" value="discard" title="End without applying" { "Discard" },
                     Verb::Reopen => button type="submit" name="verb" value="reopen" title="Take the discard back" { "Reopen" },
+                    // It needs an account: the form of a case has it.
+                    Verb::Assign => {},
                 }
             }
         }
@@ -283,7 +285,7 @@ pub(in crate::ops) async fn act(
         response
     };
     let Some(verb) = Verb::parse(text("verb")) else {
-        return refuse("The form did not say whether to replay, discard or reopen.");
+        return refuse("The form did not say whether to replay, discard, reopen or assign.");
     };
     let why = match actions::words(text("why")) {
         Ok(why) => why,
@@ -291,6 +293,14 @@ pub(in crate::ops) async fn act(
     };
     let ids: Vec<i64> =
         pairs.iter().filter(|pair| pair.0 == "id").filter_map(|pair| pair.1.parse().ok()).collect();
+    let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
+    if verb == Verb::Assign {
+        let [case] = ids[..] else { return refuse("One case at a time is handed to another account.") };
+        let Ok(account) = AccountId::new(text("account")) else {
+            return refuse("Name the account: 1 to 200 bytes without control characters.");
+        };
+        return begin(&pool, &frame, actions::assignment(who, Door::Web, why, case, account)).await;
+    }
     let is_all = text("scope") == "all";
     let filter = if is_all {
         whole(&pairs, verb)
@@ -304,10 +314,13 @@ pub(in crate::ops) async fn act(
         return confirm(&pool, &frame, &pairs, &filter, verb, &why).await;
     }
     let chosen = filter.to_string();
-    let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
-    match actions::start(&pool, Order { who, via: Door::Web, verb, why, filter, chosen }).await {
+    begin(&pool, &frame, Order { who, via: Door::Web, verb, why, filter, chosen, assign_to: None }).await
+}
+
+async fn begin(pool: &Arc<Pool>, frame: &Frame, order: Order) -> Response {
+    match actions::start(pool, order).await {
         Ok(action) => Redirect::to(&format!("/trail/{action}")).into_response(),
-        Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
+        Err(cause) => frame.unavailable(&pool.watch.now(), Place::Quarantine, &cause),
     }
 }
 
@@ -341,6 +354,7 @@ async fn confirm(
         Verb::Replay => "Replay",
         Verb::Discard => "Discard",
         Verb::Reopen => "Reopen",
+        Verb::Assign => "Assign",
     };
     let plural = if sums.cases == 1 { "" } else { "s" };
     let title = format!("{name} {} case{plural}?", total_words(sums.cases));
@@ -360,6 +374,7 @@ async fn confirm(
                 Verb::Replay => p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." },
                 Verb::Discard => p.trouble { "Discarded cases are not applied. Reopening takes a discard back." },
                 Verb::Reopen => p.note { "They are open, or wait, as before they were discarded." },
+                Verb::Assign => p.note { "It is handed to the account, and decided at once." },
             }
             form method="post" action="/quarantine/act" {
                 (frame.csrf())
