@@ -2,8 +2,13 @@
 //! of chance, because here the steps between load and commit are called by hand.
 
 use payonce::{
-    ledger::{AccountId, Callback, Plan, decide},
-    store::{self, Applied, Batch, PgConnection, Resolver, StoreError, quarantine},
+    ledger::{AccountId, AccountStatus, Callback, Plan, decide},
+    store::{
+        self, Applied, Batch, PgConnection, Resolver, StoreError,
+        accounts::{self, Order, Ordered},
+        actions::Door,
+        quarantine,
+    },
     wire,
 };
 
@@ -66,6 +71,31 @@ async fn a_stale_balance_is_not_written_and_its_neighbours_are() {
     assert_eq!(applied.lost, [AccountId::new("a").expect("an account id")].into());
     assert_eq!(world.account("a").await, Some((101, 0, 2)));
     assert_eq!(world.account("b").await, Some((110, 0, 2)));
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_was_decided_before_a_freeze_is_decided_again() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100)]).await;
+
+    let account_id = AccountId::new("a").expect("an account id");
+    let stale = load_and_decide(&mut second, &[Event::payment("payment.succeeded", "s", "a", "p", 30)]).await;
+    let order = Order {
+        account_id: &account_id,
+        to: AccountStatus::Frozen,
+        currency: None,
+        who: "anna",
+        via: Door::CommandLine,
+        why: "why",
+    };
+    let frozen = accounts::change(&mut first, &order).await.expect("it is frozen");
+    assert_eq!(frozen, Ordered::Changed(AccountStatus::Open));
+    let applied = apply(&mut second, &stale).await.expect("the rest of the batch stands");
+    assert_eq!(applied.lost, [account_id].into());
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
     world.audit().await;
     world.close().await;
 }
