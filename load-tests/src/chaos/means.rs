@@ -191,7 +191,8 @@ pub async fn read_only_database(site: &Site, hold: Duration) -> anyhow::Result<u
 }
 
 /// The database's own default is read-only, for new sessions. Workers that hold deliveries for a short time only meet it again and again.
-/// Returns how often they were refused.
+/// None may call
+/// itself ready. Returns how often they were refused.
 pub async fn take_no_writes(site: &Site, pool: &mut Pool) -> anyhow::Result<u64> {
     for _ in 0..pool.members().len() {
         pool.replace_first(&[SHORT_HOLD]).await?;
@@ -206,7 +207,14 @@ pub async fn take_no_writes(site: &Site, pool: &mut Pool) -> anyhow::Result<u64>
     terminate_sessions(site, Duration::from_secs(1)).await?;
     let rows = "select (select count(*) from ledger) + (select count(*) from quarantine)";
     let kept: i64 = sqlx::query_scalar(rows).fetch_one(&mut admin).await?;
-    sleep(NO_WRITES).await;
+    let end = Instant::now() + NO_WRITES;
+    while Instant::now() < end {
+        sleep(Duration::from_secs(2)).await;
+        for member in pool.members() {
+            let ready = member.http_status("/readyz").await;
+            anyhow::ensure!(ready == Some(503), "/readyz answers {ready:?} where nothing can be written");
+        }
+    }
     let now: i64 = sqlx::query_scalar(rows).fetch_one(&mut admin).await?;
     let writable = format!("alter database {DATABASE} reset default_transaction_read_only");
     sqlx::raw_sql(sqlx::AssertSqlSafe(writable)).execute(&mut admin).await?;
@@ -236,8 +244,11 @@ pub async fn lock_accounts(site: &Site, time: Duration) -> anyhow::Result<u64> {
             sqlx::query_as(counted).bind(&locked).fetch_one(&mut observer).await?;
         anyhow::Ok((of_locked, all - of_locked))
     };
-    let (locked_before, others_before) = rows().await?;
-    sleep(time).await;
+    let (locked_before, _) = rows().await?;
+    // By then every writer has met a locked account: what is written from here on is written past it.
+    sleep(time / 2).await;
+    let (_, others_before) = rows().await?;
+    sleep(time / 2).await;
     let (locked_now, others_now) = rows().await?;
     anyhow::ensure!(locked_now == locked_before, "rows of accounts that are locked were written");
     operator.rollback().await?;
