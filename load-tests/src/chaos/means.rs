@@ -359,6 +359,9 @@ pub async fn deadlocks(site: &Site) -> anyhow::Result<u64> {
     let (mut connection, mut observer) = (site.connect().await?, site.connect().await?);
     let rival_id: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
     let before: i64 = sqlx::query_scalar(counted).fetch_one(&mut observer).await?;
+    // A worker waits for a lock no longer than a second, which is also when PostgreSQL looks for deadlocks: here it looks at once.
+    sqlx::raw_sql("alter system set deadlock_timeout = '20ms'").execute(&mut observer).await?;
+    sqlx::raw_sql("select pg_reload_conf()").execute(&mut observer).await?;
     let mut deadlocked = 0;
     for _ in 0..20 {
         let mut rival = connection.begin().await?;
@@ -393,6 +396,8 @@ pub async fn deadlocks(site: &Site) -> anyhow::Result<u64> {
             break;
         }
     }
+    sqlx::raw_sql("alter system reset deadlock_timeout").execute(&mut observer).await?;
+    sqlx::raw_sql("select pg_reload_conf()").execute(&mut observer).await?;
     Ok(deadlocked)
 }
 
