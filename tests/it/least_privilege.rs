@@ -94,8 +94,11 @@ fn owned(statements: &[&str]) -> Vec<String> {
 async fn no_role_may_do_more_than_it_needs() {
     let locked = Locked::new().await;
     locked.migrate().await;
+    // Nothing can be deleted from a view, whoever asks.
+    let views = ["duplicates_of_keys", "journal"];
     let deletes = || {
-        WORKER_RIGHTS.iter().map(|(table, _)| format!("delete from {table} where false")).collect::<Vec<_>>()
+        let tables = WORKER_RIGHTS.iter().map(|(table, _)| table).filter(|table| !views.contains(table));
+        tables.map(|table| format!("delete from {table} where false")).collect::<Vec<_>>()
     };
     for world in [&locked.worker, &locked.ops, &locked.reader, &locked.feed] {
         refused(world, owned(FORBIDDEN_TO_ALL)).await;
