@@ -20,21 +20,25 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// One HMAC key for the source of the tests' events, and a keys file that holds it.
+    /// One HMAC key for the source of the tests' events, and a keys file that holds it and nothing else.
     pub fn new() -> Self {
-        let signer = Self::stranger();
+        let signer = Self::without_a_file();
         signer.write(SOURCE, &signer.rule);
         signer
     }
 
     /// Keys that no file holds; the file exists, and names another source.
     pub fn stranger() -> Self {
+        let signer = Self::without_a_file();
+        signer.write("/providers/another", &Rule { policy: Policy::Required, keys: Vec::new() });
+        signer
+    }
+
+    fn without_a_file() -> Self {
         let keys = vec![Key::generate(Kind::Hmac).expect("random numbers")];
         let rule = Rule { policy: Policy::Required, keys };
         let folder = tempfile::Builder::new().prefix("payonce-it-").tempdir().expect("a temporary folder");
-        let signer = Self { folder, rule };
-        signer.write("/providers/another", &Rule { policy: Policy::Required, keys: Vec::new() });
-        signer
+        Self { folder, rule }
     }
 
     pub fn path(&self) -> PathBuf {
