@@ -32,19 +32,28 @@ const CONFLICTS_MAX: u32 = 20;
 pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
     let mut sweep = Sweep { connection: store::Connection::new(Arc::clone(&worker.database)), after: 0 };
     let mut added_up: Option<Instant> = None;
+    // Since when this worker takes callbacks without a failure. What waits may have waited through an outage, with its cause on the queue
+    // all the time: so nobody's time is up before that could come.
+    let mut well_since = Instant::now();
     while !stop.is_cancelled() {
+        if !worker.readiness.is_ready() {
+            well_since = Instant::now();
+        }
         if added_up.is_none_or(|at| at.elapsed() >= ADD_UP_PAUSE) {
             if let Err(cause) = sweep.add_up(&worker.config).await {
                 warn!(cause = %cause, "old counts were not added up; they are counted nevertheless");
             }
             added_up = Some(Instant::now());
         }
-        match sweep.once(&worker.config, &worker.name).await {
+        match sweep.once(&worker.config, &worker.name, well_since.elapsed()).await {
             // More of it may be there.
             Ok(moved) if moved > 0 => continue,
             Ok(_) => {}
             // The lanes say more, and more often, about a database that is away.
-            Err(cause) => warn!(cause = %cause, "waiting callbacks and holds were not looked at"),
+            Err(cause) => {
+                warn!(cause = %cause, "waiting callbacks and holds were not looked at");
+                well_since = Instant::now();
+            }
         }
         sleep_unless(worker.config.waiting_sweep, &stop).await;
     }
@@ -65,12 +74,20 @@ impl Sweep {
         Ok(())
     }
 
-    /// Returns how many cases and holds it moved.
-    async fn once(&mut self, config: &WorkerConfig, name: &str) -> Result<u64, StoreError> {
+    /// Returns how many cases and holds it moved. `well_for`: how long this worker has taken callbacks without a failure.
+    async fn once(
+        &mut self,
+        config: &WorkerConfig,
+        name: &str,
+        well_for: Duration,
+    ) -> Result<u64, StoreError> {
         let policy = config.policy();
         let mut moved = 0;
         for (expires, limit) in [(Expires::Funds, config.order_wait), (Expires::Payment, config.waiting_max)]
         {
+            if well_for < limit.min(config.order_wait) {
+                continue;
+            }
             let overdue = self
                 .connection
                 .run(async |connection| waiting::overdue(connection, expires, limit, REPLAY_BATCH_MAX).await)

@@ -266,6 +266,26 @@ async fn what_lacks_money_longer_than_order_wait_is_a_case_and_a_further_deliver
 }
 
 #[tokio::test]
+async fn what_waited_through_an_outage_is_no_case_before_its_cause_can_come() {
+    let world = World::new().await;
+    let worker = patient(&world).await;
+    one_by_one(&world, &[Event::payment("payment.succeeded", "sale", "a", "p", 50)]).await;
+    worker.stop().await;
+    // As if nothing had been written for an hour; the deposit lies in the queue.
+    sqlx::raw_sql("update quarantine set waits_since = waits_since - interval '1 hour'")
+        .execute(&mut world.connect().await)
+        .await
+        .expect("the case can be made older");
+    world.publish(&[Event::deposit("d", "a", 50)]).await;
+    let worker = patient(&world).await;
+    world.settled(2).await;
+    assert_eq!(world.account("a").await, Some((0, 0, 2)));
+    worker.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_hold_whose_time_is_up_is_released_by_payonce_itself() {
     let world = World::new().await;
     let workers = [
