@@ -98,7 +98,7 @@ pub struct Applied {
 /// Writes the batch and commits.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] where a rival changed anything but an account's version, or where a done marker said what the ledger does
+/// [`StoreError::Conflict`] where another writer changed anything but an account's version, or where a done marker said what the ledger does
 /// not: nothing is written.
 /// [`StoreError::Unavailable`] during the commit: it is unknown whether all is written or nothing. Running the same callbacks
 /// again from the load is right in both cases.

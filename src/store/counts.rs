@@ -65,7 +65,7 @@ impl Counts {
             if *is_lost {
                 continue;
             }
-            // Nobody delivered it: its row counts as released below, and a rival sweep's copy of it is no copy.
+            // Nobody delivered it: its row counts as released below, and another sweep's copy of it is no copy.
             if callback.is_expiry() {
                 continue;
             }
