@@ -137,3 +137,18 @@ proptest! {
         prop_assert!(!reasons(&replayed).contains(&Reason::DeliveryLimit));
     }
 }
+
+/// Neither batch sees the other's callback, and the refund names no account whose guard could say so.
+#[test]
+fn a_debit_and_its_refund_that_were_stored_at_one_moment_are_applied_when_the_time_is_up() {
+    let mut book = Book::default();
+    book.take(&build(&[Draft::new("opening", Kind::DepositSucceeded, 10)]));
+    let refund = build(&[Draft::new("back", Kind::RefundSucceeded, 60).nameless()]);
+    let plan = book.decide(&refund);
+    book.take(&build(&[Draft::new("sale", Kind::PaymentSucceeded, 60)]));
+    book.apply(&refund, plan).unwrap();
+    assert_eq!(book.ledger().len(), 1);
+    book.sweep(&[1], Expires::Funds);
+    assert_eq!(book.ledger().len(), 3, "{:?}", book.view().cases);
+    assert_eq!(reasons(&book.view()), []);
+}

@@ -294,8 +294,7 @@ impl<'a> Book<'a> {
                 *slot = None;
             }
         }
-        let may_wait = case.reason.is_waiting() && expires != Expires::Funds;
-        match self.reconsider(case.id, &case.callback, may_wait) {
+        match self.reconsider(case.id, &case.callback, true) {
             Verdict::Case(Reason::WaitingForPayment, _) if expires == Expires::Payment => {
                 let detail = "what it needs did not come within waiting_max_ms".to_owned();
                 self.end_case(case.id, &case.callback, Verdict::Case(Reason::WaitingExpired, detail));
@@ -305,7 +304,12 @@ impl<'a> Book<'a> {
                     self.end_case(case.id, &case.callback, Verdict::Case(reason, detail));
                 }
                 self.add_waiter(who, &case.callback, reason);
+                // Also where its time is up: it may have been stored at the same moment as what it needs, unseen by either batch.
                 self.try_together(&case.callback);
+                let may_wait = case.reason.is_waiting() && expires != Expires::Funds;
+                if reason == Reason::WaitingForFunds && !may_wait {
+                    self.give_waiter_up(who, case);
+                }
             }
             verdict @ (Verdict::Case(..)
             | Verdict::Applied
@@ -318,6 +322,15 @@ impl<'a> Book<'a> {
                 }
             }
         }
+    }
+
+    /// Where it still waits, and its time is up: it is a case with what it lacks.
+    fn give_waiter_up(&mut self, who: Who, case: &'a StoredCase) {
+        let is_it = |slot: &&mut Option<Waiter<'a>>| slot.is_some_and(|waiter| waiter.who == who);
+        let Some(slot) = self.waiters.iter_mut().find(is_it) else { return };
+        *slot = None;
+        let verdict = self.reconsider(case.id, &case.callback, false);
+        self.end_case(case.id, &case.callback, verdict);
     }
 
     /// A stored case once more: what is known of its key and its fact by now comes first.
