@@ -6,8 +6,8 @@ use std::process::Command;
 
 #[test]
 fn all_balances_are_rebuilt_from_the_feed_while_it_is_killed() {
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
+    // The plan in which a debit and its refund once missed each other.
+    let seed = 7_652_u64;
     let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
         .args([
             "rebuild",
