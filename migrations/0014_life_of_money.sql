@@ -1,5 +1,5 @@
 -- The whole life of money: debts, legs, holds whose time is up, more that waits, accounts with a status. One transaction: on ten million
--- ledger rows it holds the ledger for as long as two of its indexes take to build (docs/operations.md has the figures).
+-- ledger rows it holds the ledger for as long as two of its indexes take to build.
 
 -- Only what has happened already may take what is available below zero (a chargeback, a fee): that is a debt.
 alter table accounts drop constraint accounts_balance_check, drop constraint accounts_check;
@@ -40,7 +40,7 @@ begin
 end
 $$;
 
--- What state and sums do not say by themselves: payonce_ledger::Facts. Null for most payments.
+-- What state and sums do not say by themselves: ledger::Facts. Null for most payments.
 alter table payments add column facts jsonb;
 -- When the hold is released by payonce itself.
 alter table payments add column expires_at timestamptz;
