@@ -72,7 +72,7 @@ async fn the_first_use_of_the_readme_works_when_it_is_pasted() {
         assert!(printed.contains(words), "{words:?} is not in: {printed}");
     }
     assert_eq!(
-        printed.matches("Account acct-1001: balance 3001").count(),
+        printed.matches("Account acct-1001: open, balance 3001").count(),
         2,
         "the account is as it was: {printed}"
     );
@@ -107,7 +107,7 @@ async fn the_section_that_connects_stripe_works_when_it_is_pasted_after_the_firs
     let printed = paste(&world, folder.path(), &text).await;
     assert!(printed.contains("Every endpoint can take webhooks, and every source has a key."), "{printed}");
     assert_eq!(printed.matches("/stripe first answered 200.").count(), 2, "{printed}");
-    assert!(printed.contains("Account acct-2002: balance 1999"), "{printed}");
+    assert!(printed.contains("Account acct-2002: open, balance 1999"), "{printed}");
     assert_eq!(world.account("acct-2002").await, Some((1_999, 0, 1)));
     world.audit().await;
     world.close().await;

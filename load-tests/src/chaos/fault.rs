@@ -7,10 +7,13 @@ use clap::ValueEnum;
 use tokio::time::sleep;
 
 use super::{
+    database::{
+        change_schema, deadlocks, exhaust_connections, fill_disk, lock_accounts, read_only_database,
+        take_no_writes, terminate_sessions,
+    },
     means::{
-        change_schema, consumer_timeout, crash, deadlocks, delete_queue, exhaust_connections, fill_disk,
-        flush_redis, lock_accounts, memory_alarm, one_key, pause, pool_sessions, read_only_database, redis,
-        refuse_writes, reset, shift_clocks, slowly, take_no_writes, terminate_sessions, trap, watch_health,
+        consumer_timeout, crash, delete_queue, flush_redis, memory_alarm, one_key, pause, pool_sessions,
+        redis, refuse_writes, reset, shift_clocks, slowly, trap, watch_health,
     },
     pool::Pool,
     proxy::Trap,

@@ -1,6 +1,7 @@
 //! `chaos`: load with copies, stories and bad messages, while a seeded schedule breaks workers, servers and links; then everything is
 //! healed and drained, and audited against the plan.
 
+mod database;
 mod fault;
 mod inspect;
 mod means;
