@@ -167,9 +167,9 @@ impl Desk {
         };
         let began = Instant::now();
         let (counted, answer) = self.take(endpoint, request, peer).await;
-        metrics::ingress_answered(&endpoint.path, counted.as_str(), began.elapsed());
+        metrics::ingress::answered(&endpoint.path, counted.as_str(), began.elapsed());
         if matches!(counted, Counted::Accepted | Counted::Ignored | Counted::Unmapped) {
-            metrics::ingress_heard(&endpoint.path, clock::now());
+            metrics::ingress::heard(&endpoint.path, clock::now());
         }
         answer
     }
@@ -227,7 +227,7 @@ impl Desk {
         let received = match received {
             Ok(received) => received,
             Err(Refused::BadSignature(cause)) => {
-                metrics::ingress_refused(&endpoint.path, cause.as_str());
+                metrics::ingress::refused(&endpoint.path, cause.as_str());
                 if self.is_to_be_said(endpoint, cause.as_str()) {
                     warn!(
                         endpoint = endpoint.path,
@@ -258,7 +258,7 @@ impl Desk {
             return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
         }
         for kind in &unmapped {
-            metrics::ingress_unmapped(&endpoint.path, kind);
+            metrics::ingress::unmapped(&endpoint.path, kind);
             if self.is_to_be_said(endpoint, "unmapped") {
                 info!(
                     endpoint = endpoint.path,

@@ -492,8 +492,12 @@ fn a_planted_violation_is_found() {
         ("src/wire.rs", "// use crate::store\n/* crate::store */ \"crate::store\" r#\"\"crate::store\"#", ""),
         ("src/wire.rs", "let c = '\"'; use crate::store; let d = '\"';", "src/wire.rs: wire imports store"),
         ("src/wire.rs", "fn f<'a>(x: &'a str) { crate::store::f(x) }", "src/wire.rs: wire imports store"),
-        ("src/app.rs", "use sqlx::PgConnection;", "src/app.rs: names sqlx, whose place is store"),
-        ("src/app.rs", "fn f() -> lapin::Result<()> {}", "src/app.rs: names lapin, whose place is broker"),
+        ("src/app/mod.rs", "use sqlx::PgConnection;", "src/app/mod.rs: names sqlx, whose place is store"),
+        (
+            "src/app/mod.rs",
+            "fn f() -> lapin::Result<()> {}",
+            "src/app/mod.rs: names lapin, whose place is broker",
+        ),
         ("src/worker/mod.rs", "fn f(redis: bool) { Layer::redis::x }", ""),
         ("src/dedupe.rs", "use redis::Client;", ""),
     ] {

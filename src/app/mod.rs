@@ -1,6 +1,8 @@
 //! The composition root: builds what a command needs from the configuration, starts it, and stops it on a signal.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod ingress;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,20 +18,15 @@ use crate::{
     config::{Config, Policy, Secret},
     dedupe::Dedupe,
     feed,
-    ingress::{
-        self,
-        desk::Desk,
-        edge,
-        endpoint::Endpoints,
-        outbox::{self, Outbox},
-        tls::Tls,
-    },
+    ingress::endpoint::Endpoints,
     keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics, ops,
     store::{Database, Reader},
     tls,
     worker::{self, Readiness, Refusal, Worker, reverify::Trust},
 };
+
+pub use ingress::{case_endpoints, endpoints, run_ingress};
 
 /// Why a long-running command ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -236,107 +233,6 @@ async fn serve_health(
     let served = ops::serve_worker(listener, prometheus, ready, stop.clone());
     // What becomes of a last scrape does not matter.
     Ok(tokio::spawn(async move { drop(served.await) }))
-}
-
-/// How often endpoints' secrets are read again, so that one can be rotated without a restart.
-const SECRETS_REFRESH_PAUSE: Duration = Duration::from_secs(5);
-
-/// The configuration's endpoints, each with a key that signs for its source.
-///
-/// # Errors
-/// Every problem, one a line.
-pub fn endpoints(config: &Config, keys: &Keys) -> Result<Endpoints, AppError> {
-    if config.ingress.endpoint.is_empty() {
-        return Err(AppError::Usage(
-            "ingress.endpoint: none is configured; `payonce ingress init stripe` writes one".to_owned(),
-        ));
-    }
-    let (endpoints, mut problems) = match Endpoints::open(&config.ingress.endpoint) {
-        Ok(endpoints) => (endpoints, Vec::new()),
-        Err(problems) => (Endpoints::default(), problems),
-    };
-    for endpoint in &config.ingress.endpoint {
-        if let Err(problem) = keys.current().sign(&endpoint.source, "check", 0, b"") {
-            problems.push(format!("ingress.endpoint {}: {problem}", endpoint.path));
-        }
-    }
-    if problems.is_empty() { Ok(endpoints) } else { Err(AppError::Usage(problems.join("\n"))) }
-}
-
-/// The endpoints by which requests that could not be mapped are mapped again. One that cannot be opened here, such as for its secrets file, maps
-/// nothing again; a warning says so.
-pub fn case_endpoints(config: &Config) -> Endpoints {
-    let mut usable = Vec::new();
-    for endpoint in &config.ingress.endpoint {
-        match Endpoints::open(std::slice::from_ref(endpoint)) {
-            Ok(_) => usable.push(endpoint.clone()),
-            Err(problems) => {
-                warn!(problem = problems.join("; "), "requests of this endpoint are not mapped again")
-            }
-        }
-    }
-    Endpoints::open(&usable).unwrap_or_default()
-}
-
-/// Takes providers' webhooks until SIGTERM or SIGINT.
-///
-/// # Errors
-/// [`AppError`]; a broker that is away is not one, webhooks are answered with 503 meanwhile.
-pub async fn run_ingress(
-    config: Config,
-    listen: SocketAddr,
-    health: Option<SocketAddr>,
-) -> Result<(), AppError> {
-    let keys = keys(&config)?;
-    let endpoints = endpoints(&config, &keys)?;
-    let tls = match (&config.ingress.tls_certificate_file, &config.ingress.tls_key_file) {
-        (Some(certificate), Some(key)) => Some(Tls::open(certificate, key).map_err(AppError::Usage)?),
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            let problem =
-                "ingress.tls_certificate_file and ingress.tls_key_file belong together: set both, or none";
-            return Err(AppError::Usage(problem.to_owned()));
-        }
-    };
-    warn_of_risks(&config);
-    let stop = stop_on_signal()?;
-    let address = outbox::Address {
-        url: amqp_url(&config)?.clone(),
-        name: process_name("payonce-ingress"),
-        tls: config.tls.clone(),
-        names: Names::new(&config.prefix),
-        channels: config.ingress.channels,
-        retry: config.retry,
-    };
-    // The broker is let go after the last request has its answer.
-    let hang_up = CancellationToken::new();
-    let (outbox, connecting) = Outbox::new(address, keys.clone(), hang_up.clone());
-    let connecting = tokio::spawn(connecting);
-    let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
-    let watched = outbox.clone();
-    let serving = serve_health(health, Arc::new(move || watched.is_ready()), &stop).await?;
-    let address = listener.local_addr().unwrap_or(listen);
-    info!(address = %address, endpoints = endpoints.iter().count(), tls = tls.is_some(), "taking webhooks");
-    let desk = Arc::new(Desk::new(endpoints, outbox, &config.ingress));
-    let refreshing = {
-        let (keys, desk, tls, stop) = (keys.clone(), Arc::clone(&desk), tls.clone(), stop.clone());
-        let configured = config.ingress.endpoint.clone();
-        tokio::spawn(async move {
-            let tls = async {
-                if let Some(tls) = &tls {
-                    tls.keep_fresh(ingress::tls::REFRESH_PAUSE, &stop).await;
-                }
-            };
-            let endpoints = desk.keep_fresh(&configured, SECRETS_REFRESH_PAUSE, &stop);
-            tokio::join!(keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop), tls, endpoints);
-        })
-    };
-    edge::serve(listener, tls, desk, config.ingress.connections_max, stop.clone()).await;
-    stop.cancel();
-    hang_up.cancel();
-    drop(tokio::join!(connecting, refreshing));
-    drop(serving.await);
-    Ok(())
 }
 
 /// Serves the pool's pages until SIGTERM or SIGINT.

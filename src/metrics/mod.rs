@@ -1,5 +1,7 @@
 //! Every metric, with its help text, in one list (contract §6).
 
+pub mod ingress;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -29,12 +31,6 @@ const FEED_UNROUTABLE: &str = "payonce_feed_unroutable_total";
 const FEED_LEADER: &str = "payonce_feed_is_leader";
 const FEED_LAG_ROWS: &str = "payonce_feed_lag_rows";
 const FEED_LAG: &str = "payonce_feed_lag_seconds";
-// Of `payonce ingress` only.
-const INGRESS_REQUESTS: &str = "payonce_ingress_requests_total";
-const INGRESS_DURATION: &str = "payonce_ingress_duration_seconds";
-const INGRESS_REFUSED: &str = "payonce_ingress_refused_total";
-const INGRESS_UNMAPPED: &str = "payonce_ingress_unmapped_total";
-const INGRESS_LAST: &str = "payonce_ingress_last_webhook_timestamp_seconds";
 // Of `payonce ops` only. Its totals have names of their own, so that nobody adds them up with a worker's.
 const POOL_RECEIVED: &str = "payonce_pool_callbacks_received_total";
 const POOL_APPLIED: &str = "payonce_pool_callbacks_applied_total";
@@ -169,11 +165,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         Unit::Seconds,
         "As payonce_feed_lag_seconds, of every feed, seen from the database."
     );
-    describe_counter!(INGRESS_REQUESTS, "Webhooks answered, by endpoint and what became of them.");
-    describe_histogram!(INGRESS_DURATION, Unit::Seconds, "Time from a webhook's headers to its answer.");
-    describe_counter!(INGRESS_REFUSED, "Webhooks refused for their signature, by endpoint and cause.");
-    describe_counter!(INGRESS_UNMAPPED, "Events that could not be mapped, by endpoint and kind.");
-    describe_gauge!(INGRESS_LAST, Unit::Seconds, "When the last webhook with a right signature came.");
+    ingress::describe();
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
@@ -306,28 +298,6 @@ pub fn pool_feed(feed: &str, is_up: bool, rows: i64, seconds: f64) {
     #[expect(clippy::cast_precision_loss, reason = "at most 100 000 are counted")]
     gauge!(POOL_FEED_LAG_ROWS, "feed" => feed.to_owned()).set(rows as f64);
     gauge!(POOL_FEED_LAG, "feed" => feed.to_owned()).set(seconds);
-}
-
-/// A webhook was answered.
-pub fn ingress_answered(endpoint: &str, outcome: &'static str, took: Duration) {
-    let endpoint = endpoint.to_owned();
-    counter!(INGRESS_REQUESTS, "endpoint" => endpoint.clone(), "outcome" => outcome).increment(1);
-    histogram!(INGRESS_DURATION, "endpoint" => endpoint).record(took.as_secs_f64());
-}
-
-/// A webhook with a right signature came, so long after 1970.
-pub fn ingress_heard(endpoint: &str, now: Duration) {
-    gauge!(INGRESS_LAST, "endpoint" => endpoint.to_owned()).set(now.as_secs_f64());
-}
-
-/// A webhook was refused for its signature.
-pub fn ingress_refused(endpoint: &str, cause: &'static str) {
-    counter!(INGRESS_REFUSED, "endpoint" => endpoint.to_owned(), "cause" => cause).increment(1);
-}
-
-/// An event could not be mapped. Only who has an endpoint's secret decides which kinds there are.
-pub fn ingress_unmapped(endpoint: &str, event: &str) {
-    counter!(INGRESS_UNMAPPED, "endpoint" => endpoint.to_owned(), "event" => event.to_owned()).increment(1);
 }
 
 /// A server answers `payonce ops`, or not.

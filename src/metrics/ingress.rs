@@ -1,0 +1,42 @@
+//! The metrics of `payonce ingress`, by endpoint. What must not live here: metrics of other processes.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+const REQUESTS: &str = "payonce_ingress_requests_total";
+const DURATION: &str = "payonce_ingress_duration_seconds";
+const REFUSED: &str = "payonce_ingress_refused_total";
+const UNMAPPED: &str = "payonce_ingress_unmapped_total";
+const LAST: &str = "payonce_ingress_last_webhook_timestamp_seconds";
+
+/// Says what each is.
+pub(super) fn describe() {
+    describe_counter!(REQUESTS, "Webhooks answered, by endpoint and what became of them.");
+    describe_histogram!(DURATION, Unit::Seconds, "Time from a webhook's headers to its answer.");
+    describe_counter!(REFUSED, "Webhooks refused for their signature, by endpoint and cause.");
+    describe_counter!(UNMAPPED, "Events that could not be mapped, by endpoint and kind.");
+    describe_gauge!(LAST, Unit::Seconds, "When the last webhook with a right signature came.");
+}
+
+/// A webhook was answered.
+pub fn answered(endpoint: &str, outcome: &'static str, took: Duration) {
+    let endpoint = endpoint.to_owned();
+    counter!(REQUESTS, "endpoint" => endpoint.clone(), "outcome" => outcome).increment(1);
+    histogram!(DURATION, "endpoint" => endpoint).record(took.as_secs_f64());
+}
+
+/// A webhook with a right signature came, so long after 1970.
+pub fn heard(endpoint: &str, now: Duration) {
+    gauge!(LAST, "endpoint" => endpoint.to_owned()).set(now.as_secs_f64());
+}
+
+/// A webhook was refused for its signature.
+pub fn refused(endpoint: &str, cause: &'static str) {
+    counter!(REFUSED, "endpoint" => endpoint.to_owned(), "cause" => cause).increment(1);
+}
+
+/// An event could not be mapped. Only who has an endpoint's secret decides which kinds there are.
+pub fn unmapped(endpoint: &str, event: &str) {
+    counter!(UNMAPPED, "endpoint" => endpoint.to_owned(), "event" => event.to_owned()).increment(1);
+}
