@@ -84,12 +84,22 @@ fn add_to(members: &mut Map<String, Value>, currency: Currency) {
 
 /// `-1999` of CNY is `-19.99`, of JPY `-1999`, of KWD `-1.999`.
 #[must_use]
-pub fn decimal(minor_units: i64, currency: Currency) -> String {
+pub fn decimal(minor_units: impl Into<i128>, currency: Currency) -> String {
+    let minor_units: i128 = minor_units.into();
     let digits = currency.minor_digits() as usize;
     let sign = if minor_units < 0 { "-" } else { "" };
     let text = format!("{:0width$}", minor_units.unsigned_abs(), width = digits + 1);
     let (whole, fraction) = text.split_at(text.len().saturating_sub(digits));
     if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+/// The same for people, with the code: `-19.99 CNY`. Of a code that is no currency the minor units stand as they are.
+#[must_use]
+pub fn money(minor_units: impl Into<i128>, code: &str) -> String {
+    match Currency::parse(code) {
+        Some(currency) => format!("{} {code}", decimal(minor_units, currency)),
+        None => format!("{} {code} (minor units)", minor_units.into()),
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::{
     store::{
         StoreError,
         actions::{Door, Order, Verb},
-        find, mismatch,
+        debts, find, mismatch,
         quarantine::{self, Filter, Page},
         report,
         workers::WorkerRow,
@@ -367,6 +367,33 @@ async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
     // Not ended yet: the line of the trail goes on telling.
     let status = if row.ended_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(row)).into_response())
+}
+
+/// What accounts owe: the sums of every currency, and of one the largest.
+pub(super) async fn debts(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
+    let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.as_str());
+    let limit = text("limit").and_then(|limit| limit.parse().ok()).unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+    let after = text("after_debt").and_then(|debt| debt.parse().ok()).zip(text("after_account"));
+    let read = pool.reader.run(async |connection| {
+        let sums = debts::sums(connection).await?;
+        let list = match text("currency") {
+            Some(currency) => debts::list(connection, currency, after, limit).await?,
+            None => Vec::new(),
+        };
+        Ok((sums, list))
+    });
+    let (sums, list) = read.await?;
+    // A sum may be more than the integers that JSON carries: so it is text.
+    let sums: Vec<Value> = sums
+        .iter()
+        .map(|sum| {
+            json!({
+                "currency": sum.currency, "accounts": sum.accounts, "sum_minor_units": sum.sum.to_string(),
+                "sum": answers::money(sum.sum, &sum.currency),
+            })
+        })
+        .collect();
+    answer(&json!({ "sums": sums, "debts": list }))
 }
 
 pub(super) async fn trail(State(pool): State<Arc<Pool>>, Path(action): Path<i64>) -> Answer {

@@ -27,13 +27,21 @@ pub(super) enum Place {
     Duplicates,
     Quarantine,
     Find,
+    Debts,
     Workers,
     Trail,
 }
 
 impl Place {
-    const ALL: [Self; 6] =
-        [Self::Overview, Self::Duplicates, Self::Quarantine, Self::Find, Self::Workers, Self::Trail];
+    const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Duplicates,
+        Self::Quarantine,
+        Self::Find,
+        Self::Debts,
+        Self::Workers,
+        Self::Trail,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +49,7 @@ impl Place {
             Self::Duplicates => "Duplicates",
             Self::Quarantine => "Quarantine",
             Self::Find => "Find",
+            Self::Debts => "Debts",
             Self::Workers => "Workers",
             Self::Trail => "Trail",
         }
@@ -52,6 +61,7 @@ impl Place {
             Self::Duplicates => "/duplicates",
             Self::Quarantine => "/quarantine",
             Self::Find => "/find",
+            Self::Debts => "/debts",
             Self::Workers => "/workers",
             Self::Trail => "/trail",
         }

@@ -11,6 +11,7 @@ use crate::{
     metrics::{self, BySource},
     store::{
         Reader, StoreError,
+        debts::{self, DebtSum},
         feed::{self, FeedRow},
         history,
         report::TotalRow,
@@ -44,6 +45,7 @@ struct Read {
     workers: Vec<WorkerRow>,
     cases: Vec<(String, String, i64)>,
     feeds: Vec<FeedRow>,
+    debts: Vec<DebtSum>,
 }
 
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
@@ -54,6 +56,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 workers: workers::list(connection).await?,
                 cases: history::cases(connection).await?,
                 feeds: feed::list(connection).await?,
+                debts: debts::sums(connection).await?,
             })
         })
         .await
@@ -74,6 +77,7 @@ fn tell(by_source: &BySource, read: &Read) {
     for feed in &read.feeds {
         metrics::pool_feed(&feed.name, feed.holder.is_some(), feed.lag_rows, feed.lag_seconds);
     }
+    metrics::debts::set(read.debts.iter().map(|debts| (debts.currency.as_str(), debts.accounts, debts.sum)));
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
         let state = if reason.is_waiting() { "waiting" } else { "open" };

@@ -342,6 +342,16 @@ pub const CHECKS: &[Check] = &[
         since: Since::Whole,
     },
     Check {
+        name: "debts_are_listed",
+        promise: "each account whose available money is below zero is listed with what it owes, and no other",
+        sql: "select format('account %s: owes %s, listed with %s', coalesce(a.account_id, d.account_id),
+                            greatest(a.held - a.balance, 0), coalesce(d.debt, 0))
+              from (select account_id, currency, balance, held from accounts where balance < held) a
+              full join debts d on d.account_id = a.account_id
+              where a.account_id is null or d.debt is distinct from a.held - a.balance or d.currency <> a.currency",
+        since: Since::Whole,
+    },
+    Check {
         name: "counts_match_rows",
         promise: "as many callbacks are counted as applied and quarantined as there are rows, and removed cases",
         sql: "select format('counted applied %s, quarantined %s; rows %s, %s', t.applied, t.quarantined, l.rows, q.rows)

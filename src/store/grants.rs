@@ -84,6 +84,9 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("ledger_clock", "select"),
     ("feeds", ""),
     ("journal", ""),
+    // Kept by a trigger, with its owner's rights.
+    ("debts", ""),
+    ("proposals", ""),
 ];
 
 /// What sends the ledger on may do.
@@ -101,8 +104,13 @@ const FEED_RIGHTS: &[(&str, &str)] = &[
 /// What those who work cases, and open, close and freeze accounts, may do besides.
 const OPS_RIGHTS: &[(&str, &str)] = &[
     ("accounts", "update (status)"),
-    ("operator_actions", "select, insert, update (ended_at, cases, result)"),
+    ("operator_actions", "select, insert, update (ended_at, cases, result, outcome)"),
     ("operator_action_cases", "select, insert"),
+    (
+        "proposals",
+        "select, insert (idempotency_key, action, arguments, chosen, why, proposed_by, via, expires_at), \
+         update (state, decided_at, decided_by, decided_why, action_id)",
+    ),
     // A case that is handed to another account.
     ("quarantine", "update (account_id, members)"),
 ];

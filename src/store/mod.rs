@@ -14,6 +14,7 @@ mod checks;
 mod columns;
 mod counts;
 mod database;
+pub mod debts;
 pub mod feed;
 mod filter;
 pub mod find;

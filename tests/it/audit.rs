@@ -44,6 +44,12 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("one_place_per_callback", "update quarantine set state = 'open', reason = 'over_capture', resolved_at = null where state = 'replayed' and event_id = 'cap'", true),
     ("replayed_cases_are_applied", "update quarantine set state = 'replayed', resolved_at = now() where state = 'open'", true),
     ("cases_are_counted", "update accounts set cases = 0 where account_id = 'a'", true),
+    ("debts_are_listed", "insert into debts (account_id, currency, debt) values ('a', 'EUR', 1)", true),
+    (
+        "debts_are_listed",
+        "alter table accounts disable trigger debts; update accounts set held = balance + 1 where account_id = 'b'",
+        true,
+    ),
     ("counts_match_rows", "delete from tallies where kind = 'applied'", false),
     ("versions_rise_with_transactions", "update ledger set txn = txn + 1 + (select max(txn) from ledger) where event_id = 'd1'", true),
     ("totals_match_history", "insert into tally_totals values ('duplicate', '/a', 'redis', 1)", true),

@@ -16,6 +16,7 @@ mod crash_points;
 mod dashboard;
 mod database_settings;
 mod dead_letters;
+mod debts;
 mod duplicates;
 mod feed;
 mod former_primary;

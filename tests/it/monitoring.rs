@@ -232,13 +232,18 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     let deposit = Event::deposit("d", "a", 10);
     let other = Event::deposit("d", "a", 11);
     let unpaid = Event::payment("payment.succeeded", "p", "a", "pay", 1_000);
+    let fee = Event::new("fee.charged", "f", "a", None, 15);
     world.publish(&[deposit.clone(), deposit, other, unpaid]).await;
     world.settled(4).await;
+    world.publish(&[fee]).await;
+    world.settled(5).await;
     let feed = start(&world, &["feed", "--listen", &feed_address]);
     let expected = [
         ("payonce_pool_feed_up{feed=\"main\"}", 1.0),
         ("payonce_pool_feed_lag_rows{feed=\"main\"}", 0.0),
-        ("payonce_pool_callbacks_received_total", 4.0),
+        ("payonce_pool_callbacks_received_total", 5.0),
+        ("payonce_accounts_in_debt{currency=\"EUR\"}", 1.0),
+        ("payonce_debt_minor_units{currency=\"EUR\"}", 5.0),
         ("payonce_pool_callbacks_applied_total{source=\"/providers/test\",type=\"deposit.succeeded\"}", 1.0),
         ("payonce_pool_duplicates_rejected_total{source=\"/providers/test\",layer=\"batch\"}", 1.0),
         ("payonce_pool_callbacks_quarantined_total{reason=\"payload_mismatch\"}", 1.0),
@@ -295,7 +300,7 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     })
     .await;
     for (series, number) in
-        [("payonce_feed_is_leader{feed=\"main\"}", 1.0), ("payonce_feed_sent_total{feed=\"main\"}", 1.0)]
+        [("payonce_feed_is_leader{feed=\"main\"}", 1.0), ("payonce_feed_sent_total{feed=\"main\"}", 2.0)]
     {
         eventually(series, Some(number), || async { value(&scrape(&feed_address).await, series) }).await;
     }

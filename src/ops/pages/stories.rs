@@ -11,6 +11,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use crate::{
+    answers::money,
     ops::{
         Pool,
         layout::{Frame, Place, ago, empty, id, instant, link, number, state, visible},
@@ -201,6 +202,9 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
                     (sum("Balance", story.balance, &story.currency))
                     (sum("Held", story.held, &story.currency))
                     (sum("Available", story.available, &story.currency))
+                    @if story.debt > 0 {
+                        section.tile { h2 { "Owes" } p.big { (money(story.debt, &story.currency)) } p.total { a href=(link("/debts", &[("currency", &story.currency)])) { "all debts" } } }
+                    }
                     section.tile { h2 { "Entries" } p.big { (number(story.version)) } p.total { "the account's version" } }
                 }
                 section.card { h2 { "Ledger, newest first" } (entries(account_id, story)) }

@@ -27,6 +27,7 @@ async fn pages(world: &World) -> Vec<String> {
         "/quarantine",
         "/quarantine?state=all",
         "/find",
+        "/debts",
         "/workers",
         "/trail",
     ]
@@ -313,6 +314,7 @@ async fn an_empty_system_says_what_to_do_first() {
         ("/duplicates", "No copy was turned away"),
         ("/quarantine", "No case needs you"),
         ("/find", "Find an id"),
+        ("/debts", "No account owes anything"),
         ("/workers", "No worker has reported"),
         ("/trail", "Nobody has worked a case yet"),
     ] {
