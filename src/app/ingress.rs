@@ -114,7 +114,7 @@ pub async fn run_ingress(
             tokio::join!(keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop), tls, endpoints);
         })
     };
-    edge::serve(listener, tls, desk, config.ingress.connections_max, stop.clone()).await;
+    edge::serve(listener, tls, desk, edge::Limits::from(&config.ingress), stop.clone()).await;
     stop.cancel();
     hang_up.cancel();
     drop(tokio::join!(connecting, refreshing));

@@ -41,10 +41,10 @@ impl Link {
         self.is_connected() && !self.connection.status().blocked()
     }
 
-    /// Whether the connection is there.
+    /// Whether the connection is there, with all its channels.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.connection.status().connected()
+        self.connection.status().connected() && self.publishers.iter().all(Publisher::is_open)
     }
 
     /// Writes a message to one of the channels.

@@ -57,6 +57,12 @@ impl Publisher {
         self.status.blocked()
     }
 
+    /// Whether its channel is open. The broker closes one alone, for example when the exchange is gone, and the connection stays.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     /// Writes a persistent, mandatory message. It is not on the queue before [`Confirm::wait`] says so.
     ///
     /// # Errors

@@ -57,6 +57,13 @@ pub struct IngressConfig {
     pub connections_max: usize,
     /// Requests in work at once, at most; further ones are answered with 503.
     pub requests_max: usize,
+    /// How long a client may take for the headers of a request, for a TLS handshake, and before it says anything, in milliseconds.
+    pub headers_deadline_ms: u32,
+    /// How long a client may take for a body, in milliseconds.
+    pub body_deadline_ms: u32,
+    /// How long a connection may be idle between requests, in milliseconds. Longer than a proxy before it keeps one, or the proxy finds
+    /// connections closed that it has just chosen.
+    pub idle_max_ms: u32,
     /// Requests a second from one address to one endpoint, at most, on average.
     pub rate_per_second_max: u32,
     /// Requests at once that an address may send beyond that.
@@ -75,6 +82,9 @@ impl Default for IngressConfig {
             forwarded_header: "x-forwarded-for".to_owned(),
             connections_max: 12_000,
             requests_max: 512,
+            headers_deadline_ms: 10_000,
+            body_deadline_ms: 10_000,
+            idle_max_ms: 75_000,
             rate_per_second_max: 500,
             rate_burst_max: 2_000,
             channels: 4,
@@ -91,6 +101,9 @@ impl IngressConfig {
         for (name, found, min, max) in [
             ("connections_max", config.connections_max, 1, 1_000_000),
             ("requests_max", config.requests_max, 1, 100_000),
+            ("headers_deadline_ms", config.headers_deadline_ms as usize, 100, 600_000),
+            ("body_deadline_ms", config.body_deadline_ms as usize, 100, 600_000),
+            ("idle_max_ms", config.idle_max_ms as usize, 100, 3_600_000),
             ("rate_per_second_max", config.rate_per_second_max as usize, 1, 1_000_000),
             ("rate_burst_max", config.rate_burst_max as usize, 1, 1_000_000),
             ("channels", config.channels, 1, 64),

@@ -2,7 +2,7 @@
 //! not live here: connections (`edge`), and any provider's ways.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -37,8 +37,6 @@ use crate::{
 pub const BODY_BYTES_MAX: usize = 1_048_576;
 /// Bytes of bodies in memory at once, in KiB; beyond it requests are refused.
 const BODIES_KIB_MAX: usize = 65_536;
-/// How long a client may take for a body.
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// What a provider is asked to wait before it sends again, in seconds.
 const RETRY_AFTER_S: u64 = 5;
 /// A cause of refusals is logged at most so often.
@@ -94,6 +92,7 @@ pub struct Desk {
     requests_max: usize,
     in_work: AtomicUsize,
     bodies: Arc<Semaphore>,
+    body_deadline: Duration,
     trusted_proxies: Vec<IpAddr>,
     forwarded_header: String,
     said: Mutex<std::collections::HashMap<(String, &'static str), Instant>>,
@@ -120,6 +119,7 @@ impl Desk {
             requests_max: config.requests_max,
             in_work: AtomicUsize::new(0),
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            body_deadline: Duration::from_millis(config.body_deadline_ms.into()),
             trusted_proxies: config.trusted_proxies.clone(),
             forwarded_header: config.forwarded_header.to_ascii_lowercase(),
             said: Mutex::default(),
@@ -277,10 +277,14 @@ impl Desk {
             return peer;
         }
         let lines = request.headers().get_all(self.forwarded_header.as_str()).iter();
-        let addresses = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
-        let mut addresses = addresses.filter_map(|address| address.trim().parse::<IpAddr>().ok());
-        // The last one that is no proxy of ours was written by a proxy of ours; those before it by anybody.
-        addresses.rfind(|address| !is_proxy(address)).unwrap_or(peer)
+        let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        // The last one that is no proxy of ours was written by a proxy of ours; those before it by anybody. One that cannot be read is no
+        // proxy of ours, and nobody's address: what stands before it is not believed either.
+        let mut addresses = entries.map(address).collect::<Vec<_>>().into_iter();
+        addresses
+            .rfind(|address| !address.is_some_and(|address| is_proxy(&address)))
+            .flatten()
+            .unwrap_or(peer)
     }
 
     async fn read(&self, body: Incoming, into: &mut Vec<u8>) -> Result<Vec<OwnedSemaphorePermit>, Unread> {
@@ -302,7 +306,7 @@ impl Desk {
             }
             Ok(permits)
         };
-        tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Unread::Slow))
+        tokio::time::timeout(self.body_deadline, reading).await.unwrap_or(Err(Unread::Slow))
     }
 
     /// Whoever sends nonsense decides how often: the log does not.
@@ -317,6 +321,13 @@ impl Desk {
             Some(_) | None => true,
         }
     }
+}
+
+/// An address as proxies write it: alone, or with a port.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
 /// Why a body could not be read.

@@ -3,18 +3,17 @@
 
 use std::{
     convert::Infallible,
+    future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    pin::pin,
+    sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use http_body_util::Full;
-use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
+use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
 use tokio::{
@@ -25,12 +24,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{desk::Desk, tls::Tls};
+use super::{
+    activity::{Activity, Watched},
+    desk::Desk,
+    tls::Tls,
+};
+use crate::config::IngressConfig;
 
-/// How long a client may take for the headers of a request, for a TLS handshake, or before its first request.
-const HEADERS_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a connection may be idle between requests.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
 /// Bytes of a request's headers together; hyper wants room for 8 KiB at least.
@@ -44,18 +44,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests in work may take after SIGTERM: longer than a confirm.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Serves until `stop`, then finishes what it has begun.
-///
-/// # Errors
-/// None at present; the listener's errors are waited out.
+/// What a connection is held to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once.
+    connections_max: usize,
+    /// For the headers of a request from their first byte on, for a TLS handshake, and before a client says anything.
+    pub(super) headers: Duration,
+    /// Between requests.
+    pub(super) idle: Duration,
+}
+
+impl From<&IngressConfig> for Limits {
+    fn from(config: &IngressConfig) -> Self {
+        Self {
+            connections_max: config.connections_max,
+            headers: Duration::from_millis(config.headers_deadline_ms.into()),
+            idle: Duration::from_millis(config.idle_max_ms.into()),
+        }
+    }
+}
+
+/// Serves until `stop`, then finishes what it has begun. Errors of the listener are waited out.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     desk: Arc<Desk>,
-    connections_max: usize,
+    limits: Limits,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(connections_max));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     let tasks = TaskTracker::new();
     loop {
         // No place, no accept: the kernel's queue holds what comes then.
@@ -77,7 +95,7 @@ pub async fn serve(
                 let (tls, desk, stop) = (tls.clone(), Arc::clone(&desk), stop.clone());
                 tasks.spawn(async move {
                     let _place = place;
-                    connection(stream, peer, tls, desk, stop).await;
+                    connection((stream, peer), tls, desk, limits, stop).await;
                 });
             }
         }
@@ -90,105 +108,92 @@ pub async fn serve(
 }
 
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    (stream, peer): (TcpStream, SocketAddr),
     tls: Option<Tls>,
     desk: Arc<Desk>,
+    limits: Limits,
     stop: CancellationToken,
 ) {
     // Answers are small: waiting for more to send would only make them late.
     drop(stream.set_nodelay(true));
     // A client that says nothing costs no buffer.
+    let mut first = [0];
     let said = tokio::select! {
-        said = tokio::time::timeout(HEADERS_DEADLINE, stream.readable()) => said,
+        said = tokio::time::timeout(limits.headers, stream.peek(&mut first)) => said,
         () = stop.cancelled() => return,
     };
-    if !matches!(said, Ok(Ok(()))) {
+    if !matches!(said, Ok(Ok(1..))) {
         return;
     }
     match tls {
-        None => requests(stream, peer.ip(), desk, stop).await,
-        Some(tls) => match tokio::time::timeout(HEADERS_DEADLINE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => requests(stream, peer.ip(), desk, stop).await,
+        None => requests(stream, peer.ip(), desk, limits, stop).await,
+        Some(tls) => match tokio::time::timeout(limits.headers, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => requests(stream, peer.ip(), desk, limits, stop).await,
             Ok(Err(cause)) => debug!(cause = %cause, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         },
     }
 }
 
-/// When something last happened on a connection, and how much is in work.
-struct Activity {
-    began: Instant,
-    last_ms: AtomicU64,
-    in_work: AtomicUsize,
-}
-
-impl Activity {
-    fn touch(&self) {
-        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(ms, Ordering::Relaxed);
-    }
-
-    fn idle_until(&self) -> tokio::time::Instant {
-        let last = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-        tokio::time::Instant::from_std(last + IDLE_MAX)
-    }
-}
-
-async fn requests<S>(stream: S, peer: IpAddr, desk: Arc<Desk>, stop: CancellationToken)
+async fn requests<S>(stream: S, peer: IpAddr, desk: Arc<Desk>, limits: Limits, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity {
-        began: Instant::now(),
-        last_ms: AtomicU64::new(0),
-        in_work: AtomicUsize::new(0),
-    });
+    let activity = Arc::new(Activity::new(limits));
     let seen = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (desk, activity) = (Arc::clone(&desk), Arc::clone(&seen));
         async move {
-            activity.in_work.fetch_add(1, Ordering::Relaxed);
-            let answer: Response<Full<Bytes>> = desk.answer(request, peer).await;
-            activity.touch();
-            activity.in_work.fetch_sub(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(answer)
+            let _in_work = activity.begins(request.version());
+            Ok::<_, Infallible>(desk.answer(request, peer).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_DEADLINE)
+        // `Activity` ends headers that are late: hyper's own time-out would end idle connections too.
+        .header_read_timeout(None)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
         .http2()
-        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(4 * WINDOW_BYTES)
-        .keep_alive_interval(Some(IDLE_MAX / 2))
-        .keep_alive_timeout(HEADERS_DEADLINE);
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        .initial_connection_window_size(4 * WINDOW_BYTES);
+    let stream = Watched { stream, activity: Arc::clone(&activity) };
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut stopping = pin!(stop.cancelled());
     let mut is_stopping = false;
-    loop {
-        tokio::select! {
-            ended = serving.as_mut() => {
+    let mut due = activity.due();
+    let mut alarm = pin!(tokio::time::sleep_until(due.into()));
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 if let Err(cause) = ended {
                     debug!(cause = %cause, "a connection ended");
                 }
-                return;
+                return Poll::Ready(());
             }
-            () = stop.cancelled(), if !is_stopping => {
+            if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();
+                continue;
             }
-            () = tokio::time::sleep_until(activity.idle_until()), if activity.in_work.load(Ordering::Relaxed) == 0 => {
-                if activity.idle_until() <= tokio::time::Instant::now() {
-                    return;
+            let now_due = activity.due();
+            if now_due != due {
+                due = now_due;
+                alarm.as_mut().reset(due.into());
+            }
+            match alarm.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                // Requests of HTTP/2 begin and end without waking this task: the time may have moved on.
+                Poll::Ready(()) if activity.due() > Instant::now() => {}
+                Poll::Ready(()) => {
+                    debug!("a connection was silent or slow for too long");
+                    return Poll::Ready(());
                 }
             }
         }
-    }
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 //! decision about a balance. All below `providers` is pure: no clock, no I/O; `desk`
 //! takes a request to its answer, `edge` holds the connections, `outbox` the broker.
 
+mod activity;
 pub mod amount;
 pub mod client;
 pub mod clock;

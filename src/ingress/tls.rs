@@ -58,12 +58,10 @@ impl Tls {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            match read(&self.files) {
-                Ok(new) => {
+            match self.refresh() {
+                Ok(is_new) => {
                     reported.clear();
-                    let is_new = self.current.read().unwrap_or_else(PoisonError::into_inner).0 != new.0;
                     if is_new {
-                        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
                         info!("the certificate of the ingress has changed; the new one is in force");
                     }
                 }
@@ -74,6 +72,20 @@ impl Tls {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Reads the files once more; whether they have changed.
+    ///
+    /// # Errors
+    /// Words that name the setting; what was in force stays.
+    pub fn refresh(&self) -> Result<bool, String> {
+        let new = read(&self.files)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = current.0 != new.0;
+        if is_new {
+            *current = new;
+        }
+        Ok(is_new)
     }
 }
 

@@ -24,6 +24,8 @@ mod history;
 mod hostile_messages;
 mod hot_account;
 mod ingress;
+mod ingress_broker;
+mod ingress_edge;
 mod intake;
 mod least_privilege;
 mod lifecycle;

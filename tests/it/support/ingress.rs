@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{World, eventually};
+use super::{DEADLINE, World, eventually};
 
 /// A secret for each provider that a sample can be made of.
 const SECRETS: [(&str, &str); 6] = [
@@ -68,13 +68,17 @@ impl RunningIngress {
     /// One endpoint for each provider that samples are made of, under its name, with purpose deposit; connected.
     pub async fn new(world: &World) -> Self {
         let running = Self::start(world, &world.amqp_url, IngressConfig::default(), None).await;
-        let outbox = running.outbox.clone();
+        running.connected().await;
+        running
+    }
+
+    /// Waits until it has found the broker.
+    pub async fn connected(&self) {
         eventually("the ingress finds the broker", true, || {
-            let ready = outbox.is_ready();
+            let ready = self.outbox.is_ready();
             async move { ready }
         })
         .await;
-        running
     }
 
     /// The same with this broker, these limits and this certificate, without waiting for anything.
@@ -127,7 +131,7 @@ impl RunningIngress {
         let address = listener.local_addr().expect("its address");
         let desk = Arc::new(Desk::new(endpoints, outbox.clone(), &config));
         let serving =
-            tokio::spawn(edge::serve(listener, tls, Arc::clone(&desk), config.connections_max, stop.clone()));
+            tokio::spawn(edge::serve(listener, tls, Arc::clone(&desk), (&config).into(), stop.clone()));
         Self { address, outbox, desk, folder, configs, stop, hang_up, serving, connecting }
     }
 
@@ -197,7 +201,8 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -
 pub async fn answered(mut stream: TcpStream) -> Answered {
     let mut bytes = Vec::new();
     // A connection that is reset after the answer is one that was answered.
-    drop(stream.read_to_end(&mut bytes).await);
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut bytes)).await;
+    drop(read.expect("the ingress neither answers nor closes"));
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
