@@ -274,6 +274,10 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         audit_pause: config.audit_pause,
         rules: config.worker.rules,
         access,
+        edge: ops::EdgeSources {
+            addresses: config.ingress.health_addresses,
+            endpoints: config.ingress.endpoint,
+        },
     };
     // The port that was found, where port 0 asked for any.
     let address = listener.local_addr().unwrap_or(listen);

@@ -9,6 +9,8 @@ use super::{ConfigError, error};
 
 /// Endpoints of one process.
 pub const ENDPOINTS_MAX: usize = 1_000;
+/// Ingresses that `payonce ops` asks.
+const HEALTH_ADDRESSES_MAX: usize = 64;
 
 /// One path that takes one provider's webhooks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,8 @@ pub struct IngressConfig {
     pub rate_burst_max: u32,
     /// Channels to the broker.
     pub channels: usize,
+    /// `HOST:PORT` of each `payonce ingress --health-listen`, for the pages of `payonce ops`.
+    pub health_addresses: Vec<String>,
 }
 
 impl Default for IngressConfig {
@@ -88,6 +92,7 @@ impl Default for IngressConfig {
             rate_per_second_max: 500,
             rate_burst_max: 2_000,
             channels: 4,
+            health_addresses: Vec::new(),
         }
     }
 }
@@ -114,6 +119,17 @@ impl IngressConfig {
                     format!("{found} is not a whole number from {min} to {max}"),
                 ));
             }
+        }
+        let has_port = |address: &String| {
+            address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if config.health_addresses.len() > HEALTH_ADDRESSES_MAX
+            || !config.health_addresses.iter().all(has_port)
+        {
+            let problem = format!("expected at most {HEALTH_ADDRESSES_MAX} of the form host:port");
+            return Err(error("ingress.health_addresses (configuration file)", problem));
         }
         if config.endpoint.len() > ENDPOINTS_MAX {
             let problem = format!("{} endpoints, at most {ENDPOINTS_MAX} are allowed", config.endpoint.len());

@@ -111,6 +111,7 @@ impl Desk {
     /// A desk for these endpoints.
     #[must_use]
     pub fn new(endpoints: Endpoints, outbox: Outbox, config: &IngressConfig) -> Self {
+        tell(&endpoints);
         Self {
             endpoints: RwLock::new(Arc::new(endpoints)),
             outbox,
@@ -128,6 +129,7 @@ impl Desk {
 
     /// From now on these endpoints are in force.
     pub fn replace(&self, endpoints: Endpoints) {
+        tell(&endpoints);
         *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
     }
 
@@ -328,6 +330,16 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// What metrics say of endpoints that are in force.
+fn tell(endpoints: &Endpoints) {
+    for endpoint in endpoints.iter() {
+        metrics::ingress::configured(&endpoint.path, endpoint.kind.name, &endpoint.terms.source);
+        if let Some(at_s) = endpoint.provider.certificates_end_s() {
+            metrics::ingress::certificate(&endpoint.path, at_s);
+        }
+    }
 }
 
 /// Why a body could not be read.

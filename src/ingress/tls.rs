@@ -17,7 +17,8 @@ use tokio_rustls::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::{config::TlsConfig, tls};
+use super::verify::Certificate;
+use crate::{config::TlsConfig, metrics, tls};
 
 /// How often the files are looked at.
 pub const REFRESH_PAUSE: Duration = Duration::from_secs(5);
@@ -96,6 +97,7 @@ fn read(files: &TlsConfig) -> Result<(Vec<u8>, Arc<ServerConfig>), String> {
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(&certificate).collect();
     let chain = chain.map_err(|_| "ingress.tls_certificate_file: not PEM certificates")?;
+    let leaf = chain.first().and_then(|leaf| Certificate::from_der(leaf).ok());
     let secret = PrivateKeyDer::from_pem_slice(&key).map_err(|_| "ingress.tls_key_file: not a PEM key")?;
     let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -104,6 +106,9 @@ fn read(files: &TlsConfig) -> Result<(Vec<u8>, Arc<ServerConfig>), String> {
         .with_no_client_auth()
         .with_single_cert(chain, secret)
         .map_err(|cause| format!("ingress.tls_certificate_file and ingress.tls_key_file: {cause}"))?;
+    if let Some(leaf) = leaf {
+        metrics::ingress::certificate("", leaf.not_after_s());
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(([certificate, key].concat(), Arc::new(config)))
 }

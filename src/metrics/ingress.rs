@@ -9,6 +9,8 @@ const DURATION: &str = "payonce_ingress_duration_seconds";
 const REFUSED: &str = "payonce_ingress_refused_total";
 const UNMAPPED: &str = "payonce_ingress_unmapped_total";
 const LAST: &str = "payonce_ingress_last_webhook_timestamp_seconds";
+const ENDPOINT: &str = "payonce_ingress_endpoint_info";
+const CERTIFICATE: &str = "payonce_ingress_certificate_not_after_timestamp_seconds";
 
 /// Says what each is.
 pub(super) fn describe() {
@@ -16,6 +18,12 @@ pub(super) fn describe() {
     describe_histogram!(DURATION, Unit::Seconds, "Time from a webhook's headers to its answer.");
     describe_counter!(REFUSED, "Webhooks refused for their signature, by endpoint and cause.");
     describe_counter!(UNMAPPED, "Events that could not be mapped, by endpoint and kind.");
+    describe_gauge!(ENDPOINT, "1, with an endpoint's provider and source.");
+    describe_gauge!(
+        CERTIFICATE,
+        Unit::Seconds,
+        "Until when the certificate of this edge (endpoint empty), or the last one that verifies an endpoint's webhooks, is valid."
+    );
     describe_gauge!(LAST, Unit::Seconds, "When the last webhook with a right signature came.");
 }
 
@@ -39,4 +47,17 @@ pub fn refused(endpoint: &str, cause: &'static str) {
 /// An event could not be mapped. Only who has an endpoint's secret decides which kinds there are.
 pub fn unmapped(endpoint: &str, event: &str) {
     counter!(UNMAPPED, "endpoint" => endpoint.to_owned(), "event" => event.to_owned()).increment(1);
+}
+
+/// An endpoint is in force.
+pub fn configured(endpoint: &str, provider: &'static str, source: &str) {
+    let labels =
+        [("endpoint", endpoint.to_owned()), ("provider", provider.to_owned()), ("source", source.to_owned())];
+    gauge!(ENDPOINT, &labels).set(1.0);
+}
+
+/// A certificate is valid until then (seconds since 1970): that of the edge, where `endpoint` is empty, else what verifies its webhooks.
+pub fn certificate(endpoint: &str, not_after_s: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "seconds below 2^52")]
+    gauge!(CERTIFICATE, "endpoint" => endpoint.to_owned()).set(not_after_s as f64);
 }

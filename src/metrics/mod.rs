@@ -37,6 +37,7 @@ const POOL_RECEIVED: &str = "payonce_pool_callbacks_received_total";
 const POOL_APPLIED: &str = "payonce_pool_callbacks_applied_total";
 const POOL_DUPLICATES: &str = "payonce_pool_duplicates_rejected_total";
 const POOL_QUARANTINED: &str = "payonce_pool_callbacks_quarantined_total";
+const POOL_BY_SOURCE: &str = "payonce_pool_source_callbacks_total";
 const POOL_BAD_SIGNATURES: &str = "payonce_pool_bad_signatures_total";
 const SERVER_UP: &str = "payonce_server_up";
 const WORKERS_UP: &str = "payonce_workers_up";
@@ -107,6 +108,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         POOL_BAD_SIGNATURES,
         "Of these, those with reason bad_signature, by the source they claim; an unknown one is empty."
+    );
+    describe_counter!(
+        POOL_BY_SOURCE,
+        "Callbacks that the whole pool has settled, duplicates and cases included, by source."
     );
     describe_gauge!(SERVER_UP, "1 while this server answers `payonce ops`.");
     describe_gauge!(WORKERS_UP, "Workers that report.");
@@ -398,6 +403,7 @@ impl BySource {
             }
             if kind != "released" {
                 *sums.entry((POOL_RECEIVED, Vec::new())).or_default() += n;
+                *sums.entry((POOL_BY_SOURCE, vec![("source", self.label(source))])).or_default() += n;
             }
         }
         for ((name, labels), n) in sums {

@@ -20,7 +20,7 @@ use super::{
     actions,
     history::{self, Range},
     mask,
-    pages::{duplicates, quarantine::Asked},
+    pages::{duplicates, providers, quarantine::Asked},
     watch::{Link, Now},
 };
 use crate::{
@@ -195,6 +195,12 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
 
 pub(super) async fn workers(State(pool): State<Arc<Pool>>) -> Json<Value> {
     Json(worker_list(&pool.watch.now()))
+}
+
+/// What the pages of providers show.
+pub(super) async fn providers(State(pool): State<Arc<Pool>>) -> Answer {
+    let (all, edge) = providers::all(&pool).await?;
+    answer(&json!({ "ingresses": edge.ingresses, "refused_window_s": edge.window_s, "providers": all }))
 }
 
 fn worker_list(now: &Now) -> Value {

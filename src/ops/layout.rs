@@ -28,17 +28,19 @@ pub(super) enum Place {
     Quarantine,
     Find,
     Debts,
+    Providers,
     Workers,
     Trail,
 }
 
 impl Place {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Overview,
         Self::Duplicates,
         Self::Quarantine,
         Self::Find,
         Self::Debts,
+        Self::Providers,
         Self::Workers,
         Self::Trail,
     ];
@@ -50,6 +52,7 @@ impl Place {
             Self::Quarantine => "Quarantine",
             Self::Find => "Find",
             Self::Debts => "Debts",
+            Self::Providers => "Providers",
             Self::Workers => "Workers",
             Self::Trail => "Trail",
         }
@@ -62,6 +65,7 @@ impl Place {
             Self::Quarantine => "/quarantine",
             Self::Find => "/find",
             Self::Debts => "/debts",
+            Self::Providers => "/providers",
             Self::Workers => "/workers",
             Self::Trail => "/trail",
         }

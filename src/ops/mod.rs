@@ -8,6 +8,7 @@ mod assets;
 mod audits;
 mod backlog;
 mod clock;
+mod edge;
 mod history;
 mod layout;
 mod live;
@@ -32,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use access::Access;
+pub use edge::EdgeSources;
 use pool::Pool;
 pub use pool::{CarryOut, Setup, serve_pool};
 

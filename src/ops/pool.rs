@@ -19,6 +19,7 @@ use super::{
     access::{self, Access},
     api, assets,
     audits::Auditor,
+    edge::{EdgeSources, EdgeWatch},
     exposition, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
@@ -63,6 +64,8 @@ pub struct Setup {
     pub rules: Rules,
     /// For actions.
     pub carry_out: CarryOut,
+    /// Where the edge is asked how it is.
+    pub edge: EdgeSources,
 }
 
 /// What every page reads from.
@@ -71,6 +74,7 @@ pub(super) struct Pool {
     pub(super) database: Arc<Database>,
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
+    pub(super) edge: EdgeWatch,
     pub(super) carry_out: CarryOut,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
@@ -92,6 +96,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         database: setup.database,
         access: Arc::new(setup.access),
         watch: Watch::new(books.borrow().clone()),
+        edge: EdgeWatch::new(&setup.edge),
         carry_out: setup.carry_out,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
@@ -115,10 +120,15 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
     };
+    let asking = {
+        let (pool, stop) = (Arc::clone(&pool), stop.clone());
+        let edge = setup.edge;
+        tokio::spawn(async move { pool.edge.run(&edge, &stop).await })
+    };
     let served =
         axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
-    drop(tokio::join!(watching, auditing));
+    drop(tokio::join!(watching, auditing, asking));
     served
 }
 
@@ -138,6 +148,8 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/payment", get(pages::stories::payment))
         .route("/account", get(pages::stories::account))
         .route("/debts", get(pages::debts::page))
+        .route("/providers", get(pages::providers::page))
+        .route("/providers/{name}", get(pages::providers::one))
         .route("/workers", get(pages::workers::page))
         .route("/trail", get(pages::trail::page))
         .route("/trail/{action}", get(pages::trail::one))
@@ -161,6 +173,7 @@ fn api_routes() -> Router<Arc<Pool>> {
     Router::new()
         .route("/api/overview", get(api::overview))
         .route("/api/workers", get(api::workers))
+        .route("/api/providers", get(api::providers))
         .route("/api/history", get(api::chart))
         .route("/api/duplicates", get(api::duplicates))
         .route("/api/quarantine", get(api::cases))

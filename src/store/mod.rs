@@ -25,6 +25,7 @@ mod known;
 mod load;
 mod members;
 pub mod mismatch;
+pub mod providers;
 pub mod quarantine;
 pub mod reads;
 pub mod removal;

@@ -35,6 +35,7 @@ mod mismatch;
 mod money;
 mod monitoring;
 mod outages;
+mod provider_pages;
 mod provider_sdks;
 mod publish;
 mod quarantine;

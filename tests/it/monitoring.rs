@@ -16,7 +16,10 @@ use tokio::{
     process::Child,
 };
 
-use crate::support::{Dashboard, Event, World, eventually};
+use crate::{
+    provider_pages::Edge,
+    support::{Dashboard, Event, World, eventually, post_bytes},
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -45,16 +48,20 @@ fn alerts(path: &str, key: &str) -> BTreeSet<String> {
 }
 
 const RULES: &str = "deploy/prometheus/payonce.rules.yml";
-const RULES_TEST: &str = "deploy/prometheus/payonce.rules.test.yml";
+const RULES_TESTS: [&str; 2] =
+    ["deploy/prometheus/payonce.rules.test.yml", "deploy/prometheus/payonce.rules.week.test.yml"];
 const DASHBOARD: &str = "deploy/grafana/dashboards/payonce.json";
 
 #[test]
 fn every_alert_is_valid_is_tested_and_has_its_page_in_the_runbook() {
     passes(&promtool(&["check", "config"], &root().join("deploy/prometheus/prometheus.yml")));
-    passes(&promtool(&["test", "rules"], &root().join(RULES_TEST)));
+    for tests in RULES_TESTS {
+        passes(&promtool(&["test", "rules"], &root().join(tests)));
+    }
     let alerts_defined = alerts(RULES, "- alert: ");
     assert!(alerts_defined.len() > 10, "{alerts_defined:?}");
-    assert_eq!(alerts(RULES_TEST, "alertname: "), alerts_defined, "each alert is tested");
+    let tested = RULES_TESTS.iter().flat_map(|tests| alerts(tests, "alertname: ")).collect::<BTreeSet<_>>();
+    assert_eq!(tested, alerts_defined, "each alert is tested");
     let runbook = read("docs/monitoring.md");
     for alert in &alerts_defined {
         assert!(
@@ -267,7 +274,11 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         eventually(series, Some(number), || async { value(&scrape(&ops_address).await, series) }).await;
     }
     let (of_worker, of_ops) = (scrape(&worker_address).await, scrape(&ops_address).await);
-    let exported: BTreeSet<String> = names(&of_worker).union(&names(&of_ops)).cloned().collect();
+    let edge = Edge::start().await;
+    assert_eq!(post_bytes(&edge.address, "/stripe", &[], b"{}").await, 401);
+    let of_ingress = scrape(&edge.health).await;
+    edge.close().await;
+    let exported = names(&[of_worker.as_str(), &of_ops, &of_ingress].concat());
     let asked: BTreeSet<String> = names(&read(DASHBOARD)).union(&names(&read(RULES))).cloned().collect();
     let missing: Vec<_> = asked.difference(&exported).collect();
     assert!(missing.is_empty(), "no scrape has {missing:?}; there are {exported:?}");
@@ -285,10 +296,18 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     for metric in names(&[read("src/metrics/mod.rs"), read("src/metrics/ingress.rs")].concat()) {
         assert!(guide.contains(&format!("`{metric}")), "docs/monitoring.md does not list {metric}");
     }
-    for line in of_worker.lines().chain(of_ops.lines()).filter(|line| line.starts_with("# TYPE payonce_")) {
+    for line in of_worker
+        .lines()
+        .chain(of_ops.lines())
+        .chain(of_ingress.lines())
+        .filter(|line| line.starts_with("# TYPE payonce_"))
+    {
         let metric = line.split(' ').nth(2).expect("a name");
         let described = format!("# HELP {metric} ");
-        assert!(of_worker.contains(&described) || of_ops.contains(&described), "{metric} has no help text");
+        assert!(
+            [&of_worker, &of_ops, &of_ingress].iter().any(|text| text.contains(&described)),
+            "{metric} has no help text"
+        );
     }
     // The books are made wrong: the next audit says so.
     sqlx::raw_sql("update accounts set balance = balance + 1")

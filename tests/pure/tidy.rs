@@ -151,8 +151,8 @@ const PLACES: [(&str, &[&str]); 20] = [
     ("rustls_native_certs", &["tls"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),
-    ("hyper", &["ingress", "telemetry"]),
-    ("hyper_util", &["ingress"]),
+    ("hyper", &["ingress", "ops", "telemetry"]),
+    ("hyper_util", &["ingress", "ops"]),
     ("tokio_rustls", &["ingress"]),
     ("x509_parser", &["ingress"]),
 ];

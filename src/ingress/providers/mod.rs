@@ -102,6 +102,11 @@ pub trait Provider: Send + Sync {
         &[]
     }
 
+    /// Until when one of the certificates that verify its webhooks is valid, in seconds since 1970; `None`: none is pinned.
+    fn certificates_end_s(&self) -> Option<i64> {
+        None
+    }
+
     /// The provider's own form of yes.
     fn yes(&self) -> Answer {
         Answer::empty(200)

@@ -157,6 +157,10 @@ impl PayPal {
 }
 
 impl Provider for PayPal {
+    fn certificates_end_s(&self) -> Option<i64> {
+        self.certificates.iter().map(Certificate::not_after_s).max()
+    }
+
     fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused> {
         let header = |name| request.header(name).ok_or(Cause::Missing);
         let (id, time) = (header("paypal-transmission-id")?, header("paypal-transmission-time")?);

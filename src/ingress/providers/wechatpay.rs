@@ -113,6 +113,14 @@ impl WeChatPay {
 }
 
 impl Provider for WeChatPay {
+    fn certificates_end_s(&self) -> Option<i64> {
+        let ends = self.keys.iter().filter_map(|(_, signer)| match signer {
+            Signer::Key(_) => None,
+            Signer::Certificate(certificate) => Some(certificate.not_after_s()),
+        });
+        ends.max()
+    }
+
     fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused> {
         let header = |name| request.header(name).ok_or(Cause::Missing);
         let (timestamp, nonce) = (header("wechatpay-timestamp")?, header("wechatpay-nonce")?);

@@ -6,6 +6,7 @@ pub(super) mod duplicates;
 pub(super) mod find;
 pub(super) mod login;
 pub(super) mod overview;
+pub(super) mod providers;
 pub(super) mod quarantine;
 pub(super) mod stories;
 pub(super) mod trail;

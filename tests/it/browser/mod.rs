@@ -28,6 +28,8 @@ async fn pages(world: &World) -> Vec<String> {
         "/quarantine?state=all",
         "/find",
         "/debts",
+        "/providers",
+        "/providers/test",
         "/workers",
         "/trail",
     ]

@@ -208,3 +208,11 @@ pub async fn answered(mut stream: TcpStream) -> Answered {
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Answered { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
+
+/// Sends a POST to a process of its own: the status of its answer.
+pub async fn post_bytes(address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(address).await.expect("somebody listens");
+    stream.write_all(&head("POST", path, headers, body.len())).await.expect("written");
+    stream.write_all(body).await.expect("written");
+    answered(stream).await.status
+}

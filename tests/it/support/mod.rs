@@ -23,7 +23,7 @@ pub use callbacks::{Event, SOURCE};
 pub use certificates::Authority;
 pub use dashboard::{Answer, Dashboard, csrf_of};
 pub use feed::{EventReader, FullQueue};
-pub use ingress::{Answered, RunningIngress, answered, head};
+pub use ingress::{Answered, RunningIngress, answered, head, post_bytes};
 pub use locked::{Locked, PASSWORDS};
 pub use pooler::Pooler;
 pub use proxy::MuteProxy;

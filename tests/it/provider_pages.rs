@@ -1,0 +1,185 @@
+//! The pages of providers: what the database knows of a source and what a real `payonce ingress` counts, in one place.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, process::Child};
+
+use crate::{
+    monitoring::{free_address, scrape, value},
+    support::{Authority, Dashboard, World, eventually, post_bytes},
+};
+
+/// A real ingress with endpoints for Stripe and PayPal, made by `payonce ingress init`, that `payonce ops` asks how it is.
+pub(crate) struct Edge {
+    world: World,
+    folder: tempfile::TempDir,
+    pub(crate) address: String,
+    pub(crate) health: String,
+    process: Child,
+    authority: Authority,
+}
+
+impl Edge {
+    pub(crate) async fn start() -> Self {
+        let world = World::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (address, health) = (free_address(), free_address());
+        let text = format!("[ingress]\nhealth_addresses = [\"{health}\"]\n");
+        std::fs::write(folder.path().join("payonce.toml"), text).unwrap();
+        let mut edge =
+            Self { process: idle(&world), world, folder, address, health, authority: Authority::new() };
+        let certificate = edge.authority.file("server.pem");
+        let pinned =
+            format!("webhook_id = 8PT597110X687430LKGECATA\ncertificate = {}\n", certificate.display());
+        for (provider, secrets) in [("stripe", "whsec_of_the_test\n"), ("paypal", pinned.as_str())] {
+            let mut init = edge.command(&["ingress", "init", provider, "--purpose", "deposit"]);
+            let mut init = init.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            init.stdin.take().unwrap().write_all(secrets.as_bytes()).await.unwrap();
+            assert!(init.wait().await.unwrap().success());
+        }
+        let (address, health) = (edge.address.clone(), edge.health.clone());
+        edge.process = edge
+            .command(&["ingress", "--listen", &address, "--health-listen", &health])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the ingress is ready", true, || async {
+            scrape(&edge.health).await.contains("payonce_ingress_endpoint_info")
+        })
+        .await;
+        edge
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let config = self.folder.path().join("payonce.toml");
+        let mut command = self.world.program(&[arguments, &["--config", config.to_str().unwrap()]].concat());
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Sends a sample until it is answered with yes.
+    async fn send(&self, event: &str, id: &str) {
+        eventually("a yes", true, || async {
+            let send = ["ingress", "send", "stripe", "--to", &self.address, "--event", event, "--id", id];
+            self.command(&send).output().await.unwrap().status.success()
+        })
+        .await;
+    }
+
+    fn keys_file(&self) -> String {
+        self.folder.path().join("keys.toml").to_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn close(self) {
+        drop(self.process);
+        self.world.close().await;
+    }
+}
+
+/// Something to be replaced.
+fn idle(world: &World) -> Child {
+    world.program(&["--version"]).stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn provider<'a>(all: &'a Value, source: &str) -> &'a Value {
+    let found = all["providers"].as_array().unwrap().iter().find(|one| one["source"] == source);
+    found.unwrap_or(&Value::Null)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_page_says_what_came_what_was_refused_and_what_could_not_be_mapped() {
+    let edge = Edge::start().await;
+    let keys = edge.keys_file();
+    let dashboard = Dashboard::of({
+        let mut command = edge.command(&["ops", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.env_remove("PAYONCE_OPS_TOKEN").env_remove("PAYONCE_OPS_READONLY_TOKEN");
+        command
+    })
+    .await;
+    let api = || async { dashboard.get("/api/providers").await.json() };
+    eventually("the ingress is asked", true, || async { api().await["ingresses"][&edge.health] == true })
+        .await;
+    let worker = edge.world.worker_with(&[("signatures", "required"), ("keys_file", &keys)]).await;
+    edge.send("payment_intent.succeeded", "1").await;
+    edge.send("payment_intent.succeeded", "1").await;
+    edge.send("payment_intent.mystery", "2").await;
+    edge.send("payment_intent.mystery", "3").await;
+    edge.world.settled(4).await;
+    let unsigned = post_bytes(&edge.address, "/stripe", &[], b"{}").await;
+    let forged = post_bytes(&edge.address, "/stripe", &[("stripe-signature", "t=1,v1=00")], b"{}").await;
+    assert_eq!((unsigned, forged), (401, 401));
+    eventually("the edge's numbers are on the page", true, || async {
+        let all = api().await;
+        let refused = &provider(&all, "/providers/stripe")["endpoints"]["/stripe"]["refused"];
+        refused["missing"]["last_hour"] == 1 && refused["no_match"]["last_hour"] == 1
+    })
+    .await;
+    let all = api().await;
+    let stripe = provider(&all, "/providers/stripe");
+    assert_eq!(stripe["provider"], "stripe");
+    assert_eq!(stripe["settled"]["received_day"], 4, "{stripe}");
+    assert_eq!(stripe["settled"]["duplicates_day"], 1, "{stripe}");
+    assert_eq!(stripe["unmapped"][0]["event"], "payment_intent.mystery", "{stripe}");
+    assert_eq!(stripe["unmapped"][0]["cases"], 2, "{stripe}");
+    assert!(stripe["endpoints"]["/stripe"]["last_webhook_s"].as_f64().is_some_and(|at| at > 1e9));
+    for address in ["/providers/stripe", "/providers/%2Fproviders%2Fstripe"] {
+        let page = dashboard.get(address).await;
+        assert_eq!(page.status, 200, "{address}");
+        for words in [
+            "payment_intent.mystery",
+            "/quarantine?reason=unmapped&amp;source=%2Fproviders%2Fstripe",
+            "no_match",
+            "another secret than the endpoint",
+            "Same hour last week",
+            "25.0 %",
+        ] {
+            assert!(page.body.to_lowercase().contains(&words.to_lowercase()), "{words}: {}", page.body);
+        }
+    }
+    assert!(dashboard.get("/providers").await.body.contains("href=\"/providers/%2Fproviders%2Fstripe\""));
+    assert_eq!(dashboard.get("/providers/nobody").await.status, 404);
+    let metrics = dashboard.get("/metrics").await.body;
+    assert_eq!(
+        value(&metrics, "payonce_pool_source_callbacks_total{source=\"/providers/stripe\"}"),
+        Some(4.0)
+    );
+    let info = "payonce_ingress_endpoint_info{endpoint=\"/stripe\",provider=\"stripe\",source=\"/providers/stripe\"}";
+    assert_eq!(value(&scrape(&edge.health).await, info), Some(1.0));
+    worker.stop().await;
+    dashboard.stop().await;
+    edge.close().await;
+}
+
+#[tokio::test]
+async fn a_source_that_sent_at_this_hour_a_week_ago_and_sends_nothing_now_is_shown_as_silent() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let page = || async { dashboard.get("/providers/test").await.body };
+    let run = async |sql: &str| {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&mut world.connect().await).await.unwrap();
+    };
+    run("insert into tally_totals (kind, source, label, n) values ('applied', '/providers/test', 'x', 57)")
+        .await;
+    let before = page().await;
+    assert!(before.contains("never heard of") || before.contains("–"), "{before}");
+    assert!(!before.contains("Silent:"), "it never sent at this hour");
+    // In the hour a week ago, also where the next hour begins while the test runs. What is kept by the day belongs to no hour.
+    for (ago, grain, n) in
+        [("168.5 hours", "hour", 7), ("167.5 hours", "hour", 7), ("168.5 hours", "day", 50)]
+    {
+        run(&format!(
+            "insert into tallies (minute, writer, kind, source, label, n, grain)
+             values (date_bin('1 hour', now(), timestamptz 'epoch') - interval '{ago}', '{grain}', 'applied', '/providers/test', 'x',
+                     {n}, '{grain}')"
+        ))
+        .await;
+    }
+    let all = dashboard.get("/api/providers").await.json();
+    let row = &provider(&all, "/providers/test")["settled"];
+    assert_eq!((&row["received_hour_last_week"], &row["received_hour"]), (&7.into(), &0.into()), "{row}");
+    assert!(page().await.contains("Silent:"));
+    dashboard.stop().await;
+    world.close().await;
+}
