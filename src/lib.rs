@@ -6,7 +6,7 @@
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
 //! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
-//! `mask`, `metrics`, `retry`, `shown`, `signature`, `telemetry` and `tls` are leaves.
+//! `mask`, `metrics`, `retry`, `secrets`, `shown`, `signature`, `telemetry` and `tls` are leaves.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ pub mod mask;
 pub mod metrics;
 pub mod ops;
 pub mod retry;
+pub mod secrets;
 pub mod shown;
 pub mod signature;
 pub mod store;

@@ -40,6 +40,15 @@ impl Pauses {
     }
 }
 
+/// The pause after so many failures in a row, counted from 0, for what is tried again long after whoever failed has ended: as [`Pauses`],
+/// doubling, at random, never longer than `delay_max`.
+#[must_use]
+pub fn pause_after(config: RetryConfig, failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.min(31));
+    let pause = config.delay_min.saturating_mul(doubled).min(config.delay_max);
+    pause.mul_f64(rand::random_range(0.5..1.5)).min(config.delay_max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +60,8 @@ mod tests {
         let mut pauses = Pauses::new(config);
         let longest = (0..1_000).map(|_| pauses.next_pause()).max();
         assert_eq!(longest, Some(config.delay_max));
+        let longest = (0..1_000).map(|failures| pause_after(config, failures)).max();
+        assert_eq!(longest, Some(config.delay_max));
+        assert!((0..1_000).all(|_| pause_after(config, 0) < Duration::from_millis(2)));
     }
 }

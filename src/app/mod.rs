@@ -202,6 +202,7 @@ pub async fn run_feed(
         };
     let feed = feed::Feed {
         balances,
+        subscribers: feed::Subscriber::open_all(&config.feed).map_err(AppError::Usage)?,
         database: Arc::new(database(&config, &name)?),
         amqp_url: amqp_url(&config)?.clone(),
         tls: config.tls,

@@ -82,6 +82,6 @@ fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
 }
 
 /// May stand in a URN and in the name of a Redis key as it is.
-fn is_plain(byte: u8) -> bool {
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ConfigError, Domain, IngressConfig, SETTINGS, Setting, error};
+use super::{ConfigError, Domain, IngressConfig, SETTINGS, Setting, SubscribersConfig, error};
 
 /// After the name of a secret: the file that holds it.
 pub(super) const FILE_SUFFIX: &str = "_file";
@@ -44,8 +44,17 @@ fn read_secret(name: &str, path: &Path) -> Result<String, ConfigError> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// What the configuration file says: settings by name, and the table `[ingress]`.
-pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, IngressConfig), ConfigError> {
+/// What stands in the configuration file besides settings.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// `[ingress]`.
+    pub(super) ingress: IngressConfig,
+    /// `[feed]`.
+    pub(super) feed: SubscribersConfig,
+}
+
+/// What the configuration file says: settings by name, and its tables.
+pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Tables), ConfigError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|cause| error(&format!("--config {shown}"), cause.to_string()))?;
@@ -53,10 +62,15 @@ pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Ingres
         // The parser's own message quotes the line, which may hold a password.
         text.parse().map_err(|cause: toml::de::Error| error(&format!("--config {shown}"), format!("not TOML: {}", cause.message())))?;
     let mut values = BTreeMap::new();
-    let mut ingress = IngressConfig::default();
+    let mut tables = Tables::default();
+    let folder = path.parent().unwrap_or(Path::new(""));
     for (name, value) in table {
         if name == "ingress" {
-            ingress = IngressConfig::from_toml(value, path.parent().unwrap_or(Path::new("")))?;
+            tables.ingress = IngressConfig::from_toml(value, folder)?;
+            continue;
+        }
+        if name == "feed" {
+            tables.feed = SubscribersConfig::from_toml(value, folder)?;
             continue;
         }
         let is_setting = |setting: &Setting| {
@@ -86,7 +100,7 @@ pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Ingres
         };
         values.insert(name, value);
     }
-    Ok((values, ingress))
+    Ok((values, tables))
 }
 
 /// Reads TOML that holds secrets.

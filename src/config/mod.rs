@@ -5,6 +5,7 @@ mod checks;
 mod files;
 mod ingress;
 mod settings;
+mod subscribers;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +19,7 @@ use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
 pub use settings::{Domain, SETTINGS, Setting};
+pub use subscribers::{Start, SubscriberConfig, SubscribersConfig};
 
 /// Shortest token of `payonce ops`.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -154,6 +156,14 @@ pub struct FeedConfig {
     pub balance_cache: bool,
     /// How long an account without news stays in it.
     pub balance_ttl: Duration,
+    /// Who gets events over HTTPS; the configuration file alone holds them.
+    pub subscribers: Vec<SubscriberConfig>,
+    /// How long a subscriber may take for an answer.
+    pub webhook_timeout: Duration,
+    /// The longest pause before an event that was not taken is sent again.
+    pub webhook_pause_max: Duration,
+    /// How long it is tried.
+    pub webhook_give_up: Duration,
 }
 
 /// The advice that Redis gives.
@@ -244,7 +254,7 @@ pub fn load(
     flags: &BTreeMap<String, String>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
-    let (file, ingress) = file.map(read_file).transpose()?.unwrap_or_default();
+    let (file, tables) = file.map(read_file).transpose()?.unwrap_or_default();
     let mut values = BTreeMap::new();
     for setting in SETTINGS {
         let from_flag = flags
@@ -283,7 +293,10 @@ pub fn load(
         }
         values.insert(setting.name, found.map_or_else(|| setting.default.to_owned(), |(_, value)| value));
     }
-    Ok(Config { ingress, ..build(&Values(values))? })
+    let mut config = build(&Values(values))?;
+    config.ingress = tables.ingress;
+    config.feed.subscribers = tables.feed.subscriber;
+    Ok(config)
 }
 
 struct Values(BTreeMap<&'static str, String>);
@@ -360,6 +373,10 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             lease: values.duration("feed_lease_ms")?,
             balance_cache: values.text("balance_cache") == "true",
             balance_ttl: values.duration("balance_cache_ttl_ms")?,
+            subscribers: Vec::new(),
+            webhook_timeout: values.duration("webhook_timeout_ms")?,
+            webhook_pause_max: values.duration("webhook_retry_max_ms")?,
+            webhook_give_up: values.duration("webhook_give_up_ms")?,
         },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,

@@ -326,6 +326,27 @@ pub const SETTINGS: &[Setting] = &[
         "5000",
         "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds",
     ),
+    number(
+        "webhook_timeout_ms",
+        100,
+        60_000,
+        "15000",
+        "How long a subscriber of `payonce feed` may take to answer an event that it is sent over HTTPS, in milliseconds",
+    ),
+    number(
+        "webhook_retry_max_ms",
+        10,
+        DAY_MS,
+        "3600000",
+        "Longest pause before an event that a subscriber has not taken is sent again, in milliseconds; the first is a second",
+    ),
+    number(
+        "webhook_give_up_ms",
+        100,
+        30 * DAY_MS,
+        "259200000",
+        "How long an event is sent again before the subscriber, or where it takes others the account, is given up, in milliseconds",
+    ),
     Setting {
         name: "api_tokens_file",
         domain: Domain::Text,

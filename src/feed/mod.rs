@@ -6,6 +6,7 @@ mod event;
 mod tail;
 mod to_broker;
 mod to_cache;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +19,11 @@ use crate::{
     broker::{Names, topology::TopologyError},
     config::{FeedConfig, RetryConfig, Secret, TlsConfig},
     metrics,
-    store::{self, Database, SchemaError, StoreError, feed::FeedRow},
+    store::{self, Database, SchemaError, StoreError, feed::FeedRow, webhooks::WebhookRow},
 };
 pub use tail::Readiness;
 use tail::Tail;
+pub use webhooks::{Subscriber, feed_of};
 
 /// How often the backlog is counted, and the index over the newest rows is brought up to date.
 const WATCH_PAUSE: Duration = Duration::from_secs(2);
@@ -44,6 +46,8 @@ pub struct Feed {
     pub retry: RetryConfig,
     /// The balance cache, where it is kept.
     pub balances: Option<Balances>,
+    /// Who gets events over HTTPS.
+    pub subscribers: Vec<Arc<Subscriber>>,
     /// Whether to send all rows again.
     pub from_beginning: bool,
     /// Whether it works, or stands by.
@@ -84,6 +88,14 @@ pub async fn run(mut feed: Feed, stop: CancellationToken) -> Result<(), Refusal>
             Tail::new(&feed, &name, false).run(to_cache::ToCache::new(balances), &stop).await
         });
     }
+    for subscriber in feed.subscribers.clone() {
+        let (feed, stop) = (Arc::clone(&feed), stop.clone());
+        tasks.spawn(async move {
+            let sink = webhooks::ToSubscriber::new(&feed, &subscriber);
+            let tail = Tail::new(&feed, &subscriber.name, false).starting(subscriber.start);
+            tail.run(sink, &stop).await
+        });
+    }
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         match ended {
@@ -104,16 +116,24 @@ pub async fn run(mut feed: Feed, stop: CancellationToken) -> Result<(), Refusal>
 async fn watch(feed: Arc<Feed>, stop: CancellationToken) {
     let mut connection = store::Connection::new(Arc::clone(&feed.database));
     while !stop.is_cancelled() {
-        let looked: Result<Vec<FeedRow>, StoreError> = connection
+        let looked: Result<(Vec<FeedRow>, Vec<WebhookRow>), StoreError> = connection
             .run(async |connection| {
                 store::feed::summarize(connection).await?;
-                store::feed::list(connection).await
+                Ok((store::feed::list(connection).await?, store::webhooks::list(connection).await?))
             })
             .await;
         match looked {
-            Ok(rows) => {
+            Ok((rows, webhooks)) => {
                 for row in rows {
                     metrics::feed_lag(&row.name, row.lag_rows, row.lag_seconds);
+                }
+                for row in webhooks {
+                    metrics::webhooks::stands(
+                        &row.name,
+                        row.disabled_at.is_some(),
+                        row.accounts_behind,
+                        row.accounts_given_up,
+                    );
                 }
             }
             // The tails say it louder.

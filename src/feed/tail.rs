@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{Feed, Refusal};
 use crate::{
+    config::Start,
     metrics,
     retry::Pauses,
     store::{
@@ -66,6 +67,8 @@ pub(super) trait Sink {
     async fn check(&mut self, position: &Position) -> Result<(), SinkError>;
     /// Delivers rows in this order and counts those that are confirmed, with all before them, in `confirmed`.
     async fn deliver(&mut self, entries: &[Entry], confirmed: &mut usize) -> Result<(), SinkError>;
+    /// Ends what it does by itself: the right to send is lost, or is given back.
+    async fn close(&mut self);
 }
 
 /// Why a turn ended.
@@ -92,6 +95,8 @@ pub(super) struct Tail {
     feed: Arc<Feed>,
     name: String,
     from_beginning: bool,
+    /// Whether a position that is new is after what is there.
+    from_now: bool,
     connection: store::Connection,
     counts_as_unready: bool,
 }
@@ -103,11 +108,18 @@ impl Tail {
             feed: Arc::clone(feed),
             name: name.to_owned(),
             from_beginning,
+            from_now: false,
             connection,
             counts_as_unready: false,
         };
         tail.is_ready(false);
         tail
+    }
+
+    /// One that begins here, the first time.
+    pub(super) fn starting(mut self, start: Start) -> Self {
+        self.from_now = start == Start::Now;
+        self
     }
 
     fn is_ready(&mut self, ready: bool) {
@@ -140,7 +152,9 @@ impl Tail {
                 }
                 continue;
             }
-            match self.turn(&mut sink, &mut pauses, stop).await {
+            let turn = self.turn(&mut sink, &mut pauses, stop).await;
+            sink.close().await;
+            match turn {
                 Ok(Turn::Stopped) => break Ok(()),
                 Ok(Turn::StandBy) => {
                     if !stood_by {
@@ -214,10 +228,10 @@ impl Tail {
         stop: &CancellationToken,
     ) -> Result<Turn, TurnEnd> {
         let lease_for = self.feed.config.lease;
-        let (name, holder) = (self.name.clone(), self.feed.name.clone());
+        let (name, holder, from_now) = (self.name.clone(), self.feed.name.clone(), self.from_now);
         let taken = self
             .connection
-            .run(async |connection| store::feed::take(connection, &name, &holder, lease_for).await)
+            .run(async |connection| store::feed::take(connection, &name, &holder, lease_for, from_now).await)
             .await?;
         let Some(Lease { mut position, epoch_before, epoch }) = taken else { return Ok(Turn::StandBy) };
         if self.from_beginning {

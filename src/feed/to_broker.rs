@@ -93,6 +93,8 @@ impl Sink for ToBroker {
         Ok(())
     }
 
+    async fn close(&mut self) {}
+
     async fn deliver(&mut self, entries: &[Entry], confirmed: &mut usize) -> Result<(), SinkError> {
         let (publisher, origin) = self.session()?;
         let mut confirms = Vec::with_capacity(entries.len());

@@ -58,6 +58,8 @@ impl Sink for ToCache {
         Ok(())
     }
 
+    async fn close(&mut self) {}
+
     async fn deliver(&mut self, entries: &[Entry], confirmed: &mut usize) -> Result<(), SinkError> {
         // Per account they come by version, so that the last is the newest.
         let newest: HashMap<&str, &Entry> =

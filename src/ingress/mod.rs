@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod providers;
 pub mod request;
 pub mod sample;
-pub mod secrets;
 pub mod tls;
 pub mod verify;
+
+pub use crate::secrets;

@@ -2,6 +2,7 @@
 
 pub mod debts;
 pub mod ingress;
+pub mod webhooks;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -172,6 +173,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "As payonce_feed_lag_seconds, of every feed, seen from the database."
     );
     ingress::describe();
+    webhooks::describe();
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }

@@ -15,6 +15,7 @@ use crate::{
         feed::{self, FeedRow},
         history,
         report::TotalRow,
+        webhooks::{self, WebhookRow},
         workers::{self, WorkerRow},
     },
 };
@@ -46,6 +47,7 @@ struct Read {
     cases: Vec<(String, String, i64)>,
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
+    webhooks: Vec<WebhookRow>,
 }
 
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
@@ -57,6 +59,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 cases: history::cases(connection).await?,
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
+                webhooks: webhooks::list(connection).await?,
             })
         })
         .await
@@ -74,6 +77,15 @@ fn tell(by_source: &BySource, read: &Read) {
         up().filter(|worker| !worker.redis_available).count(),
         Duration::from_millis(oldest_ms.unsigned_abs()),
     );
+    for webhook in &read.webhooks {
+        metrics::webhooks::pool_stands(
+            &webhook.name,
+            webhook.disabled_at.is_some(),
+            webhook.accounts_behind,
+            webhook.accounts_given_up,
+            webhook.failing_seconds,
+        );
+    }
     for feed in &read.feeds {
         metrics::pool_feed(&feed.name, feed.holder.is_some(), feed.lag_rows, feed.lag_seconds);
     }

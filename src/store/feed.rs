@@ -202,7 +202,8 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
-/// Takes or keeps the right to read for the feed `name`; makes it where it does not exist. `None`: somebody else has it.
+/// Takes or keeps the right to read for the feed `name`; makes it where it does not exist, `from_now`: after all that has settled, else before
+/// the first row. `None`: somebody else has it.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -211,6 +212,7 @@ pub async fn take(
     name: &str,
     holder: &str,
     lease: Duration,
+    from_now: bool,
 ) -> Result<Option<Lease>, StoreError> {
     let take = async |connection: &mut PgConnection| {
         sqlx::query_as::<_, (i64, Option<String>, Option<i64>, String)>(
@@ -226,10 +228,15 @@ pub async fn take(
     };
     let mut taken = take(connection).await?;
     if taken.is_none() {
-        let made = sqlx::query("insert into feeds (name) values ($1) on conflict (name) do nothing")
-            .bind(name)
-            .execute(&mut *connection)
-            .await?;
+        let made = sqlx::query(
+            "insert into feeds (name, txn)
+             select $1, case when $2 then ahead + pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 else 0 end from ledger_clock
+             on conflict (name) do nothing",
+        )
+        .bind(name)
+        .bind(from_now)
+        .execute(&mut *connection)
+        .await?;
         if made.rows_affected() > 0 {
             taken = take(connection).await?;
         }

@@ -83,6 +83,8 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     // Whether the ledger is ahead of its cluster is asked before the first batch.
     ("ledger_clock", "select"),
     ("feeds", ""),
+    ("webhooks", ""),
+    ("webhook_accounts", ""),
     ("journal", ""),
     // Kept by a trigger, with its owner's rights.
     ("debts", ""),
@@ -98,6 +100,15 @@ const FEED_RIGHTS: &[(&str, &str)] = &[
     (
         "feeds",
         "select, insert, update (txn, account_id, account_version, sent, epoch, holder, lease_until, updated_at, last_error)",
+    ),
+    (
+        "webhooks",
+        "select, insert (name), update (disabled_at, disabled_why, failing_since, delivered_at, delivered, history_before, history_txn, acts)",
+    ),
+    (
+        "webhook_accounts",
+        "select, insert (subscriber, account_id, delivered, wanted), \
+         update (delivered, wanted, attempts, failing_since, due_at, last_error)",
     ),
 ];
 
@@ -128,8 +139,8 @@ const API_RIGHTS: &[(&str, &str)] = &[
     ("quarantine", "select (id, source, event_id, account_id, reason, state, first_seen_at)"),
 ];
 
-/// What keeps the feed's index fresh, with the owner's rights.
-const FEED_FUNCTIONS: &str = "summarize_ledger_txn";
+/// What keeps the feed's index fresh, and forgets what subscribers have taken, with the owner's rights.
+const FEED_FUNCTIONS: &str = "summarize_ledger_txn, forget_settled_webhooks, forget_webhook";
 /// Refuses a role that lacks a right that a worker needs, before it takes messages that it could not write.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ mod schema;
 mod server;
 pub mod settling;
 pub mod waiting;
+pub mod webhooks;
 pub mod workers;
 
 use std::fmt;

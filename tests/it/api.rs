@@ -8,11 +8,11 @@ use tempfile::NamedTempFile;
 
 use crate::support::{Answer, Dashboard, Event, World};
 
-const ALL: &str = "a-token-that-reads-everything";
+pub(crate) const ALL: &str = "a-token-that-reads-everything";
 const SHOP: &str = "a-token-of-the-shop-alone";
 const BALANCES: &str = "a-token-for-balances-alone";
 
-fn tokens() -> NamedTempFile {
+pub(crate) fn tokens() -> NamedTempFile {
     let digest = |token: &str| Fingerprint::of_bytes(token.as_bytes()).to_string();
     let file = NamedTempFile::new().unwrap();
     let text = format!(
@@ -33,7 +33,7 @@ async fn served(world: &World, tokens: &NamedTempFile) -> Dashboard {
     Dashboard::of(command).await
 }
 
-async fn ask(api: &Dashboard, token: &str, path: &str) -> Answer {
+pub(crate) async fn ask(api: &Dashboard, token: &str, path: &str) -> Answer {
     api.send("GET", path, &[("authorization", &format!("Bearer {token}"))], "").await
 }
 

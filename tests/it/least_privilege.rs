@@ -17,7 +17,7 @@ use payonce::{
 
 use crate::{
     secrets::get,
-    support::{Event, EventReader, Locked, World, eventually},
+    support::{Dashboard, Event, EventReader, Locked, Receiver, World, eventually},
 };
 
 /// What nobody but the owner may do.
@@ -231,7 +231,7 @@ async fn redis_refuses(locked: &Locked) {
 #[tokio::test]
 async fn everything_works_with_these_rights_alone() {
     let locked = Locked::new().await;
-    let Locked { owner, worker, publisher, ops, reader, feed, .. } = &locked;
+    let Locked { owner, worker, publisher, ops, reader, feed, api, .. } = &locked;
     // A role without rights, or a broker without queues, is told apart from an outage, in words.
     answer(owner, &["migrate", "--json"]).await;
     let output = reader.program(&["audit"]).output().await.unwrap();
@@ -293,13 +293,53 @@ async fn everything_works_with_these_rights_alone() {
     }
     assert_eq!(locked.admin.account("a").await, Some((590, 0, 5)));
     let mut reading = EventReader::new(&locked.admin).await;
-    let mut feeding = feed.program(&["feed"]).stderr(Stdio::null()).spawn().unwrap();
+    let receiver = Receiver::new().await;
+    let file = receiver.file(&receiver.table("shop", ""));
+    let config = ["feed", "--config", file.to_str().unwrap()];
+    let mut feeding =
+        feed.program(&config).args(["--balance-cache", "true"]).stderr(Stdio::null()).spawn().unwrap();
     reading.knows(5).await;
+    receiver.has_taken("a", 5).await;
+    let mut cache = locked.admin.cache().await;
+    let epoch = store::epoch(&mut locked.admin.connect().await).await.unwrap();
+    for _ in 0..6_000 {
+        if cache.read(epoch.as_str(), "a").await.unwrap().is_some_and(|balance| balance.version == 5) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(cache.read(epoch.as_str(), "a").await.unwrap().map(|balance| balance.balance), Some(590));
     feeding.kill().await.unwrap();
+    for arguments in
+        [&["list"][..], &["enable", "shop"], &["replay", "shop", "--account", "a", "--from-version", "2"]]
+    {
+        let output = feed.program(&config).arg("subscribers").args(arguments).output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    applications_read(api).await;
     locked.admin.audit().await;
     let id = working.id().expect("the worker runs").to_string();
     assert!(std::process::Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
     assert!(working.wait().await.unwrap().success(), "the worker ends well");
+}
+
+async fn applications_read(world: &World) {
+    let tokens = crate::api::tokens();
+    let mut command = world.program(&["api", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.env("PAYONCE_API_TOKENS_FILE", tokens.path());
+    let api = Dashboard::of(command).await;
+    for path in [
+        "/v1/accounts/a",
+        "/v1/accounts/a?at=2030-01-01T00:00:00Z",
+        "/v1/accounts/a/entries",
+        "/v1/payments?source=/providers/test&id=p2",
+        "/v1/events?source=/providers/test&id=d1",
+    ] {
+        let answer = crate::api::ask(&api, crate::api::ALL, path).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let ready = api.get("/readyz").await;
+    assert_eq!(ready.status, 200, "{ready:?}");
 }
 
 async fn publish(world: &World, events: &[Event]) {

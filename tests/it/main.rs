@@ -53,4 +53,5 @@ mod terminal;
 mod tls;
 mod topology;
 mod traces;
+mod webhooks;
 mod workers;

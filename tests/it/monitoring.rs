@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     provider_pages::Edge,
-    support::{Dashboard, Event, World, eventually, post_bytes},
+    support::{Dashboard, Event, Receiver, World, eventually, post_bytes},
 };
 
 fn root() -> &'static Path {
@@ -118,9 +118,13 @@ pub(crate) fn free_address() -> String {
 
 /// What this address exports now; empty while nobody listens.
 pub(crate) async fn scrape(address: &str) -> String {
+    raw(address, "/metrics").await
+}
+
+async fn raw(address: &str, path: &str) -> String {
     let mut text = String::new();
     if let Ok(mut stream) = TcpStream::connect(address).await {
-        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("asked");
         stream.read_to_string(&mut text).await.expect("answered");
     }
@@ -244,10 +248,18 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     world.settled(4).await;
     world.publish(&[fee]).await;
     world.settled(5).await;
-    let feed = start(&world, &["feed", "--listen", &feed_address]);
+    let receiver = Receiver::new().await;
+    let file = receiver.file(&receiver.table("shop", ""));
+    let feed =
+        start(&world, &["feed", "--config", file.to_str().expect("a path"), "--listen", &feed_address]);
+    let (api_address, tokens) = (free_address(), crate::api::tokens());
+    let tokens_file = tokens.path().to_str().expect("a path");
+    let api = start(&world, &["api", "--listen", &api_address, "--api-tokens-file", tokens_file]);
     let expected = [
         ("payonce_pool_feed_up{feed=\"main\"}", 1.0),
         ("payonce_pool_feed_lag_rows{feed=\"main\"}", 0.0),
+        ("payonce_pool_webhook_disabled{feed=\"main:webhook:shop\"}", 0.0),
+        ("payonce_pool_webhook_accounts_behind{feed=\"main:webhook:shop\"}", 0.0),
         ("payonce_pool_callbacks_received_total", 5.0),
         ("payonce_accounts_in_debt{currency=\"EUR\"}", 1.0),
         ("payonce_debt_minor_units{currency=\"EUR\"}", 5.0),
@@ -278,7 +290,17 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     assert_eq!(post_bytes(&edge.address, "/stripe", &[], b"{}").await, 401);
     let of_ingress = scrape(&edge.health).await;
     edge.close().await;
-    let exported = names(&[of_worker.as_str(), &of_ops, &of_ingress].concat());
+    let of_feed = async || scrape(&feed_address).await;
+    let taken = "payonce_webhook_duration_seconds_count{feed=\"main:webhook:shop\",outcome=\"taken\"}";
+    eventually(taken, Some(2.0), || async { value(&of_feed().await, taken) }).await;
+    let of_api = async || {
+        raw(&api_address, "/v1/openapi.json").await;
+        scrape(&api_address).await
+    };
+    eventually("the api counts", true, || async { of_api().await.contains("payonce_api_duration") }).await;
+    let (of_feed, of_api) = (of_feed().await, of_api().await);
+    let scrapes = [&of_worker, &of_ops, &of_feed, &of_api, &of_ingress];
+    let exported: BTreeSet<String> = scrapes.iter().flat_map(|text| names(text)).collect();
     let asked: BTreeSet<String> = names(&read(DASHBOARD)).union(&names(&read(RULES))).cloned().collect();
     let missing: Vec<_> = asked.difference(&exported).collect();
     assert!(missing.is_empty(), "no scrape has {missing:?}; there are {exported:?}");
@@ -293,21 +315,17 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     }
     // Every metric says what it is, and the guide lists it, those included that this test does not bring about.
     let guide = read("docs/monitoring.md");
-    for metric in names(&[read("src/metrics/mod.rs"), read("src/metrics/ingress.rs")].concat()) {
+    for metric in names(
+        &["mod", "debts", "ingress", "webhooks"].map(|file| read(&format!("src/metrics/{file}.rs"))).concat(),
+    ) {
         assert!(guide.contains(&format!("`{metric}")), "docs/monitoring.md does not list {metric}");
     }
-    for line in of_worker
-        .lines()
-        .chain(of_ops.lines())
-        .chain(of_ingress.lines())
-        .filter(|line| line.starts_with("# TYPE payonce_"))
+    for line in
+        scrapes.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("# TYPE payonce_"))
     {
         let metric = line.split(' ').nth(2).expect("a name");
         let described = format!("# HELP {metric} ");
-        assert!(
-            [&of_worker, &of_ops, &of_ingress].iter().any(|text| text.contains(&described)),
-            "{metric} has no help text"
-        );
+        assert!(scrapes.iter().any(|text| text.contains(&described)), "{metric} has no help text");
     }
     // The books are made wrong: the next audit says so.
     sqlx::raw_sql("update accounts set balance = balance + 1")
@@ -323,6 +341,6 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     {
         eventually(series, Some(number), || async { value(&scrape(&feed_address).await, series) }).await;
     }
-    drop((worker, ops, feed));
+    drop((worker, ops, feed, api));
     world.close().await;
 }

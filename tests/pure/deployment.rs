@@ -63,7 +63,7 @@ fn folder(mount: &Yaml) -> String {
 fn every_pod_runs_the_program_as_it_is_with_nothing_more_than_it_needs() {
     let documents = kubernetes();
     let pods = [of_kind(&documents, "Deployment"), of_kind(&documents, "Job")].concat();
-    assert_eq!(pods.len(), 3);
+    assert_eq!(pods.len(), 5);
     for pod in pods {
         let template = &pod["spec"]["template"];
         let spec = &template["spec"];
@@ -100,8 +100,8 @@ fn probes_policies_and_budgets_fit_the_programs_they_are_about() {
         .iter()
         .filter_map(|port| port["port"].as_i64())
         .collect();
-    assert_eq!(admitted, [9300, 9301]);
-    for (command, port) in [("ops", 9300), ("worker", 9301)] {
+    assert_eq!(admitted, [9300, 9301, 9320, 9340]);
+    for (command, port) in [("ops", 9300), ("worker", 9301), ("feed", 9320), ("api", 9340)] {
         let deployment = deployment(&documents, command);
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["ports"][0]["containerPort"].as_i64(), Some(port));
@@ -134,6 +134,10 @@ fn deployment<'a>(documents: &'a [Yaml], command: &str) -> &'a Yaml {
     all.find(|deployment| deployment["metadata"]["name"].as_str() == Some(&name)).expect("a deployment")
 }
 
+/// A token of `payonce api`, by its digest.
+const TOKENS: &str = "[[token]]\nname = \"shop\"\nscopes = [\"accounts:read\"]\n\
+    sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"\n";
+
 /// What is in a file that a deployment hands over.
 fn handed_over(file: &str) -> &'static str {
     match file {
@@ -141,6 +145,7 @@ fn handed_over(file: &str) -> &'static str {
         "redis_url" => "redis://127.0.0.1:1",
         "amqp_url" => "amqp://127.0.0.1:1",
         "keys" | "keys.toml" => "[sources.\"/providers/stripe\"]\nsignatures = \"off\"\n",
+        "api_tokens" | "api-tokens.toml" => TOKENS,
         "ops_token" => "0123456789abcdef-operator",
         "ops_readonly_token" => "0123456789abcdef-onlooker",
         _ => panic!("{file}: what should be in it?"),
@@ -205,8 +210,9 @@ fn pair(text: &str) -> Option<(String, String)> {
 
 #[test]
 fn units_start_the_program_as_it_is_and_give_it_time_to_stop() {
-    for path in ["deploy/systemd/payonce-worker@.service", "deploy/systemd/payonce-ops.service"] {
-        let unit = read(path);
+    for (path, secrets) in [("worker@", 4), ("ops", 4), ("feed", 3), ("api", 2)] {
+        let path = format!("deploy/systemd/payonce-{path}.service");
+        let unit = read(&path);
         let values = |name: &str| -> Vec<String> {
             let with = format!("{name}=");
             unit.lines()
@@ -220,7 +226,7 @@ fn units_start_the_program_as_it_is_and_give_it_time_to_stop() {
         understood(&words[1..]);
         let credentials: BTreeSet<String> =
             values("LoadCredential").iter().map(|text| text.split(':').next().unwrap().to_owned()).collect();
-        assert_eq!(credentials.len(), 4, "{path}");
+        assert_eq!(credentials.len(), secrets, "{path}");
         let environment = values("Environment").iter().filter_map(|text| pair(text)).collect();
         lives_and_is_not_ready(words[1], "127.0.0.1", environment);
         for variable in values("Environment") {

@@ -1,6 +1,6 @@
 //! Feeds inside the test's process, and a reader of what they send that believes nothing: it keeps the last version of each account.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
@@ -11,7 +11,7 @@ use lapin::{
 use payonce::{
     balances::Balances,
     broker,
-    config::Secret,
+    config::{self, Secret},
     feed::{self, Feed, Readiness},
     store::Database,
 };
@@ -52,15 +52,29 @@ impl World {
 
     /// A feed by this name of a process, without waiting for anything.
     pub fn feed(&self, process: &str, settings: &[(&str, &str)], from_beginning: bool) -> RunningFeed {
-        let mut all = vec![("retry_delay_max_ms", "200"), ("feed_lease_ms", "1000")];
+        self.feed_with(process, settings, from_beginning, None)
+    }
+
+    /// The same with a configuration file, which alone can name subscribers.
+    pub fn feed_with(
+        &self,
+        process: &str,
+        settings: &[(&str, &str)],
+        from_beginning: bool,
+        file: Option<&Path>,
+    ) -> RunningFeed {
+        let mut all =
+            vec![("retry_delay_max_ms", "200"), ("feed_lease_ms", "1000"), ("webhook_retry_max_ms", "50")];
         all.extend(settings);
-        let config = self.config(&all);
+        let flags = all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config = config::load(file, &flags, |_| None).expect("the test's settings are sound");
         let database =
             Database::new(&self.database_url, "payonce-it-feed", config.database_deadline).expect("a URL");
         let readiness = Readiness::default();
         let balances = config.feed.balance_cache.then(|| self.balances());
         let feed = Feed {
             balances,
+            subscribers: feed::Subscriber::open_all(&config.feed).expect("the test's subscribers"),
             name: process.to_owned(),
             amqp_url: Secret::new(self.amqp_url.clone()),
             tls: config.tls,

@@ -21,20 +21,23 @@ pub struct Locked {
     pub ops: World,
     pub reader: World,
     pub feed: World,
+    pub api: World,
     /// Stopped when dropped.
     _servers: [OwnServer; 3],
 }
 
 /// Long, and found nowhere by chance.
-pub const PASSWORDS: [(&str, &str); 8] = [
+pub const PASSWORDS: [(&str, &str); 10] = [
     ("payonce_owner", "owner-Vq7Zt1Xw"),
     ("payonce_worker", "worker-Kd93mPzu"),
     ("payonce_ops", "ops-Rw55hYtn"),
     ("payonce_reader", "reader-Lc81qGbe"),
     ("payonce_feed", "feed-Xp29cNzk"),
+    ("payonce_api", "api-Jf84kRsd"),
     ("payonce_publisher", "publisher-Tn46vJxa"),
     ("redis_worker", "redis-worker-Hy27sDkf"),
     ("redis_ops", "redis-ops-Bm68wCro"),
+    ("redis_feed", "redis-feed-Zs17gPvy"),
 ];
 
 fn password(name: &str) -> &'static str {
@@ -76,7 +79,7 @@ impl Locked {
             if let Some(name) = redis_user.strip_prefix("payonce_") {
                 world.redis_url = address(redis.url(), redis_user, password(&format!("redis_{name}")), None);
             }
-            if amqp_user != "guest" {
+            if amqp_user.starts_with("payonce_") {
                 world.amqp_url = address(rabbitmq.url(), amqp_user, password(amqp_user), None);
             }
             world
@@ -87,7 +90,8 @@ impl Locked {
             publisher: with_user("payonce_reader", "payonce_worker", "payonce_publisher"),
             ops: with_user("payonce_ops", "payonce_ops", "payonce_ops"),
             reader: with_user("payonce_reader", "payonce_ops", "payonce_ops"),
-            feed: with_user("payonce_feed", "none", "payonce_feed"),
+            feed: with_user("payonce_feed", "payonce_feed", "payonce_feed"),
+            api: with_user("payonce_api", "none", "none"),
             admin,
             _servers: servers,
         };
@@ -115,6 +119,7 @@ impl Locked {
         let mut command = self.owner.program(&["migrate", "--declare"]);
         command.args(["--grant-worker", "payonce_worker", "--grant-ops", "payonce_ops"]);
         command.args(["--grant-reader", "payonce_reader", "--grant-feed", "payonce_feed"]);
+        command.args(["--grant-api", "payonce_api"]);
         succeeded("payonce migrate", &command.output().await.expect("the program runs"));
     }
 }
@@ -136,6 +141,7 @@ async fn make_redis_users(admin: &World) {
     let lines = template
         .replace("WORKER_PASSWORD_SHA256", &hash("redis_worker"))
         .replace("OPS_PASSWORD_SHA256", &hash("redis_ops"))
+        .replace("FEED_PASSWORD_SHA256", &hash("redis_feed"))
         .replace("PREFIX", &admin.prefix);
     let mut redis = admin.redis().await;
     for line in lines.lines() {

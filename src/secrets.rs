@@ -1,5 +1,5 @@
-//! An endpoint's secrets file: one secret a line, several while one is rotated, and `name = value` lines for providers that need keys and
-//! ids. Nothing here is ever printed. What must not live here: what a provider does with them.
+//! The secrets file of one endpoint, or of one subscriber: one secret a line, several while one is rotated, and `name = value` lines for providers that need keys and
+//! ids. Nothing here is ever printed. What must not live here: what is done with them.
 
 use std::{
     fmt, fs,

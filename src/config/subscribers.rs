@@ -1,0 +1,129 @@
+//! The table `[feed]` of the configuration file: subscribers of the feed over HTTPS. Names and limits are checked here; files and addresses
+//! are opened by `feed`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{ConfigError, error};
+use crate::ledger::Kind;
+
+/// Subscribers of one feed. Each reads the ledger by itself, on two connections to PostgreSQL.
+pub const SUBSCRIBERS_MAX: usize = 16;
+/// Longest name, in bytes.
+const NAME_BYTES_MAX: usize = 50;
+/// Prefixes of accounts of one subscriber.
+const ACCOUNTS_MAX: usize = 100;
+/// Deliveries at once to one subscriber.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Where a subscriber that is new begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the first row of the ledger.
+    Beginning,
+    /// With the next row.
+    Now,
+}
+
+/// One address that events are sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscriberConfig {
+    /// Its name: what it has taken is kept by it.
+    pub name: String,
+    /// `https://…`; `http://` only on this machine, or with `private_network`.
+    pub url: String,
+    /// File with its secrets, `whsec_…`, one a line; relative to the configuration file.
+    pub secrets_file: PathBuf,
+    /// Only accounts whose ids begin so; none: all.
+    #[serde(default)]
+    pub accounts: Vec<String>,
+    /// Only rows of callbacks of these types, such as `payment.captured`; none: all.
+    #[serde(default)]
+    pub types: Vec<String>,
+    /// Where it begins, the first time.
+    #[serde(default = "beginning")]
+    pub start: Start,
+    /// PEM file with an authority that is trusted besides those of the system; relative to the configuration file.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Whether addresses that are not public, and plain `http://`, are allowed.
+    #[serde(default)]
+    pub private_network: bool,
+    /// Deliveries at once, at most; of one account always one.
+    #[serde(default = "in_flight")]
+    pub in_flight_max: usize,
+}
+
+fn beginning() -> Start {
+    Start::Beginning
+}
+
+fn in_flight() -> usize {
+    8
+}
+
+/// The table `[feed]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubscribersConfig {
+    /// Who gets events over HTTPS.
+    pub subscriber: Vec<SubscriberConfig>,
+}
+
+impl SubscribersConfig {
+    /// Reads the table, and makes paths of files relative to `folder` whole.
+    pub(super) fn from_toml(table: toml::Value, folder: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = table.try_into().map_err(|cause: toml::de::Error| {
+            error("feed (configuration file)", cause.message().to_owned())
+        })?;
+        if config.subscriber.len() > SUBSCRIBERS_MAX {
+            let problem =
+                format!("{} subscribers, at most {SUBSCRIBERS_MAX} are allowed", config.subscriber.len());
+            return Err(error("feed.subscriber (configuration file)", problem));
+        }
+        let mut names = BTreeSet::new();
+        for subscriber in &mut config.subscriber {
+            check(subscriber)?;
+            if !names.insert(subscriber.name.clone()) {
+                return Err(problem(subscriber, "name", "another subscriber has it too".to_owned()));
+            }
+            subscriber.secrets_file = folder.join(&subscriber.secrets_file);
+            subscriber.ca_file = subscriber.ca_file.take().map(|path| folder.join(path));
+        }
+        Ok(config)
+    }
+}
+
+fn problem(subscriber: &SubscriberConfig, member: &str, words: String) -> ConfigError {
+    error(&format!("feed.subscriber {:?}, {member} (configuration file)", subscriber.name), words)
+}
+
+fn check(subscriber: &SubscriberConfig) -> Result<(), ConfigError> {
+    let SubscriberConfig { name, accounts, types, in_flight_max, .. } = subscriber;
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(super::checks::is_plain) {
+        let words = format!("expected 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' and '.'");
+        return Err(problem(subscriber, "name", words));
+    }
+    if !(1..=IN_FLIGHT_MAX).contains(in_flight_max) {
+        let words = format!("{in_flight_max} is not a whole number from 1 to {IN_FLIGHT_MAX}");
+        return Err(problem(subscriber, "in_flight_max", words));
+    }
+    if accounts.len() > ACCOUNTS_MAX || accounts.iter().any(String::is_empty) {
+        let words = format!(
+            "expected at most {ACCOUNTS_MAX} prefixes, none of them empty; leave it out for all accounts"
+        );
+        return Err(problem(subscriber, "accounts", words));
+    }
+    if let Some(unknown) = types.iter().find(|name| Kind::parse(name).is_none()) {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let words = format!("{unknown:?} is none of {}", known.join(", "));
+        return Err(problem(subscriber, "types", words));
+    }
+    Ok(())
+}

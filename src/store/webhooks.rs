@@ -1,0 +1,465 @@
+//! What subscribers over HTTPS have not taken yet: per subscriber whether it takes anything, per account that is behind the last version that
+//! it took, the last that it is to get, and when it is tried next. Each change is of one row by its key, so that whoever schedules and whoever
+//! delivers need not wait for each other. What must not live here: HTTP, and how long to wait.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::{StoreError, feed::Entry, rows::storable};
+
+/// Accounts of one subscriber that may be behind at once. Where there are more, its feed reads no further until some are taken.
+pub const ACCOUNTS_BEHIND_MAX: i64 = 10_000;
+/// Longest text of a failure that is kept.
+const ERROR_CHARS_MAX: usize = 500;
+/// The account of the news that the history is another.
+pub const HISTORY_ACCOUNT: &str = "";
+
+/// Has the subscriber's row there.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn make(connection: &mut PgConnection, name: &str) -> Result<(), StoreError> {
+    sqlx::query("insert into webhooks (name) values ($1) on conflict (name) do nothing")
+        .bind(name)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// True where the subscriber is enabled, and less than [`ACCOUNTS_BEHIND_MAX`] of its accounts are behind.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn has_room(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "select exists (select from webhooks where name = $1 and disabled_at is null)
+            and (select count(*) from (select from webhook_accounts where subscriber = $1 limit $2) as behind) < $2",
+    )
+    .bind(name)
+    .bind(ACCOUNTS_BEHIND_MAX)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// News of an account: the first and the last version of it that the subscriber is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The account.
+    pub account_id: String,
+    /// The first version.
+    pub first: i64,
+    /// The last version.
+    pub last: i64,
+}
+
+/// Has these accounts delivered. Safe to repeat: at worst a subscriber that has taken all of them gets copies.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn schedule(connection: &mut PgConnection, name: &str, news: &[News]) -> Result<(), StoreError> {
+    let accounts: Vec<&str> = news.iter().map(|one| one.account_id.as_str()).collect();
+    let first: Vec<i64> = news.iter().map(|one| one.first).collect();
+    let last: Vec<i64> = news.iter().map(|one| one.last).collect();
+    sqlx::query(
+        "insert into webhook_accounts as w (subscriber, account_id, delivered, wanted)
+         select $1, n.account_id, n.first - 1, n.last
+         from unnest($2::text[], $3::bigint[], $4::bigint[]) as n(account_id, first, last) order by n.account_id
+         on conflict (subscriber, account_id) do update set wanted = excluded.wanted where w.wanted < excluded.wanted",
+    )
+    .bind(name)
+    .bind(accounts)
+    .bind(first)
+    .bind(last)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Has the subscriber told that the history is another, before anything else. One that has not been told of the last one yet hears of
+/// both at once.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn schedule_history(
+    connection: &mut PgConnection,
+    name: &str,
+    before: &str,
+    txn: i64,
+) -> Result<(), StoreError> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query(
+        "update webhooks set history_before = coalesce(history_before, $2), history_txn = least(history_txn, $3) where name = $1",
+    )
+    .bind(name)
+    .bind(before)
+    .bind(txn)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "insert into webhook_accounts as w (subscriber, account_id, delivered, wanted) values ($1, $2, 0, 1)
+         on conflict (subscriber, account_id) do update set wanted = w.delivered + 1, due_at = clock_timestamp()",
+    )
+    .bind(name)
+    .bind(HISTORY_ACCOUNT)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The subscriber, before a delivery.
+#[derive(Debug, Clone, FromRow)]
+pub struct Standing {
+    /// Whether anything may be sent now: it is enabled, and the one who asks has the lease.
+    pub may_send: bool,
+    /// Rises with each act of a person.
+    pub acts: i64,
+    /// The history that the subscriber still believes in, and where it was left; `None`: it knows the present one.
+    pub history_before: Option<String>,
+    /// See `history_before`.
+    pub history_txn: Option<i64>,
+}
+
+/// How the subscriber stands, asked by the holder of its lease; `None`: there is no such subscriber.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn standing(
+    connection: &mut PgConnection,
+    name: &str,
+    holder: &str,
+) -> Result<Option<Standing>, StoreError> {
+    Ok(sqlx::query_as(
+        "select w.disabled_at is null
+                and exists (select from feeds f where f.name = w.name and f.holder = $2 and f.lease_until > clock_timestamp())
+                as may_send,
+                w.acts, w.history_before, w.history_txn
+         from webhooks w where w.name = $1",
+    )
+    .bind(name)
+    .bind(holder)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// An account that is to be tried.
+#[derive(Debug, Clone, FromRow)]
+pub struct Due {
+    /// The account; [`HISTORY_ACCOUNT`]: the news that the history is another.
+    pub account_id: String,
+    /// The last version that the subscriber has taken.
+    pub delivered: i64,
+    /// The last that it is to get.
+    pub wanted: i64,
+    /// Tries since it took one.
+    pub attempts: i32,
+}
+
+/// Which accounts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that have not failed.
+    First,
+    /// Those that failed, and whose pause has ended.
+    Again,
+    /// The one whose time comes first, be it still to come: to see whether the subscriber is back.
+    Next,
+}
+
+/// At most `rows_max` accounts, none of those `in_flight`. While the subscriber has not been told of another history, only that.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn due(
+    connection: &mut PgConnection,
+    name: &str,
+    which: Which,
+    in_flight: &[String],
+    rows_max: usize,
+) -> Result<Vec<Due>, StoreError> {
+    Ok(sqlx::query_as(
+        "select account_id, delivered, wanted, attempts from webhook_accounts
+         where subscriber = $1
+           and due_at <= case when $2 = 'next' then timestamptz '9999-01-01' else clock_timestamp() end
+           and ($2 = 'next' or (attempts > 0) = ($2 = 'again'))
+           and delivered < wanted and account_id <> all($3)
+           and (account_id = '' or not exists (
+               select from webhook_accounts where subscriber = $1 and account_id = '' and delivered < wanted))
+         order by due_at limit $4",
+    )
+    .bind(name)
+    .bind(match which {
+        Which::First => "first",
+        Which::Again => "again",
+        Which::Next => "next",
+    })
+    .bind(in_flight)
+    .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?)
+}
+
+/// At most `rows_max` rows of each of these accounts, from the first that the subscriber has not taken to the last that it is to get; by account
+/// and version.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn rows(
+    connection: &mut PgConnection,
+    due: &[Due],
+    rows_max: usize,
+) -> Result<Vec<Entry>, StoreError> {
+    let accounts: Vec<&str> = due.iter().map(|one| one.account_id.as_str()).collect();
+    let delivered: Vec<i64> = due.iter().map(|one| one.delivered).collect();
+    let wanted: Vec<i64> = due.iter().map(|one| one.wanted).collect();
+    Ok(sqlx::query_as(
+        "select l.* from unnest($1::text[], $2::bigint[], $3::bigint[]) as d(account_id, delivered, wanted)
+         cross join lateral (
+             select * from ledger
+             where account_id = d.account_id and account_version > d.delivered and account_version <= d.wanted
+             order by account_version limit $4) as l
+         order by l.account_id, l.account_version",
+    )
+    .bind(accounts)
+    .bind(delivered)
+    .bind(wanted)
+    .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?)
+}
+
+/// What became of a try.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// The account.
+    pub account_id: String,
+    /// What it had taken before.
+    pub was: i64,
+    /// What it has taken now.
+    pub upto: i64,
+    /// Events that it has taken.
+    pub taken: i64,
+    /// Why it took no more, and how long to wait; `None`: it took all that it was sent.
+    pub failure: Option<(String, Duration)>,
+}
+
+/// Keeps what became of tries. True: the subscriber has failed for longer than `give_up_after` and is disabled by this. An account that has
+/// failed for so long while others were taken is given up alone.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn keep(
+    connection: &mut PgConnection,
+    name: &str,
+    tried: &[Tried],
+    give_up_after: Duration,
+) -> Result<bool, StoreError> {
+    let error = |one: &Tried| {
+        one.failure
+            .as_ref()
+            .map(|(words, _)| storable(words).chars().take(ERROR_CHARS_MAX).collect::<String>())
+    };
+    let pause_s = |one: &Tried| one.failure.as_ref().map_or(0.0, |(_, pause)| pause.as_secs_f64());
+    let give_up_s = give_up_after.as_secs_f64();
+    let mut transaction = connection.begin().await?;
+    // Somebody may have asked for older versions meanwhile; then this try says nothing of them.
+    sqlx::query(
+        "update webhook_accounts w
+         set delivered = t.upto, last_error = t.error, due_at = clock_timestamp() + make_interval(secs => t.pause_s),
+             attempts = case when t.error is null then 0 when t.upto > t.was then 1 else w.attempts + 1 end,
+             failing_since = case when t.error is null then null when t.upto > t.was then clock_timestamp()
+                                  else coalesce(w.failing_since, clock_timestamp()) end
+         from unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::float8[]) as t(account_id, was, upto, error, pause_s)
+         where w.subscriber = $1 and w.account_id = t.account_id and w.delivered = t.was",
+    )
+    .bind(name)
+    .bind(tried.iter().map(|one| one.account_id.as_str()).collect::<Vec<_>>())
+    .bind(tried.iter().map(|one| one.was).collect::<Vec<_>>())
+    .bind(tried.iter().map(|one| one.upto).collect::<Vec<_>>())
+    .bind(tried.iter().map(error).collect::<Vec<_>>())
+    .bind(tried.iter().map(pause_s).collect::<Vec<_>>())
+    .execute(&mut *transaction)
+    .await?;
+    let taken: i64 = tried.iter().map(|one| one.taken).sum();
+    let is_told = tried.iter().any(|one| one.account_id == HISTORY_ACCOUNT && one.failure.is_none());
+    sqlx::query(
+        "update webhooks
+         set delivered = delivered + $2,
+             delivered_at = case when $2 > 0 then clock_timestamp() else delivered_at end,
+             failing_since = case when $2 > 0 then null when $3 then coalesce(failing_since, clock_timestamp()) else failing_since end,
+             history_before = case when $4 then null else history_before end,
+             history_txn = case when $4 then null else history_txn end
+         where name = $1",
+    )
+    .bind(name)
+    .bind(taken)
+    .bind(tried.iter().any(|one| one.failure.is_some()))
+    .bind(is_told)
+    .execute(&mut *transaction)
+    .await?;
+    let why = format!("it has taken nothing for {} s", give_up_after.as_secs());
+    let disabled = sqlx::query(
+        "update webhooks set disabled_at = clock_timestamp(), disabled_why = $3
+         where name = $1 and disabled_at is null and failing_since < clock_timestamp() - make_interval(secs => $2)",
+    )
+    .bind(name)
+    .bind(give_up_s)
+    .bind(why)
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    if disabled == 0 {
+        sqlx::query(
+            "update webhook_accounts set due_at = 'infinity'
+             where subscriber = $1 and account_id = any($3) and failing_since < clock_timestamp() - make_interval(secs => $2)",
+        )
+        .bind(name)
+        .bind(give_up_s)
+        .bind(tried.iter().filter(|one| one.failure.is_some()).map(|one| one.account_id.as_str()).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await?;
+    }
+    transaction.commit().await?;
+    sqlx::query("select forget_settled_webhooks($1)").bind(name).execute(connection).await?;
+    Ok(disabled > 0)
+}
+
+/// The subscriber takes events again: what failed meanwhile is tried at once.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn wake(connection: &mut PgConnection, name: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "update webhook_accounts set due_at = clock_timestamp() where subscriber = $1 and attempts > 0 and due_at < 'infinity'",
+    )
+    .bind(name)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Nothing more is sent to this subscriber, until a person enables it. False: it was disabled already.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn disable(connection: &mut PgConnection, name: &str, why: &str) -> Result<bool, StoreError> {
+    let disabled = sqlx::query(
+        "update webhooks set disabled_at = clock_timestamp(), disabled_why = $2 where name = $1 and disabled_at is null",
+    )
+    .bind(name)
+    .bind(why)
+    .execute(connection)
+    .await?;
+    Ok(disabled.rows_affected() > 0)
+}
+
+/// All that it has not taken is tried at once, as if nothing had failed. False: there is no such subscriber.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn enable(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let enabled = sqlx::query(
+        "update webhooks set disabled_at = null, disabled_why = null, failing_since = null, acts = acts + 1 where name = $1",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "update webhook_accounts set due_at = clock_timestamp(), attempts = 0, failing_since = null where subscriber = $1 and attempts > 0",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(enabled.rows_affected() > 0)
+}
+
+/// Has the versions of an account from `from_version` sent again. The version of its last row; `None`: there is no such subscriber, or the
+/// account has no such version.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn replay(
+    connection: &mut PgConnection,
+    name: &str,
+    account_id: &str,
+    from_version: i64,
+) -> Result<Option<i64>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let last: Option<i64> = sqlx::query_scalar(
+        "insert into webhook_accounts as w (subscriber, account_id, delivered, wanted)
+         select s.name, a.account_id, $3 - 1, a.version from webhooks s, accounts a
+         where s.name = $1 and a.account_id = $2 and $3 between 1 and a.version
+         on conflict (subscriber, account_id) do update
+         set delivered = least(w.delivered, excluded.delivered), wanted = greatest(w.wanted, excluded.wanted),
+             due_at = clock_timestamp(), attempts = 0, failing_since = null
+         returning wanted",
+    )
+    .bind(name)
+    .bind(account_id)
+    .bind(from_version)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    sqlx::query("update webhooks set acts = acts + 1 where name = $1")
+        .bind(name)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(last)
+}
+
+/// Forgets a subscriber, with what it has not taken. False: there is none, or a feed works for it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn forget(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("select forget_webhook($1)").bind(name).fetch_one(connection).await?)
+}
+
+/// A subscriber, as people and alerts see it.
+#[derive(Debug, Clone, serde::Serialize, FromRow)]
+pub struct WebhookRow {
+    /// Its feed: `<feed_name>:webhook:<subscriber>`.
+    pub name: String,
+    /// Since when nothing is sent to it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub disabled_at: Option<OffsetDateTime>,
+    /// Why.
+    pub disabled_why: Option<String>,
+    /// For how long it has taken nothing, in seconds; 0 while it takes some.
+    pub failing_seconds: f64,
+    /// When it took an event last.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub delivered_at: Option<OffsetDateTime>,
+    /// Events that it has taken; copies count.
+    pub delivered: i64,
+    /// Accounts of which it has not taken all, at most [`ACCOUNTS_BEHIND_MAX`] or so.
+    pub accounts_behind: i64,
+    /// Those of them that are given up.
+    pub accounts_given_up: i64,
+    /// The newest failure of an account that is behind.
+    pub last_error: Option<String>,
+}
+
+/// Every subscriber, by name.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(connection: &mut PgConnection) -> Result<Vec<WebhookRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "select w.name, w.disabled_at, w.disabled_why, w.delivered_at, w.delivered,
+                coalesce(extract(epoch from clock_timestamp() - w.failing_since), 0)::float8 as failing_seconds,
+                b.behind as accounts_behind, b.given_up as accounts_given_up, b.last_error
+         from webhooks w
+         cross join lateral (
+             select count(*) as behind, count(*) filter (where due_at = 'infinity') as given_up,
+                    (array_agg(last_error order by failing_since desc) filter (where last_error is not null))[1] as last_error
+             from webhook_accounts where subscriber = w.name and delivered < wanted) as b
+         order by w.name",
+    )
+    .fetch_all(connection)
+    .await?)
+}
