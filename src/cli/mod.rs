@@ -14,6 +14,7 @@ mod adjust;
 mod api;
 mod audit;
 mod cases;
+mod dry_run;
 mod event;
 mod feed;
 mod ingress;

@@ -6,7 +6,7 @@ use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::json;
 use time::Duration;
 
-use super::{Failure, cases, print_json, progress, remove, table, with_database};
+use super::{Failure, cases, dry_run, print_json, progress, remove, table, with_database};
 use crate::{
     app,
     config::Config,
@@ -69,6 +69,9 @@ pub(super) enum Command {
         /// Kept with the cases that this ends.
         #[arg(long, default_value = "replayed by hand", value_parser = words, value_name = "TEXT")]
         why: String,
+        /// Change nothing: say what would become of each case now, and of the money.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Removes discarded cases for good, and counts them out, so that audits stay right. For the owner of the tables.
     Remove(remove::Args),
@@ -194,7 +197,10 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             cases::list(config, &which.filter(config, &states).await?, page, json).await
         }
         Command::Show { id, json } => cases::show(config, id, json).await,
-        Command::Replay { which, how, why } => {
+        Command::Replay { which, how, dry_run: true, .. } => {
+            dry_run::replay(config, which.chosen(config, Verb::Replay, how.all).await?, how.json).await
+        }
+        Command::Replay { which, how, why, dry_run: false } => {
             work(config, (Verb::Replay, None), which, &how, &why, true).await
         }
         Command::Remove(args) => remove::run(config, args).await,
@@ -290,7 +296,7 @@ async fn work(
 }
 
 /// Which of the named cases this is not for, and why; `None` where it is for all of them.
-fn absent(ids: &[i64], states: &BTreeMap<i64, String>, verb: Verb) -> Option<String> {
+pub(super) fn absent(ids: &[i64], states: &BTreeMap<i64, String>, verb: Verb) -> Option<String> {
     let mut words: Vec<String> = ids
         .iter()
         .filter_map(|id| match states.get(id) {

@@ -15,6 +15,7 @@ mod kind;
 mod payment;
 mod plan;
 mod reason;
+mod unwritten;
 
 pub use account::{Account, AccountStatus, Refusal};
 pub use callback::{
@@ -31,3 +32,4 @@ pub use plan::{
     Plan, ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
 };
 pub use reason::{CaseState, Layer, Reason};
+pub use unwritten::Unwritten;

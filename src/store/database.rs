@@ -22,6 +22,9 @@ use crate::{config::TlsConfig, hosts::each_host, tls};
 /// a migration, or gone, and a batch then goes on without what is locked.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How long a dry run may do nothing, in milliseconds. Its snapshot keeps vacuum from what was deleted since.
+const DRY_RUN_IDLE_MAX_MS: &str = "600000";
+
 /// Where the database is, and how long it may take.
 #[derive(Debug)]
 pub struct Database {
@@ -133,6 +136,23 @@ impl Database {
         ]);
         other.reads_only = true;
         other
+    }
+
+    /// Opens a session for a dry run, inside one transaction that cannot write: the database stays what it was when this was called, and
+    /// no row is locked. What is looked up is looked up as workers do. It ends with the connection.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn connect_for_dry_run(&self) -> Result<PgConnection, StoreError> {
+        let mut other = self.with_settings([
+            ("default_transaction_read_only", "on"),
+            // Between two batches a person may look at what was printed, or a pipe may have nothing to give.
+            ("idle_in_transaction_session_timeout", DRY_RUN_IDLE_MAX_MS),
+        ]);
+        other.reads_only = true;
+        let mut connection = other.connect().await?;
+        sqlx::raw_sql("begin isolation level repeatable read, read only").execute(&mut connection).await?;
+        Ok(connection)
     }
 
     fn with_settings<const N: usize>(&self, other: [(&'static str, &str); N]) -> Self {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::ledger::{
     Account, AccountId, AccountStatus, Callback, Currency, Deposit, Facts, Kind, Movement, OperationId,
-    OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Running, Snapshot, Source,
+    OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Running, Snapshot, Source, Unwritten,
 };
 
 /// Loads all that [`crate::ledger::decide`] needs to know about these callbacks.
@@ -28,8 +28,21 @@ use crate::ledger::{
 /// # Errors
 /// [`StoreError`]; [`StoreError::Refused`] where a stored row is not what this program could have written.
 pub async fn load(connection: &mut PgConnection, callbacks: &[Callback]) -> Result<Snapshot, StoreError> {
-    let mut snapshot = load_besides_ledger(connection, callbacks).await?;
+    load_over(connection, callbacks, &Unwritten::default()).await
+}
+
+/// The same, as if what is unwritten were stored: for dry runs.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_over(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    unwritten: &Unwritten,
+) -> Result<Snapshot, StoreError> {
+    let mut snapshot = load_stored(connection, callbacks, unwritten).await?;
     add_ledger(connection, callbacks.iter().collect(), &mut snapshot).await?;
+    unwritten.cover(callbacks, &mut snapshot);
     Ok(snapshot)
 }
 
@@ -42,14 +55,25 @@ pub async fn load_besides_ledger(
     connection: &mut PgConnection,
     callbacks: &[Callback],
 ) -> Result<Snapshot, StoreError> {
+    load_stored(connection, callbacks, &Unwritten::default()).await
+}
+
+/// What is stored, of the callbacks and of what waits for them: which is found with what is unwritten.
+async fn load_stored(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    unwritten: &Unwritten,
+) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     let mut accounts: HashSet<AccountId> = named_accounts(callbacks.iter());
-    let found = find_accounts(connection, callbacks, &mut snapshot).await?;
+    let mut found = find_accounts(connection, callbacks, &mut snapshot).await?;
+    found.extend(unwritten.found_accounts(callbacks));
     accounts.extend(found.iter().cloned());
     let anything_waits = load_accounts(connection, &accounts, &mut snapshot).await?;
     if anything_waits {
-        load_waiting(connection, callbacks, found, &mut snapshot).await?;
+        load_waiting(connection, callbacks, &found, &mut snapshot).await?;
     }
+    unwritten.cover_waiting(callbacks, &found, &mut snapshot.waiting);
     // What waits is decided again where this batch moves its payment, or brings money.
     let waiting: Vec<Callback> = snapshot.waiting.iter().map(|case| case.callback.clone()).collect();
     if !waiting.is_empty() {

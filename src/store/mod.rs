@@ -50,7 +50,7 @@ pub use counts::{Tally, TallyKind};
 pub use database::{Connection, Database, Reader};
 pub use grants::{GrantError, Grantee, WORKER_RIGHTS, check_worker_rights, grant};
 pub use known::add_ledger;
-pub use load::{load, load_besides_ledger};
+pub use load::{load, load_besides_ledger, load_over};
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;
 

@@ -10,11 +10,11 @@ use super::{
     StoreError,
     columns::{CASE_COLUMNS, stored_case},
     filter::push_filter,
-    load::load,
+    load::load_over,
     report::CaseRow,
 };
 use crate::{
-    ledger::{Callback, CaseId, Snapshot, StoredCase},
+    ledger::{Callback, CaseId, Snapshot, StoredCase, Unwritten},
     mask::{mask, mask_text},
     signature::Headers,
 };
@@ -316,6 +316,18 @@ pub async fn load_cases(
     connection: &mut PgConnection,
     ids: &[CaseId],
 ) -> Result<(Vec<StoredCase>, Snapshot), StoreError> {
+    load_cases_over(connection, ids, &Unwritten::default()).await
+}
+
+/// The same, as if what is unwritten were stored: for dry runs.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_cases_over(
+    connection: &mut PgConnection,
+    ids: &[CaseId],
+    unwritten: &Unwritten,
+) -> Result<(Vec<StoredCase>, Snapshot), StoreError> {
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
         "select {CASE_COLUMNS} from quarantine q
@@ -325,9 +337,10 @@ pub async fn load_cases(
     .bind(ids)
     .fetch_all(&mut *connection)
     .await?;
-    let cases: Vec<StoredCase> = rows.iter().map(stored_case).collect::<Result<_, _>>()?;
+    let mut cases: Vec<StoredCase> = rows.iter().map(stored_case).collect::<Result<_, _>>()?;
+    unwritten.cover_cases(&mut cases);
     let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
-    let snapshot = load(connection, &callbacks).await?;
+    let snapshot = load_over(connection, &callbacks, unwritten).await?;
     Ok((cases, snapshot))
 }
 

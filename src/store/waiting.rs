@@ -25,13 +25,13 @@ const WAITING_MAX: i64 = 1_000;
 pub(super) async fn load_waiting(
     connection: &mut PgConnection,
     callbacks: &[Callback],
-    found: Vec<AccountId>,
+    found: &[AccountId],
     snapshot: &mut Snapshot,
 ) -> Result<(), StoreError> {
     let mut payments: HashSet<PaymentKey> = callbacks.iter().filter_map(Callback::payment_key).collect();
     // Where any names no account, which of them those are about that bring money is not told apart.
     let mut next = named_accounts(callbacks.iter().filter(|callback| callback.kind.may_bring_funds()));
-    next.extend(found);
+    next.extend(found.iter().cloned());
     let mut looked_at: HashSet<AccountId> = HashSet::new();
     let by_account = format!(
         "select {CASE_COLUMNS}

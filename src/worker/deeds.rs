@@ -163,6 +163,7 @@ async fn work(
 }
 
 /// Whether a case is a message that was never decoded as a callback, and may be one by now.
-fn is_looked_at_again(reason: &str) -> bool {
+#[must_use]
+pub fn is_looked_at_again(reason: &str) -> bool {
     [Reason::BadSignature, Reason::Unmapped].iter().any(|one| one.as_str() == reason)
 }

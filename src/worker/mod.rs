@@ -12,6 +12,7 @@ mod dead_letter;
 pub mod deeds;
 mod direct;
 mod disposition;
+pub mod dry_run;
 mod lane;
 mod process;
 pub mod replay;

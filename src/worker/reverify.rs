@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Cases in one transaction at most: each can hold 1 MiB.
-const REVERIFY_BATCH_MAX: usize = 100;
+pub(super) const REVERIFY_BATCH_MAX: usize = 100;
 
 /// What messages are judged by when they are looked at again.
 pub struct Trust<'a> {
@@ -72,7 +72,7 @@ pub async fn reverify(
 }
 
 /// The callback, where the message proves by now where it comes from.
-fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
+pub(super) fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
     let is_proven =
         |source: &str, id: &str| trust.keyring.verify(source, id, &case.signature, &case.body).is_ok();
     match wire::decode(&case.body) {

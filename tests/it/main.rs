@@ -17,6 +17,10 @@ mod dashboard;
 mod database_settings;
 mod dead_letters;
 mod debts;
+#[path = "../pure/draft.rs"]
+#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+mod draft;
+mod dry_runs;
 mod duplicates;
 mod feed;
 mod former_primary;
@@ -48,6 +52,9 @@ mod secrets;
 mod signatures;
 mod stalls;
 mod stopping;
+#[path = "../pure/streams.rs"]
+#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+mod streams;
 mod support;
 mod terminal;
 mod tls;

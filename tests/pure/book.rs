@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use payonce::ledger::{
     Account, AccountId, Callback, CaseEnd, CaseId, CaseState, Currency, Deposit, Entry, Expires, Facts, Key,
     Kind, Known, Layer, Movement, OperationKey, Outcome, Payment, PaymentKey, PaymentState, Plan, Reason,
-    Rules, Running, Snapshot, StoredCase, decide, decide_cases, give_up,
+    Rules, Running, Snapshot, StoredCase, Unwritten, decide, decide_cases, give_up,
 };
 
 use crate::{draft::Draft, model, streams::cut};
@@ -106,6 +106,39 @@ impl Book {
         }
     }
 
+    /// What a dry run would say of these stored cases.
+    pub fn decide_cases_over(&self, ids: &[CaseId], unwritten: &mut Unwritten) -> Plan {
+        let mut cases: Vec<StoredCase> = ids.iter().map(|id| self.stored_case(at(*id))).collect();
+        unwritten.cover_cases(&mut cases);
+        let callbacks: Vec<Callback> = cases.iter().map(|case| case.callback.clone()).collect();
+        let snapshot = self.load_over(&callbacks, unwritten);
+        let plan = decide_cases(&snapshot, &cases, &self.rules, Expires::Nothing);
+        unwritten.take(&snapshot, &[], &cases, &plan);
+        plan
+    }
+
+    /// What a dry run would say of these callbacks.
+    pub fn decide_over(&self, callbacks: &[Callback], unwritten: &mut Unwritten) -> Plan {
+        let snapshot = self.load_over(callbacks, unwritten);
+        let plan = decide(&snapshot, callbacks, &self.rules);
+        unwritten.take(&snapshot, callbacks, &[], &plan);
+        plan
+    }
+
+    /// Ids of all cases that nobody has ended.
+    pub fn unended(&self) -> Vec<CaseId> {
+        self.stored(Case::is_unended).iter().map(|case| case.id).collect()
+    }
+
+    /// Decides these cases and writes that, as a replay does.
+    pub fn replay_ids(&mut self, ids: &[CaseId]) -> Plan {
+        let still: Vec<CaseId> = ids.iter().copied().filter(|id| self.cases[at(*id)].is_unended()).collect();
+        let plan = self.decide_cases(&still, Expires::Nothing);
+        let lost = self.apply(&[], plan.clone()).unwrap();
+        assert!(lost.is_empty(), "lost {lost:?} without a concurrent writer");
+        plan
+    }
+
     /// What a sweep or a person would do to these cases now.
     pub fn decide_cases(&self, ids: &[CaseId], expires: Expires) -> Plan {
         let cases: Vec<StoredCase> = ids.iter().map(|id| self.stored_case(at(*id))).collect();
@@ -127,12 +160,22 @@ impl Book {
 
     /// What the database knows about these callbacks, as `store::load` reads it.
     pub fn load(&self, callbacks: &[Callback]) -> Snapshot {
+        self.load_over(callbacks, &Unwritten::default())
+    }
+
+    /// The same for a dry run, as `store::load_over` reads it.
+    pub fn load_over(&self, callbacks: &[Callback], unwritten: &Unwritten) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut accounts: BTreeSet<AccountId> = named(callbacks.iter());
         for callback in callbacks.iter().filter(|callback| callback.named_account().is_none()) {
             accounts.extend(self.find_account(callback, &mut snapshot));
         }
-        let waiting = self.load_waiting(callbacks, &accounts);
+        let found = unwritten.found_accounts(callbacks);
+        accounts.extend(found.iter().cloned());
+        let mut waiting = self.load_waiting(callbacks, &accounts);
+        // As the book does: money may come to every account of the batch.
+        let found: Vec<AccountId> = accounts.iter().cloned().collect();
+        unwritten.cover_waiting(callbacks, &found, &mut waiting);
         accounts.extend(named(waiting.iter().map(|case| &case.callback)));
         for account_id in accounts {
             match self.accounts.get(&account_id) {
@@ -168,6 +211,7 @@ impl Book {
             }
         }
         snapshot.waiting = waiting;
+        unwritten.cover(callbacks, &mut snapshot);
         snapshot
     }
 

@@ -6,6 +6,7 @@
 mod book;
 mod deployment;
 mod draft;
+mod dry_runs;
 mod hostile_input;
 mod links;
 mod model;

@@ -9,10 +9,19 @@ use crate::{
     book::Book,
     draft::{Draft, build},
     model::{Model, View, is_same_fact},
-    streams::{Accounts, OPENED, cut, cuts, opened, stream},
+    streams::{Accounts, OPENED, cut, cuts, stream},
 };
 
 const LENGTH: usize = 60;
+
+pub fn opened() -> (Model, Book) {
+    let (mut model, mut book) = (Model::default(), Book::default());
+    for (account, balance) in OPENED {
+        model.open(account, balance);
+        book.open(account, balance);
+    }
+    (model, book)
+}
 
 fn one_by_one(stream: &[Draft]) -> View {
     let (mut model, _) = opened();

@@ -7,7 +7,8 @@ use crate::{
     book::Book,
     draft::{Draft, build},
     model::{View, is_same_operation},
-    streams::{Accounts, OPENED, cut, cuts, opened, stream},
+    properties::opened,
+    streams::{Accounts, OPENED, cut, cuts, stream},
 };
 
 const LENGTH: usize = 40;

@@ -6,22 +6,13 @@
 use payonce::ledger::{Amount, Direction, Kind};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use crate::{book::Book, draft::Draft, model::Model};
+use crate::draft::Draft;
 
 /// Accounts that the streams are about: `acct-0` is opened by its first deposit, the others have money already, `acct-2` nearly
 /// all that 64 bits hold.
 pub const OPENED: [(&str, i64); 2] = [("acct-1", 400), ("acct-2", i64::MAX - 50)];
 const ACCOUNTS: usize = 3;
 const PAYMENTS: usize = 5;
-
-pub fn opened() -> (Model, Book) {
-    let (mut model, mut book) = (Model::default(), Book::default());
-    for (account, balance) in OPENED {
-        model.open(account, balance);
-        book.open(account, balance);
-    }
-    (model, book)
-}
 
 /// What may meet across accounts. Lanes and processes share nothing but the database, so concurrent writers are tried with `Apart` where
 /// the end has to be that of one after the other.

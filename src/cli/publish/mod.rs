@@ -1,5 +1,6 @@
 //! `payonce publish FILE…`.
 
+mod dry_run;
 mod follow;
 mod lines;
 
@@ -52,6 +53,10 @@ pub(super) struct Args {
     /// Wait until workers have settled each callback (at most publish_wait_max_ms), and say what became of it.
     #[arg(long)]
     wait: bool,
+    /// Send nothing: say what would become of each callback now, and of the money, were one worker to take them in this order. At most a
+    /// million callbacks.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// Send without a signature, even where workers will refuse that.
     #[arg(long)]
     unsigned: bool,
@@ -69,6 +74,10 @@ struct RefusedLine {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    if args.dry_run {
+        let Args { files, unchecked, unsigned, json, .. } = args;
+        return dry_run::run(config, dry_run::Asked { files, unchecked, unsigned, json }).await;
+    }
     let names = Names::new(&config.prefix);
     // First, so that nothing is published where nobody could say what became of it.
     let followed = if args.wait { Some(Followed::open(config).await?) } else { None };
@@ -223,8 +232,7 @@ impl Sending {
     }
 
     fn sign(&self, key: &Key, body: &[u8]) -> Result<Headers, String> {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signed = self.keyring.sign(key.source.as_str(), key.event_id.as_str(), now_s, body)?;
+        let signed = self.keyring.sign(key.source.as_str(), key.event_id.as_str(), now_s(), body)?;
         Ok(signed.unwrap_or_default())
     }
 
@@ -299,6 +307,11 @@ impl Sending {
         self.progress.suspend(|| eprintln!("{} line {line}: {}", safe(file), safe(&problem)));
         self.refused.push(RefusedLine { file: file.to_owned(), line, problem });
     }
+}
+
+/// Seconds since 1970 by this machine's clock, for signatures.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Waits for the broker, but not for ever. One that is short of memory or disk says so and takes nothing until that is over.
