@@ -27,8 +27,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    // And one for the markers.
-    let progress = progress::bar(Some(CHECKS.len() as u64 + 1), "{wide_bar} {pos}/{len} checks, {elapsed}");
+    // And those of payload hashes and of markers.
+    let progress = progress::bar(Some(CHECKS.len() as u64 + 2), "{wide_bar} {pos}/{len} checks, {elapsed}");
     let show = |finding: &Finding| {
         if !args.json {
             progress.suspend(|| print(finding));
@@ -68,12 +68,16 @@ fn print(finding: &Finding) {
         say!("{skipped} {}: {}; {}", finding.name, finding.promise, table::safe(why));
         return;
     }
+    let rows = match finding.skipped_rows {
+        0 => String::new(),
+        rows => format!("; {rows} rows skipped, which were written before the schema kept what this needs"),
+    };
     if !finding.is_violated() {
-        say!("{}      {}: {}", paint::out(Ink::Good, "ok"), finding.name, finding.promise);
+        say!("{}      {}: {}{rows}", paint::out(Ink::Good, "ok"), finding.name, finding.promise);
         return;
     }
     let failed = paint::out(Ink::Bad, "FAILED");
-    say!("{failed}  {}: {}; {} violations", finding.name, finding.promise, finding.violations);
+    say!("{failed}  {}: {}; {} violations{rows}", finding.name, finding.promise, finding.violations);
     for example in &finding.examples {
         say!("          {}", table::safe(example));
     }

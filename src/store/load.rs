@@ -71,7 +71,8 @@ async fn load_stored(
     accounts.extend(found.iter().cloned());
     let anything_waits = load_accounts(connection, &accounts, &mut snapshot).await?;
     if anything_waits {
-        load_waiting(connection, callbacks, &found, &mut snapshot).await?;
+        let payments = unwritten.waiting_payments(callbacks, &found);
+        load_waiting(connection, callbacks, (&found, payments), &mut snapshot).await?;
     }
     unwritten.cover_waiting(callbacks, &found, &mut snapshot.waiting);
     // What waits is decided again where this batch moves its payment, or brings money.

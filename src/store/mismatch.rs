@@ -1,7 +1,7 @@
 //! Two contents under one key, field by field: what a person compares. Nothing here is decided on.
 
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::{StoreError, quarantine::CaseDetail};
 use crate::ledger::Reason;
@@ -19,7 +19,32 @@ pub struct Field {
     pub differs: bool,
 }
 
-type Content = (Option<String>, Option<String>, Option<String>, Option<String>, Option<i64>, Option<String>);
+/// The members that make two messages with one key the same callback (contract §2), in the order in which they are shown; each with its SQL,
+/// in which `{final}` is what the table says of `final`.
+const MEMBERS: [(&str, &str); 11] = [
+    ("type", "type"),
+    ("subject", "case when members ? 'subject' then members ->> 'subject' else account_id end"),
+    ("payment_id", "payment_id"),
+    ("operation_id", "operation_id"),
+    ("amount", "amount::text"),
+    ("currency", "currency"),
+    (
+        "final",
+        "case when type in ('payment.captured', 'payment.voided') then coalesce(members ->> 'final', {final}) end",
+    ),
+    ("cumulative", "members ->> 'cumulative'"),
+    (
+        "expires_at",
+        "to_char(timestamptz 'epoch' + (members ->> 'expires_at_us')::bigint * interval '1 microsecond',
+                 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    ),
+    ("to", "members ->> 'to'"),
+    ("direction", "members ->> 'direction'"),
+];
+
+fn content(is_final: &str) -> String {
+    MEMBERS.map(|(_, sql)| sql.replace("{final}", is_final)).join(", ")
+}
 
 /// Both contents of a case with reason `payload_mismatch`, field by field: what was there first under its event id, or else its operation id,
 /// in the ledger or as an older case. Empty for every other case, and where that callback is gone.
@@ -30,37 +55,40 @@ pub async fn fields(connection: &mut PgConnection, detail: &CaseDetail) -> Resul
     if detail.case.reason != Reason::PayloadMismatch.as_str() {
         return Ok(Vec::new());
     }
-    let first: Option<Content> = sqlx::query_as(
-        "select type, account_id, payment_id, operation_id, amount, currency from (
-             (select 1 as rank, type, account_id, payment_id, operation_id, amount, currency from ledger
-              where event_id = $2 and source = $1 limit 1)
+    let of_ledger = content("(type = 'payment.voided')::text");
+    let of_case = content("is_final::text");
+    let first = format!(
+        "select f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11] from (
+             (select 1 as rank, array[{of_ledger}] as f from ledger
+              where event_id = $2 and source = $1 and leg = 0 limit 1)
              union all
-             (select 2, type, account_id, payment_id, operation_id, amount, currency from ledger
-              where operation_id = $4 and type = $3 and source = $1 limit 1)
+             (select 2, array[{of_ledger}] from ledger
+              where operation_id = $4 and type = $3 and source = $1 and leg = 0 limit 1)
              union all
-             (select 3, type, account_id, payment_id, operation_id, amount, currency from quarantine
+             (select 3, array[{of_case}] from quarantine
               where event_id = $2 and source = $1 and type is not null and id < $5 order by id limit 1)
-         ) f order by rank limit 1",
-    )
-    .bind(&detail.case.source)
-    .bind(&detail.case.event_id)
-    .bind(&detail.kind)
-    .bind(&detail.operation_id)
-    .bind(detail.case.id)
-    .fetch_optional(connection)
-    .await?;
-    let Some((kind, account_id, payment_id, operation_id, amount, currency)) = first else {
-        return Ok(Vec::new());
-    };
-    let number = |amount: Option<i64>| amount.map(|amount| amount.to_string());
-    let fields = [
-        ("type", kind, detail.kind.clone()),
-        ("subject", account_id, detail.account_id.clone()),
-        ("payment_id", payment_id, detail.payment_id.clone()),
-        ("operation_id", operation_id, detail.operation_id.clone()),
-        ("amount", number(amount), number(detail.amount)),
-        ("currency", currency, detail.currency.clone()),
-    ];
-    let field = |(field, first, received)| Field { field, differs: first != received, first, received };
-    Ok(fields.map(field).into())
+         ) f order by rank limit 1"
+    );
+    let first = sqlx::query(AssertSqlSafe(first))
+        .bind(&detail.case.source)
+        .bind(&detail.case.event_id)
+        .bind(&detail.kind)
+        .bind(&detail.operation_id)
+        .bind(detail.case.id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let received = sqlx::query(AssertSqlSafe(format!("select {of_case} from quarantine where id = $1")))
+        .bind(detail.case.id)
+        .fetch_optional(connection)
+        .await?;
+    let Some((first, received)) = first.zip(received) else { return Ok(Vec::new()) };
+    MEMBERS
+        .iter()
+        .enumerate()
+        .map(|(at, (field, _))| {
+            let (first, received): (Option<String>, Option<String>) =
+                (first.try_get(at)?, received.try_get(at)?);
+            Ok(Field { field, differs: first != received, first, received })
+        })
+        .collect()
 }

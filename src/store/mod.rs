@@ -26,6 +26,7 @@ mod load;
 mod members;
 pub mod mismatch;
 pub mod providers;
+mod payloads;
 pub mod quarantine;
 pub mod reads;
 pub mod removal;
@@ -51,6 +52,7 @@ pub use database::{Connection, Database, Reader};
 pub use grants::{GrantError, Grantee, WORKER_RIGHTS, check_worker_rights, grant};
 pub use known::add_ledger;
 pub use load::{load, load_besides_ledger, load_over};
+pub use payloads::PAYLOADS;
 pub use schema::{SchemaError, check as check_schema, migrate};
 pub use sqlx::PgConnection;
 

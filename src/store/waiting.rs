@@ -20,15 +20,15 @@ const TRANSFERS_IN_A_ROW_MAX: usize = 8;
 /// Waiting callbacks that a batch looks at in all.
 const WAITING_MAX: i64 = 1_000;
 
-/// What waits for the payments of the batch, and for money of its accounts, `found` ones included, and of those that a waiting transfer
+/// What waits for the payments of the batch and for these, and for money of its accounts, `found` ones included, and of those that a waiting transfer
 /// brings money to in turn; then what else waits for the payments of those.
 pub(super) async fn load_waiting(
     connection: &mut PgConnection,
     callbacks: &[Callback],
-    found: &[AccountId],
+    (found, mut payments): (&[AccountId], HashSet<PaymentKey>),
     snapshot: &mut Snapshot,
 ) -> Result<(), StoreError> {
-    let mut payments: HashSet<PaymentKey> = callbacks.iter().filter_map(Callback::payment_key).collect();
+    payments.extend(callbacks.iter().filter_map(Callback::payment_key));
     // Where any names no account, which of them those are about that bring money is not told apart.
     let mut next = named_accounts(callbacks.iter().filter(|callback| callback.kind.may_bring_funds()));
     next.extend(found.iter().cloned());

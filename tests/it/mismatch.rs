@@ -49,19 +49,49 @@ async fn a_mismatch_is_shown_field_by_field() {
     let worker = world.worker().await;
     let first = Event::payment("payment.succeeded", "p", "a", "pay", 40).operation("op");
     let by_operation = Event::payment("payment.succeeded", "q", "a", "pay", 42).operation("op");
-    let events = [Event::deposit("d", "a", 1_000), Event::deposit("d", "b", 1_001), first, by_operation];
+    let held = Event::payment("payment.authorized", "h", "a", "held", 9);
+    let events = [
+        Event::deposit("d", "a", 1_000),
+        Event::deposit("d", "b", 1_001),
+        first,
+        by_operation,
+        held.clone().with("expires_at", "2099-01-01T00:00:00Z"),
+        held.with("expires_at", "2099-01-01T00:00:00.5Z"),
+        Event::payment("payment.captured", "c", "a", "held", 2),
+        Event { is_final: true, ..Event::payment("payment.captured", "c", "a", "held", 2) }
+            .with("cumulative", true),
+        Event::new("transfer.succeeded", "t", "a", None, 3).operation("t1").with("to", "b"),
+        Event::deposit("b", "b", 1),
+        Event::deposit("z", "z", 1),
+        Event::new("transfer.succeeded", "t", "a", None, 3).operation("t1").with("to", "z"),
+    ];
     for (n, event) in events.iter().enumerate() {
         world.publish(std::slice::from_ref(event)).await;
         world.settled(n as i64 + 1).await;
     }
     worker.stop().await;
     let dashboard = Dashboard::start(&world).await;
-    for (case, expected) in
-        [(1, vec![("subject", "a", "b"), ("amount", "1000", "1001")]), (2, vec![("amount", "40", "42")])]
+    let expires = ("expires_at", "2099-01-01T00:00:00.000000Z", "2099-01-01T00:00:00.500000Z");
+    for (reason_at, expected) in [
+        vec![("subject", "a", "b"), ("amount", "1000", "1001")],
+        vec![("amount", "40", "42")],
+        vec![expires],
+        vec![("final", "false", "true"), ("cumulative", "-", "true")],
+        vec![("to", "b", "z")],
+    ]
+    .into_iter()
+    .enumerate()
     {
+        let case: i64 = sqlx::query_scalar(
+            "select id from quarantine where reason = 'payload_mismatch' order by id offset $1 limit 1",
+        )
+        .bind(reason_at as i64)
+        .fetch_one(&mut world.connect().await)
+        .await
+        .unwrap();
         let answer = dashboard.get(&format!("/api/quarantine/{case}")).await.json();
         let fields = answer["difference"].as_array().expect("both contents").clone();
-        assert_eq!(fields.len(), 6, "{answer}");
+        assert_eq!(fields.len(), 11, "{answer}");
         let differ = fields.iter().filter(|field| field["differs"] == true);
         let text = |field: &serde_json::Value, name: &str| field[name].as_str().unwrap_or("-").to_owned();
         let found: Vec<_> =

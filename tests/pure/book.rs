@@ -72,6 +72,15 @@ impl Book {
         plan
     }
 
+    /// The same, with new cases in the order in which the store writes them, which is that of their keys.
+    pub fn take_as_stored(&mut self, callbacks: &[Callback]) -> Plan {
+        let mut plan = self.decide(callbacks);
+        plan.new_cases.sort_by_key(|case| (case.callback.key.clone(), case.callback.fingerprint));
+        let lost = self.apply(callbacks, plan.clone()).unwrap();
+        assert!(lost.is_empty(), "lost {lost:?} without a concurrent writer");
+        plan
+    }
+
     /// Quarantines what the broker gave up.
     pub fn give_up(&mut self, callbacks: &[Callback]) -> Plan {
         let plan = give_up(&self.load(callbacks), callbacks, &self.rules);
@@ -172,9 +181,10 @@ impl Book {
         }
         let found = unwritten.found_accounts(callbacks);
         accounts.extend(found.iter().cloned());
-        let mut waiting = self.load_waiting(callbacks, &accounts);
         // As the book does: money may come to every account of the batch.
         let found: Vec<AccountId> = accounts.iter().cloned().collect();
+        let payments = unwritten.waiting_payments(callbacks, &found);
+        let mut waiting = self.load_waiting(callbacks, &accounts, payments.into_iter().collect());
         unwritten.cover_waiting(callbacks, &found, &mut waiting);
         accounts.extend(named(waiting.iter().map(|case| &case.callback)));
         for account_id in accounts {
@@ -300,8 +310,13 @@ impl Book {
 
     /// What waits for the payments of the batch, and for money of its accounts and of those that a waiting transfer brings money to; then
     /// what else waits for the payments of those.
-    fn load_waiting(&self, callbacks: &[Callback], accounts: &BTreeSet<AccountId>) -> Vec<StoredCase> {
-        let mut payments: BTreeSet<PaymentKey> = callbacks.iter().filter_map(Callback::payment_key).collect();
+    fn load_waiting(
+        &self,
+        callbacks: &[Callback],
+        accounts: &BTreeSet<AccountId>,
+        mut payments: BTreeSet<PaymentKey>,
+    ) -> Vec<StoredCase> {
+        payments.extend(callbacks.iter().filter_map(Callback::payment_key));
         let mut found: BTreeSet<usize> = BTreeSet::new();
         let mut looked_at: BTreeSet<AccountId> = BTreeSet::new();
         let mut accounts: Vec<AccountId> = accounts.iter().cloned().collect();
