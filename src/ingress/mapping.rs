@@ -51,8 +51,10 @@ pub enum Step {
     RefundFailed,
     /// A chargeback took money away.
     Disputed,
-    /// A chargeback was won.
+    /// A chargeback was won: what the dispute with the same operation id took came back.
     Reinstated,
+    /// The same, of a dispute that the event does not name by the operation id that it came with.
+    ReinstatedElsewhere,
 }
 
 /// The callback types that providers' events turn into (contract §2).
@@ -186,11 +188,15 @@ pub fn becomes(purpose: Purpose, capture: Capture, step: Step) -> Becomes {
         (Purpose::Payment, Step::Failed, _) => Callback(Type::PaymentFailed),
         (Purpose::Deposit, Step::Refunded, _) => Callback(Type::DepositRefunded),
         (Purpose::Payment, Step::Refunded, _) => Callback(Type::RefundSucceeded),
-        (Purpose::Deposit, Step::RefundFailed | Step::Reinstated, _) => Callback(Type::DepositReinstated),
-        (Purpose::Payment, Step::RefundFailed, _) => Callback(Type::RefundFailed),
+        (Purpose::Deposit, Step::RefundFailed | Step::Reinstated | Step::ReinstatedElsewhere, _) => {
+            Callback(Type::DepositReinstated)
+        }
         (Purpose::Deposit, Step::Disputed, _) => Callback(Type::DepositDisputed),
-        (Purpose::Payment, Step::Disputed | Step::Reinstated, _) => {
-            NoType("a dispute of a payment made from an account: a person decides whose money it is")
+        // A dispute gives the payer back what a payment took from the account, as a refund does; where it is won, that is taken back.
+        (Purpose::Payment, Step::Disputed, _) => Callback(Type::RefundSucceeded),
+        (Purpose::Payment, Step::RefundFailed | Step::Reinstated, _) => Callback(Type::RefundFailed),
+        (Purpose::Payment, Step::ReinstatedElsewhere, _) => {
+            NoType("which dispute of this payment was taken back is not in the event")
         }
     }
 }
@@ -246,6 +252,25 @@ pub struct Fact {
     pub is_final: Option<bool>,
     /// `data.expires_at`.
     pub expires_at: Option<String>,
+}
+
+impl Fact {
+    /// A movement of this payment, by an operation of its own, that says nothing more.
+    #[must_use]
+    pub fn new(step: Step, payment_id: &str, operation_id: &str, amount: u64, currency: Currency) -> Self {
+        Self {
+            step,
+            account: None,
+            payment_id: payment_id.to_owned(),
+            operation_id: Some(operation_id.to_owned()),
+            amount,
+            currency,
+            time: None,
+            is_cumulative: false,
+            is_final: None,
+            expires_at: None,
+        }
+    }
 }
 
 /// What one event of a request is.

@@ -20,7 +20,7 @@ use super::{
     actions,
     history::{self, Range},
     mask,
-    pages::{duplicates, providers, quarantine::Asked},
+    pages::{duplicates, quarantine::Asked},
     watch::{Link, Now},
 };
 use crate::{
@@ -133,10 +133,10 @@ fn unsaid(status: StatusCode) -> String {
     known.to_owned()
 }
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// In the form that applications get from `payonce api`, too.
-fn answer(value: &impl serde::Serialize) -> Answer {
+pub(super) fn answer(value: &impl serde::Serialize) -> Answer {
     let value = answers::answer(value).map_err(|error| Problem::Wrong(error.to_string()))?;
     Ok(Json(value).into_response())
 }
@@ -195,12 +195,6 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
 
 pub(super) async fn workers(State(pool): State<Arc<Pool>>) -> Json<Value> {
     Json(worker_list(&pool.watch.now()))
-}
-
-/// What the pages of providers show.
-pub(super) async fn providers(State(pool): State<Arc<Pool>>) -> Answer {
-    let (all, edge) = providers::all(&pool).await?;
-    answer(&json!({ "ingresses": edge.ingresses, "refused_window_s": edge.window_s, "providers": all }))
 }
 
 fn worker_list(now: &Now) -> Value {

@@ -173,7 +173,7 @@ fn api_routes() -> Router<Arc<Pool>> {
     Router::new()
         .route("/api/overview", get(api::overview))
         .route("/api/workers", get(api::workers))
-        .route("/api/providers", get(api::providers))
+        .route("/api/providers", get(pages::providers::api))
         .route("/api/history", get(api::chart))
         .route("/api/duplicates", get(api::duplicates))
         .route("/api/quarantine", get(api::cases))

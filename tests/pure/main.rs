@@ -13,6 +13,7 @@ mod model;
 mod outcomes;
 mod properties;
 mod protocol;
+mod provider_disputes;
 mod provider_properties;
 mod provider_tables;
 mod provider_vectors;

@@ -4,10 +4,10 @@
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{Answer, Kind, Provider, Refused, find, json};
+use super::{Answer, Kind, Provider, Refused, by_table, json};
 use crate::ingress::{
     amount::Differences,
-    mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Fact, Item, Means, Purpose, Reading, Row, Step, Terms, nothing, row},
     members::{at, currency, minor, needed, rfc3339, text},
     request::Request,
     verify::{Cause, Mac, any_mac, from_base64, from_hex, to_base64},
@@ -44,7 +44,7 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
-const ROWS: [Row; 34] = [
+const ROWS: [Row; 37] = [
     row(
         "AUTHORISATION",
         Means::Money(Step::Approved),
@@ -80,11 +80,15 @@ const ROWS: [Row; 34] = [
         Means::Money(Step::RefundFailed),
         "takes back the REFUND of the same pspReference",
     ),
-    row("CHARGEBACK", Means::Money(Step::Disputed), "success true; operation pspReference"),
-    row("SECOND_CHARGEBACK", Means::Money(Step::Disputed), "success true; operation pspReference"),
-    row("PREARBITRATION_LOST", Means::Money(Step::Disputed), "success true; operation pspReference"),
-    row("CHARGEBACK_REVERSED", Means::Money(Step::Reinstated), "success true; operation pspReference"),
-    row("PREARBITRATION_WON", Means::Money(Step::Reinstated), "success true; operation pspReference"),
+    row("CHARGEBACK", Means::Money(Step::Disputed), DISPUTE),
+    row("SECOND_CHARGEBACK", Means::Money(Step::Disputed), DISPUTE),
+    row("PREARBITRATION_LOST", Means::Money(Step::Disputed), DISPUTE),
+    row(
+        "CHARGEBACK_REVERSED",
+        Means::Money(Step::Reinstated),
+        "success true; takes back the CHARGEBACK of the same pspReference",
+    ),
+    row("PREARBITRATION_WON", Means::Money(Step::ReinstatedElsewhere), DISPUTE),
     row("CANCEL_OR_REFUND", Means::Unclear, "which of the two it was stands in a member that is not signed"),
     row("NOTIFICATION_OF_CHARGEBACK", Means::Nothing, "no money moves"),
     row("REQUEST_FOR_INFORMATION", Means::Nothing, "no money moves"),
@@ -103,7 +107,20 @@ const ROWS: [Row; 34] = [
     row("VOID_PENDING_REFUND", Means::Unclear, "which of the two it was is told by another event"),
     row("PAIDOUT_REVERSED", Means::Nothing, "not a customer's money"),
     row("POSTPONED_REFUND", Means::Nothing, "no money yet"),
+    row("balancePlatform.transfer.created", Means::Money(Step::Succeeded), TRANSFER),
+    row("balancePlatform.transfer.updated", Means::Money(Step::Succeeded), TRANSFER),
+    row(
+        "balancePlatform.transaction.created",
+        Means::Nothing,
+        "the same fact as balancePlatform.transfer.updated",
+    ),
 ];
+
+const DISPUTE: &str =
+    "success true; operation the eventCode and pspReference, which all events of the dispute have";
+const TRANSFER: &str = "category bank and status booked; deposit: incoming, payment: outgoing, the other way a case; data.amount; operation data.id";
+/// How the names of platform webhooks begin.
+const PLATFORM: &str = "balancePlatform.";
 
 /// Not signed by Adyen at times, and never money.
 const UNSIGNED: [&str; 2] = ["REPORT_AVAILABLE", "PENDING"];
@@ -192,8 +209,7 @@ impl Provider for Adyen {
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
         let body = json(&request.body)?;
         let Some(items) = items(&body)? else {
-            let kind = text(&body, "type").unwrap_or("platform");
-            return Ok(vec![terms.item(None, kind, nothing("a platform webhook"))]);
+            return Ok(vec![platform(&body, terms)]);
         };
         Ok(items.into_iter().map(|item| one(item, terms)).collect())
     }
@@ -211,13 +227,50 @@ fn one(item: &Value, terms: &Terms) -> Item {
     terms.item(id.as_deref(), kind, read(item, kind, is_success, terms))
 }
 
+/// A platform webhook: one event, all of it signed. Only transfers are money; each is told once for every state that it goes through.
+fn platform(body: &Value, terms: &Terms) -> Item {
+    let kind = text(body, "type").unwrap_or_default();
+    let data = body.get("data").unwrap_or(&Value::Null);
+    let member = |path| text(data, path).unwrap_or_default();
+    let id = format!("{PLATFORM}transfer:{}:{}", member("id"), member("status"));
+    let reading = by_table(&ROWS, &["balancePlatform.transfer."], kind, |step| {
+        if member("category") != "bank" {
+            return nothing("a transfer inside the platform, or told by the webhook of its payment");
+        }
+        let is_mine = match (member("direction"), terms.purpose) {
+            ("incoming", Some(Purpose::Deposit)) | ("outgoing", Some(Purpose::Payment)) => true,
+            ("incoming" | "outgoing", _) => false,
+            (other, _) => return Err(format!("data.direction {other:?} is not known")),
+        };
+        match member("status") {
+            "booked" if is_mine => {}
+            "booked" => {
+                return Err("a transfer in the other direction than this endpoint's purpose".to_owned());
+            }
+            "returned" => return Err("a transfer came back; which part of it is not in the event".to_owned()),
+            _ => return nothing("a transfer that is not booked"),
+        }
+        let money = currency(data, "amount.currency")?;
+        let transfer = needed(data, "id")?;
+        let amount = minor(data, "amount.value", money, DIFFERENCES)?;
+        Ok(Ok(Fact {
+            account: terms
+                .account
+                .of(data)
+                .or_else(|| terms.account.cut(text(data, "balanceAccount.reference")?)),
+            time: text(data, "updatedAt").and_then(rfc3339),
+            ..Fact::new(step, transfer, transfer, amount, money)
+        }))
+    });
+    terms.item(text(data, "id").map(|_| id.as_str()), kind, reading)
+}
+
 fn read(item: &Value, kind: &str, is_success: bool, terms: &Terms) -> Reading {
-    let mut step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None => return Err(format!("eventCode {kind:?} is not known")),
-    };
+    // Of events that no row knows each may be money.
+    by_table(&ROWS, &[""], kind, |step| fact(item, kind, step, is_success, terms))
+}
+
+fn fact(item: &Value, kind: &str, mut step: Step, is_success: bool, terms: &Terms) -> Reading {
     if !is_success {
         if kind != "AUTHORISATION" {
             return nothing("an attempt that failed: what it wanted to change stays as it was");
@@ -241,24 +294,24 @@ fn read(item: &Value, kind: &str, is_success: bool, terms: &Terms) -> Reading {
     if step == Step::Captured && has_error {
         return Err("a CAPTURE that says success and carries an acquirer's error".to_owned());
     }
-    let names_account = !matches!(
-        step,
-        Step::Refunded | Step::RefundFailed | Step::CaptureFailed | Step::Disputed | Step::Reinstated
-    );
+    let is_of_dispute = matches!(step, Step::Disputed | Step::Reinstated | Step::ReinstatedElsewhere);
+    let names_account =
+        !is_of_dispute && !matches!(step, Step::Refunded | Step::RefundFailed | Step::CaptureFailed);
+    // All events of a dispute have one pspReference, and may take and give back more than once: the kind tells the movements apart.
+    let operation = match kind {
+        "CHARGEBACK_REVERSED" => format!("CHARGEBACK:{reference}"),
+        _ if is_of_dispute => format!("{kind}:{reference}"),
+        _ => reference.to_owned(),
+    };
+    let amount = match minor(item, "amount.value", money, DIFFERENCES) {
+        Err(_) if step == Step::Voided => 0,
+        amount => amount?,
+    };
+    let payment = text(item, "originalReference").unwrap_or(reference);
     Ok(Ok(Fact {
-        step,
         // A refund's merchantReference may be its own.
         account: if names_account { terms.account.of(item) } else { None },
-        payment_id: text(item, "originalReference").unwrap_or(reference).to_owned(),
-        operation_id: Some(reference.to_owned()),
-        amount: match minor(item, "amount.value", money, DIFFERENCES) {
-            Err(_) if step == Step::Voided => 0,
-            amount => amount?,
-        },
-        currency: money,
         time: text(item, "eventDate").and_then(rfc3339),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, payment, &operation, amount, money)
     }))
 }

@@ -1,7 +1,7 @@
 //! Alipay: asynchronous notifies of trades (<https://opendocs.alipay.com/open/270/105902>), RSA2 over the form's members. Global Alipay+ is
 //! another API.
 
-use super::{Answer, Kind, Provider, Refused, find, form};
+use super::{Answer, Kind, Provider, Refused, by_table, form};
 use crate::{
     ingress::{
         amount::decimal,
@@ -104,7 +104,9 @@ impl Provider for Alipay {
         let members = form::members(&request.body)?;
         let kind = form::text(&members, "trade_status").or_else(|| form::text(&members, "notify_type"));
         let kind = kind.unwrap_or_default();
-        Ok(vec![terms.item(form::text(&members, "notify_id"), kind, read(&members, kind, terms))])
+        // Of states that no row knows each may be money.
+        let reading = by_table(&ROWS, &[""], kind, |step| fact(&members, kind, step, terms));
+        Ok(vec![terms.item(form::text(&members, "notify_id"), kind, reading)])
     }
 
     fn yes(&self) -> Answer {
@@ -131,30 +133,16 @@ fn account(members: &[form::Member], terms: &Terms) -> Option<String> {
     }
 }
 
-fn read(members: &[form::Member], kind: &str, terms: &Terms) -> Reading {
-    match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(_), .. }) => {}
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, .. }) | None => {
-            return Err(format!("trade_status {kind:?} is not known"));
-        }
-    }
+fn fact(members: &[form::Member], kind: &str, step: Step, terms: &Terms) -> Reading {
     let needed = |name: &str| form::text(members, name).ok_or_else(|| format!("{name}: missing"));
     let money = Currency::parse(CURRENCY).ok_or("CNY is no currency")?;
     let amount = |name: &str| decimal(needed(name)?, money).map_err(|problem| amount_problem(name, problem));
     let trade = needed("trade_no")?;
     let refunded = form::text(members, "refund_fee").is_some() || form::text(members, "gmt_refund").is_some();
     let mut fact = Fact {
-        step: Step::Succeeded,
         account: account(members, terms),
-        payment_id: trade.to_owned(),
-        operation_id: Some(trade.to_owned()),
-        amount: amount("total_amount")?,
-        currency: money,
         time: form::text(members, "gmt_payment").and_then(in_china),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, trade, trade, amount("total_amount")?, money)
     };
     if refunded {
         // notify_type and trade_status are those of the payment: only these members tell.

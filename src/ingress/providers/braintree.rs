@@ -1,9 +1,9 @@
 //! Braintree: `bt_signature` over `bt_payload`, HMAC-SHA1 with the SHA-1 of the private key, and the challenge of its set-up
 //! (<https://developer.paypal.com/braintree/docs/guides/webhooks/parse>). The payload is XML; it is verified, and left to a person.
 
-use super::{Answer, Kind, Probe, Provider, Refused, find, form};
+use super::{Answer, Kind, Probe, Provider, Refused, by_table, form};
 use crate::ingress::{
-    mapping::{Item, Means, Reading, Row, Terms, nothing, row},
+    mapping::{Item, Means, Row, Terms, row},
     request::Request,
     verify::{CLAIMS_MAX, Cause, Mac, any_mac, from_base64, from_hex, to_hex},
 };
@@ -70,7 +70,10 @@ impl Provider for Braintree {
         let xml = String::from_utf8_lossy(&xml);
         let kind = xml.split_once("<kind>").and_then(|(_, rest)| rest.split_once("</kind>"));
         let kind = kind.map(|(kind, _)| kind).unwrap_or_default();
-        Ok(vec![terms.item(None, kind, read(kind))])
+        if kind.is_empty() {
+            return Ok(vec![terms.item(None, kind, Err("kind: missing".to_owned()))]);
+        }
+        Ok(vec![terms.item(None, kind, by_table(&ROWS, &MONEY, kind, |_| Err(XML.to_owned())))])
     }
 
     fn probe(&self, probe: Probe<'_>) -> Option<Answer> {
@@ -80,15 +83,5 @@ impl Provider for Braintree {
         let is_sound = is_hex && CHALLENGE_DIGITS.contains(&challenge.len());
         let tag = is_sound.then(|| to_hex(&self.key.tag(&[challenge.as_bytes()])))?;
         Some(Answer::text(200, format!("{}|{tag}", self.public_key)))
-    }
-}
-
-fn read(kind: &str) -> Reading {
-    match find(&ROWS, kind) {
-        Some(Row { means: Means::Nothing, note, .. }) => nothing(note),
-        Some(Row { means: Means::Unclear | Means::Money(_), note, .. }) => Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => Err(XML.to_owned()),
-        None if kind.is_empty() => Err("kind: missing".to_owned()),
-        None => nothing("not an event of a payment"),
     }
 }

@@ -3,20 +3,19 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{
+    Kind,
+    one_event::{OneEvent, one_claim},
+};
 use crate::ingress::{
     amount::Differences,
-    mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Fact, Means, Reading, Row, Step, Terms, row},
     members::{currency, minor, needed, rfc3339, text},
-    request::Request,
-    verify::{Cause, Mac, any_mac, from_hex},
+    verify::from_hex,
 };
 
 /// <https://www.checkout.com/docs/payments/accept-payments/calculating-the-amount>
 const DIFFERENCES: Differences = Differences(&[("CLP", 2)]);
-
-/// Events under these names that no row knows may be money.
-const MONEY: [&str; 2] = ["payment_", "dispute_"];
 
 pub(super) const KIND: Kind = Kind {
     name: "checkout",
@@ -27,10 +26,16 @@ pub(super) const KIND: Kind = Kind {
     needs_capture: true,
     names: &[],
     rows: &ROWS,
-    build: |secrets| {
-        let secrets = secrets.bare("the webhook's signature key")?;
-        Ok(Box::new(Checkout { keys: secrets.iter().map(|secret| Mac::sha256(secret.as_bytes())).collect() }))
-    },
+    build: |secrets| SAYS.with(secrets, "the webhook's signature key", ""),
+};
+
+static SAYS: OneEvent = OneEvent {
+    claims: |request| one_claim(request, "cko-signature", from_hex),
+    kind: &["type"],
+    id: |event, _| text(event, "id").map(str::to_owned),
+    rows: &ROWS,
+    money: &["payment_", "dispute_"],
+    fact,
 };
 
 const ROWS: [Row; 24] = [
@@ -72,52 +77,19 @@ const ROWS: [Row; 24] = [
     row("dispute_resolved", Means::Unclear, "whether money moved is not in the event"),
 ];
 
-struct Checkout {
-    keys: Vec<Mac>,
-}
-
-impl Provider for Checkout {
-    fn verify(&self, request: &Request, _now_s: i64) -> Result<(), Refused> {
-        let claim = request.header("cko-signature").ok_or(Cause::Missing)?;
-        let claim = from_hex(claim).ok_or(Cause::Unreadable)?;
-        Ok(any_mac(&self.keys, &[&request.body], &[claim])?)
-    }
-
-    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
-        let event = json(&request.body)?;
-        let kind = text(&event, "type").unwrap_or_default();
-        Ok(vec![terms.item(text(&event, "id"), kind, read(&event, kind, terms))])
-    }
-}
-
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return Err(format!("event {kind:?} is not known"));
-        }
-        None => return nothing("not an event of a payment"),
-    };
+fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     let data = event.get("data").ok_or("data: missing")?;
     let money = currency(data, "currency")?;
     // A payment that failed may have had no action.
     let is_whole = step == Step::Failed && text(data, "action_id").is_none();
     let operation = if is_whole { "id" } else { "action_id" };
+    let amount = match minor(data, "amount", money, DIFFERENCES) {
+        Err(_) if matches!(step, Step::Failed | Step::Voided) => 0,
+        amount => amount?,
+    };
     Ok(Ok(Fact {
-        step,
         account: terms.account.of(data),
-        payment_id: needed(data, "id")?.to_owned(),
-        operation_id: Some(needed(data, operation)?.to_owned()),
-        amount: match minor(data, "amount", money, DIFFERENCES) {
-            Err(_) if matches!(step, Step::Failed | Step::Voided) => 0,
-            amount => amount?,
-        },
-        currency: money,
         time: text(event, "created_on").and_then(rfc3339),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, needed(data, "id")?, needed(data, operation)?, amount, money)
     }))
 }

@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use super::{Answer, Kind, Provider, Refused, find, json};
+use super::{Answer, Kind, Provider, Refused, by_table, json, one_event::one_claim};
 use crate::ingress::{
-    mapping::{Item, Means, Reading, Row, Terms, nothing, row},
+    mapping::{Item, Means, Row, Terms, row},
     members::text,
     request::Request,
-    verify::{Cause, Mac, any_mac, from_hex},
+    verify::{Mac, any_mac, from_hex},
 };
 
 /// Events of one request (GoCardless sends at most 250).
@@ -64,9 +64,8 @@ struct GoCardless {
 
 impl Provider for GoCardless {
     fn verify(&self, request: &Request, _now_s: i64) -> Result<(), Refused> {
-        let claim = request.header("webhook-signature").ok_or(Cause::Missing)?;
-        let claim = from_hex(claim).ok_or(Cause::Unreadable)?;
-        Ok(any_mac(&self.keys, &[&request.body], &[claim])?)
+        let claims = one_claim(request, "webhook-signature", from_hex)?;
+        Ok(any_mac(&self.keys, &[&request.body], &claims)?)
     }
 
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
@@ -78,7 +77,9 @@ impl Provider for GoCardless {
         let item = |event: &Value| {
             let member = |name| text(event, name).unwrap_or_default();
             let kind = format!("{}.{}", member("resource_type"), member("action"));
-            terms.item(text(event, "id"), &kind, read(&kind))
+            // No row is money: what moves it says neither how much nor in which currency.
+            let reading = by_table(&ROWS, &["payments.", "refunds."], &kind, |_| Err(NO_AMOUNT.to_owned()));
+            terms.item(text(event, "id"), &kind, reading)
         };
         Ok(events.iter().map(item).collect())
     }
@@ -90,16 +91,5 @@ impl Provider for GoCardless {
     fn no(&self, status: u16) -> Answer {
         // GoCardless' own word for a wrong signature.
         Answer::empty(if status == 401 { 498 } else { status })
-    }
-}
-
-fn read(kind: &str) -> Reading {
-    match find(&ROWS, kind) {
-        Some(Row { means: Means::Nothing, note, .. }) => nothing(note),
-        Some(Row { means: Means::Unclear | Means::Money(_), note, .. }) => Err((*note).to_owned()),
-        None if kind.starts_with("payments.") || kind.starts_with("refunds.") => {
-            Err(format!("event {kind:?} is not known"))
-        }
-        None => nothing("not an event of a payment"),
     }
 }

@@ -9,6 +9,7 @@ mod cloudevents;
 mod form;
 mod gocardless;
 mod mollie;
+mod one_event;
 pub mod paypal;
 mod razorpay;
 mod square;
@@ -17,7 +18,7 @@ mod stripe;
 mod wechatpay;
 
 use super::{
-    mapping::{AccountPath, Item, Row, Terms},
+    mapping::{AccountPath, Item, Means, Reading, Row, Step, Terms, nothing},
     request::Request,
     secrets::Secrets,
     verify::Cause,
@@ -184,7 +185,16 @@ fn json(body: &[u8]) -> Result<serde_json::Value, String> {
     if value.is_object() { Ok(value) } else { Err("the body is not a JSON object".to_owned()) }
 }
 
-/// What a table says of an event; the reading of an event that the table does not know.
-fn find(rows: &'static [Row], event: &str) -> Option<&'static Row> {
-    rows.iter().find(|row| row.event == event)
+/// Reads an event by its provider's table. `fact` is asked only for events that are money. One that no row knows may be money where its name
+/// begins with one of `money`.
+fn by_table(rows: &'static [Row], money: &[&str], kind: &str, fact: impl FnOnce(Step) -> Reading) -> Reading {
+    match rows.iter().find(|row| row.event == kind) {
+        Some(Row { means: Means::Money(step), .. }) => fact(*step),
+        Some(Row { means: Means::Nothing, note, .. }) => nothing(note),
+        Some(Row { means: Means::Unclear, note, .. }) => Err((*note).to_owned()),
+        None if money.iter().any(|prefix| kind.starts_with(prefix)) => {
+            Err(format!("event {kind:?} is not known"))
+        }
+        None => nothing("not an event of a payment"),
+    }
 }

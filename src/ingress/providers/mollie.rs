@@ -3,16 +3,13 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{Kind, one_event::OneEvent};
 use crate::ingress::{
-    mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Fact, Means, Reading, Row, Step, Terms, row},
     members::{at, currency, decimal_at, needed, rfc3339, text},
     request::Request,
-    verify::{CLAIMS_MAX, Cause, Mac, any_mac, from_hex},
+    verify::{CLAIMS_MAX, Cause, from_hex},
 };
-
-/// Events under these names that no row knows may be money.
-const MONEY: [&str; 4] = ["payment.", "refund.", "capture.", "chargeback."];
 
 pub(super) const KIND: Kind = Kind {
     name: "mollie",
@@ -23,10 +20,16 @@ pub(super) const KIND: Kind = Kind {
     needs_capture: false,
     names: &[],
     rows: &ROWS,
-    build: |secrets| {
-        let secrets = secrets.bare("the webhook's secret")?;
-        Ok(Box::new(Mollie { keys: secrets.iter().map(|secret| Mac::sha256(secret.as_bytes())).collect() }))
-    },
+    build: |secrets| SAYS.with(secrets, "the webhook's secret", ""),
+};
+
+static SAYS: OneEvent = OneEvent {
+    claims,
+    kind: &["type", "event_type"],
+    id: |event, _| text(event, "id").map(str::to_owned),
+    rows: &ROWS,
+    money: &["payment.", "refund.", "capture.", "chargeback."],
+    fact,
 };
 
 const ROWS: [Row; 14] = [
@@ -62,58 +65,28 @@ const ROWS: [Row; 14] = [
     row("payment-link.paid", Means::Nothing, "the same fact as payment.paid"),
 ];
 
-struct Mollie {
-    keys: Vec<Mac>,
+/// After a rotation there are two lines, or one with a comma.
+fn claims(request: &Request) -> Result<Vec<Vec<u8>>, Cause> {
+    let lines: Vec<&str> = request.lines("x-mollie-signature").collect();
+    if lines.is_empty() {
+        return Err(Cause::Missing);
+    }
+    let parts = lines.iter().flat_map(|line| line.split(',')).take(CLAIMS_MAX);
+    let claims: Vec<Vec<u8>> =
+        parts.filter_map(|part| from_hex(part.trim().strip_prefix("sha256=")?)).collect();
+    if claims.is_empty() { Err(Cause::Unreadable) } else { Ok(claims) }
 }
 
-impl Provider for Mollie {
-    fn verify(&self, request: &Request, _now_s: i64) -> Result<(), Refused> {
-        // After a rotation there are two lines, or one with a comma.
-        let lines: Vec<&str> = request.lines("x-mollie-signature").collect();
-        if lines.is_empty() {
-            return Err(Cause::Missing.into());
-        }
-        let parts = lines.iter().flat_map(|line| line.split(',')).take(CLAIMS_MAX);
-        let claims: Vec<Vec<u8>> =
-            parts.filter_map(|part| from_hex(part.trim().strip_prefix("sha256=")?)).collect();
-        if claims.is_empty() {
-            return Err(Cause::Unreadable.into());
-        }
-        Ok(any_mac(&self.keys, &[&request.body], &claims)?)
-    }
-
-    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
-        let event = json(&request.body)?;
-        let kind = text(&event, "type").or_else(|| text(&event, "event_type")).unwrap_or_default();
-        Ok(vec![terms.item(text(&event, "id"), kind, read(&event, kind, terms))])
-    }
-}
-
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return Err(format!("event {kind:?} is not known"));
-        }
-        None => return nothing("not an event of a payment"),
-    };
+fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
     let object = at(event, "_embedded.entity")
         .ok_or("_embedded.entity: missing; subscribe with the entity embedded")?;
     let is_payment = kind.starts_with("payment.");
     let money = currency(object, "amount.currency")?;
     let id = needed(object, "id")?;
+    let payment = if is_payment { id } else { needed(object, "paymentId")? };
     Ok(Ok(Fact {
-        step,
         account: terms.account.of(object),
-        payment_id: if is_payment { id } else { needed(object, "paymentId")? }.to_owned(),
-        operation_id: Some(id.to_owned()),
-        amount: decimal_at(object, "amount.value", money)?,
-        currency: money,
         time: text(event, "createdAt").and_then(rfc3339),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, payment, id, decimal_at(object, "amount.value", money)?, money)
     }))
 }

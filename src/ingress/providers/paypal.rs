@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{Kind, Provider, Refused, by_table, json};
 use crate::ingress::{
     amount::decimal,
     mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
@@ -189,20 +189,12 @@ impl Provider for PayPal {
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
         let event = json(&request.body)?;
         let kind = text(&event, "event_type").unwrap_or_default();
-        Ok(vec![terms.item(text(&event, "id"), kind, read(&event, kind, terms))])
+        let reading = by_table(&ROWS, &MONEY, kind, |step| fact(&event, step, terms));
+        Ok(vec![terms.item(text(&event, "id"), kind, reading)])
     }
 }
 
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let mut step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return Err(format!("event {kind:?} is not known"));
-        }
-        None => return nothing("not an event of a payment"),
-    };
+fn fact(event: &Value, mut step: Step, terms: &Terms) -> Reading {
     let object = event.get("resource").ok_or("resource: missing")?;
     let id = needed(object, "id")?;
     let authorization = text(object, "supplementary_data.related_ids.authorization_id");
@@ -236,21 +228,13 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
             payment_id = authorization;
         }
     }
+    let custom = || terms.account.cut(text(object, "custom").filter(|_| is_v1)?);
     Ok(Ok(Fact {
-        step,
-        account: if goes_back {
-            None
-        } else {
-            terms.account.of(object).or_else(|| terms.account.cut(text(object, "custom").filter(|_| is_v1)?))
-        },
-        payment_id: payment_id.to_owned(),
-        operation_id: Some(id.to_owned()),
-        amount,
-        currency: money,
+        account: if goes_back { None } else { terms.account.of(object).or_else(custom) },
         time: text(event, "create_time").and_then(rfc3339),
-        is_cumulative: false,
         is_final,
         expires_at: text(object, "expiration_time").and_then(rfc3339),
+        ..Fact::new(step, payment_id, id, amount, money)
     }))
 }
 

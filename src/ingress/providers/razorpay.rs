@@ -2,17 +2,16 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{
+    Kind,
+    one_event::{OneEvent, one_claim},
+};
 use crate::ingress::{
     amount::Differences,
-    mapping::{Capture, Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Capture, Fact, Means, Reading, Row, Step, Terms, nothing, row},
     members::{currency, from_seconds, minor, needed, text},
-    request::Request,
-    verify::{Cause, Mac, any_mac, from_hex},
+    verify::from_hex,
 };
-
-/// Events under these names that no row knows may be money.
-const MONEY: [&str; 3] = ["payment.", "refund.", "order."];
 
 pub(super) const KIND: Kind = Kind {
     name: "razorpay",
@@ -23,10 +22,20 @@ pub(super) const KIND: Kind = Kind {
     needs_capture: false,
     names: &[],
     rows: &ROWS,
-    build: |secrets| {
-        let secrets = secrets.bare("the webhook's secret")?;
-        Ok(Box::new(Razorpay { keys: secrets.iter().map(|secret| Mac::sha256(secret.as_bytes())).collect() }))
+    build: |secrets| SAYS.with(secrets, "the webhook's secret", ""),
+};
+
+static SAYS: OneEvent = OneEvent {
+    claims: |request| one_claim(request, "x-razorpay-signature", from_hex),
+    kind: &["event"],
+    // The event's id stands in a header that is not signed. The entity tells one event from another as well.
+    id: |event, kind| {
+        let of = if kind.starts_with("refund.") { "refund" } else { "payment" };
+        Some(format!("{kind}:{}", text(event, &format!("payload.{of}.entity.id"))?))
     },
+    rows: &ROWS,
+    money: &["payment.", "refund.", "order."],
+    fact,
 };
 
 const ROWS: [Row; 15] = [
@@ -59,41 +68,7 @@ const ROWS: [Row; 15] = [
     row("payment.dispute.won", Means::Unclear, "what came back when is not in the event"),
 ];
 
-struct Razorpay {
-    keys: Vec<Mac>,
-}
-
-impl Provider for Razorpay {
-    fn verify(&self, request: &Request, _now_s: i64) -> Result<(), Refused> {
-        let claim = request.header("x-razorpay-signature").ok_or(Cause::Missing)?;
-        let claim = from_hex(claim).ok_or(Cause::Unreadable)?;
-        Ok(any_mac(&self.keys, &[&request.body], &[claim])?)
-    }
-
-    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
-        let event = json(&request.body)?;
-        let kind = text(&event, "event").unwrap_or_default();
-        // The event's id stands in a header that is not signed. The entity tells one event from another as well.
-        let entity = if kind.starts_with("refund.") {
-            "payload.refund.entity.id"
-        } else {
-            "payload.payment.entity.id"
-        };
-        let id = text(&event, entity).map(|entity| format!("{kind}:{entity}"));
-        Ok(vec![terms.item(id.as_deref(), kind, read(&event, kind, terms))])
-    }
-}
-
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return Err(format!("event {kind:?} is not known"));
-        }
-        None => return nothing("not an event of a payment"),
-    };
+fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     let payment = event.pointer("/payload/payment/entity").ok_or("payload.payment.entity: missing")?;
     let object = if step == Step::Refunded {
         event.pointer("/payload/refund/entity").ok_or("payload.refund.entity: missing")?
@@ -115,17 +90,12 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
         step
     };
     let money = currency(object, "currency")?;
+    let amount = minor(object, "amount", money, Differences::NONE)?;
     Ok(Ok(Fact {
-        step,
         // The payment's notes also where the event is of a refund; none are an empty array.
         account: terms.account.of(payment),
-        payment_id: needed(payment, "id")?.to_owned(),
-        operation_id: Some(needed(object, "id")?.to_owned()),
-        amount: minor(object, "amount", money, Differences::NONE)?,
-        currency: money,
         time: event.get("created_at").and_then(Value::as_i64).and_then(from_seconds),
-        is_cumulative: false,
         is_final: (step == Step::Captured).then_some(true),
-        expires_at: None,
+        ..Fact::new(step, needed(payment, "id")?, needed(object, "id")?, amount, money)
     }))
 }

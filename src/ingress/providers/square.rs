@@ -3,17 +3,16 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{
+    Kind,
+    one_event::{OneEvent, one_claim},
+};
 use crate::ingress::{
     amount::Differences,
-    mapping::{Capture, Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Capture, Fact, Means, Reading, Row, Step, Terms, nothing, row},
     members::{at, currency, minor, needed, rfc3339, text},
-    request::Request,
-    verify::{Cause, Mac, any_mac, from_base64},
+    verify::from_base64,
 };
-
-/// Events under these names that no row knows may be money.
-const MONEY: [&str; 3] = ["payment.", "refund.", "dispute."];
 
 pub(super) const KIND: Kind = Kind {
     name: "square",
@@ -27,11 +26,16 @@ pub(super) const KIND: Kind = Kind {
         "the address of this endpoint, byte for byte as Square's dashboard has it",
     )],
     rows: &ROWS,
-    build: |secrets| {
-        let url = secrets.one("notification_url")?.to_owned();
-        let keys = secrets.bare("the subscription's signature key")?;
-        Ok(Box::new(Square { url, keys: keys.iter().map(|key| Mac::sha256(key.as_bytes())).collect() }))
-    },
+    build: |secrets| SAYS.with(secrets, "the subscription's signature key", secrets.one("notification_url")?),
+};
+
+static SAYS: OneEvent = OneEvent {
+    claims: |request| one_claim(request, "x-square-hmacsha256-signature", from_base64),
+    kind: &["type"],
+    id: |event, _| text(event, "event_id").map(str::to_owned),
+    rows: &ROWS,
+    money: &["payment.", "refund.", "dispute."],
+    fact,
 };
 
 const ROWS: [Row; 9] = [
@@ -58,35 +62,7 @@ const ROWS: [Row; 9] = [
     row("dispute.state.updated", Means::Unclear, "what was taken or given back when is not in the event"),
 ];
 
-struct Square {
-    url: String,
-    keys: Vec<Mac>,
-}
-
-impl Provider for Square {
-    fn verify(&self, request: &Request, _now_s: i64) -> Result<(), Refused> {
-        let claim = request.header("x-square-hmacsha256-signature").ok_or(Cause::Missing)?;
-        let claim = from_base64(claim).ok_or(Cause::Unreadable)?;
-        Ok(any_mac(&self.keys, &[self.url.as_bytes(), &request.body], &[claim])?)
-    }
-
-    fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
-        let event = json(&request.body)?;
-        let kind = text(&event, "type").unwrap_or_default();
-        Ok(vec![terms.item(text(&event, "event_id"), kind, read(&event, kind, terms))])
-    }
-}
-
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let step = match find(&ROWS, kind) {
-        Some(Row { means: Means::Money(step), .. }) => *step,
-        Some(Row { means: Means::Nothing, note, .. }) => return nothing(note),
-        Some(Row { means: Means::Unclear, note, .. }) => return Err((*note).to_owned()),
-        None if MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return Err(format!("event {kind:?} is not known"));
-        }
-        None => return nothing("not an event of a payment"),
-    };
+fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     let is_refund = step == Step::Refunded;
     let member = if is_refund { "data.object.refund" } else { "data.object.payment" };
     let object = at(event, member).ok_or_else(|| format!("{member}: missing"))?;
@@ -104,17 +80,12 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
     };
     let amount = if at(object, "total_money").is_some() { "total_money" } else { "amount_money" };
     let money = currency(object, &format!("{amount}.currency"))?;
-    let id = needed(object, "id")?;
+    let payment = needed(object, if is_refund { "payment_id" } else { "id" })?;
+    let minor_units = minor(object, &format!("{amount}.amount"), money, Differences::NONE)?;
     Ok(Ok(Fact {
-        step,
         account: if is_refund { None } else { terms.account.of(object) },
-        payment_id: needed(object, if is_refund { "payment_id" } else { "id" })?.to_owned(),
-        operation_id: Some(id.to_owned()),
-        amount: minor(object, &format!("{amount}.amount"), money, Differences::NONE)?,
-        currency: money,
         time: text(event, "created_at").and_then(rfc3339),
-        is_cumulative: false,
         is_final: (step == Step::Captured).then_some(true),
-        expires_at: None,
+        ..Fact::new(step, payment, needed(object, "id")?, minor_units, money)
     }))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, find, json};
+use super::{Kind, Provider, Refused, by_table, json};
 use crate::ingress::{
     amount::Differences,
     mapping::{Fact, Item, Means, Purpose, Reading, Row, Step, Terms, nothing, row},
@@ -131,19 +131,12 @@ impl Provider for Stripe {
             return Ok(vec![terms.item(id, "v2.core.event", nothing("a thin event carries no object"))]);
         }
         let kind = text(&event, "type").unwrap_or_default();
-        Ok(vec![terms.item(id, kind, read(&event, kind, terms))])
+        let reading = by_table(&ROWS, &MONEY, kind, |step| fact(&event, kind, step, terms));
+        Ok(vec![terms.item(id, kind, reading)])
     }
 }
 
-fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
-    let step = match find(&ROWS, kind).map(|row| row.means) {
-        Some(Means::Money(step)) => step,
-        Some(Means::Nothing) => return nothing("no money, or told by another event"),
-        None if !MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-            return nothing("not an event of a payment");
-        }
-        Some(Means::Unclear) | None => return Err(format!("event {kind:?} is not known")),
-    };
+fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
     if let Some(is_live) = terms.is_live
         && event.get("livemode").and_then(Value::as_bool) != Some(is_live)
     {
@@ -157,16 +150,9 @@ fn read(event: &Value, kind: &str, terms: &Terms) -> Reading {
     let money = currency(object, "currency")?;
     let amount = |member| minor(object, member, money, DIFFERENCES);
     let mut fact = Fact {
-        step,
-        account: None,
-        payment_id: id.to_owned(),
         operation_id: charge.map(str::to_owned),
-        amount: 0,
-        currency: money,
         time: event.get("created").and_then(Value::as_i64).and_then(from_seconds),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, id, id, 0, money)
     };
     match kind {
         "payment_intent.succeeded" => {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Answer, Kind, Provider, Refused, find, json};
+use super::{Answer, Kind, Provider, Refused, by_table, json};
 use crate::{
     ingress::{
         amount::Differences,
@@ -156,19 +156,10 @@ impl Provider for WeChatPay {
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
         let body = json(&request.body)?;
         let kind = text(&body, "event_type").unwrap_or_default();
-        let reading = match find(&ROWS, kind) {
-            Some(Row { means: Means::Money(step), .. }) => match self.open(&body) {
-                Some(resource) => read(&resource, *step, &body, terms),
-                None => Err("resource: does not open with this apiv3_key".to_owned()),
-            },
-            Some(Row { means: Means::Nothing, note, .. }) => nothing(note),
-            None if !MONEY.iter().any(|prefix| kind.starts_with(prefix)) => {
-                nothing("not an event of a payment")
-            }
-            Some(Row { means: Means::Unclear, .. }) | None => {
-                Err(format!("event_type {kind:?} is not known"))
-            }
-        };
+        let reading = by_table(&ROWS, &MONEY, kind, |step| match self.open(&body) {
+            Some(resource) => fact(&resource, step, &body, terms),
+            None => Err("resource: does not open with this apiv3_key".to_owned()),
+        });
         Ok(vec![terms.item(text(&body, "id"), kind, reading)])
     }
 
@@ -186,7 +177,7 @@ impl Provider for WeChatPay {
     }
 }
 
-fn read(resource: &Value, step: Step, body: &Value, terms: &Terms) -> Reading {
+fn fact(resource: &Value, step: Step, body: &Value, terms: &Terms) -> Reading {
     let is_refund = step == Step::Refunded;
     let (state, operation, amount) = if is_refund {
         ("refund_status", "refund_id", "amount.refund")
@@ -202,17 +193,12 @@ fn read(resource: &Value, step: Step, body: &Value, terms: &Terms) -> Reading {
         }
         found => found?,
     };
+    let payment = needed(resource, "transaction_id")?;
+    let amount = minor(resource, amount, money, Differences::NONE)?;
     Ok(Ok(Fact {
-        step,
         // A refund passes nothing along.
         account: if is_refund { None } else { terms.account.of(resource) },
-        payment_id: needed(resource, "transaction_id")?.to_owned(),
-        operation_id: Some(needed(resource, operation)?.to_owned()),
-        amount: minor(resource, amount, money, Differences::NONE)?,
-        currency: money,
         time: text(resource, "success_time").or_else(|| text(body, "create_time")).and_then(rfc3339),
-        is_cumulative: false,
-        is_final: None,
-        expires_at: None,
+        ..Fact::new(step, payment, needed(resource, operation)?, amount, money)
     }))
 }

@@ -8,12 +8,14 @@ use axum::{
 };
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::OffsetDateTime;
 
 use super::overview::chart;
 use crate::{
     ops::{
         Pool,
+        api::{Answer, answer},
         edge::{Count, Edge, EndpointSeen},
         history::Range,
         layout::{Frame, Place, ago, duration, empty, id, link, number, percent, state, visible},
@@ -167,6 +169,13 @@ pub(in crate::ops) async fn one(
         },
     };
     frame.page(&now, Place::Providers, &title, body)
+}
+
+/// What the pages show, as JSON.
+pub(in crate::ops) async fn api(State(pool): State<Arc<Pool>>) -> Answer {
+    let (all, edge) = all(&pool).await?;
+    let (ingresses, window_s) = (&edge.ingresses, edge.window_s);
+    answer(&json!({ "ingresses": ingresses, "refused_window_s": window_s, "providers": all }))
 }
 
 /// Where the numbers of the edge come from.

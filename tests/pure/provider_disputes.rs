@@ -1,0 +1,144 @@
+//! Disputes and platform webhooks: money that goes back and forth under one reference is booked as often as it moved, and no oftener.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use payonce::{
+    config::EndpointConfig,
+    ingress::{endpoint::Endpoint, mapping::Outcome, request::Request},
+};
+use serde_json::{Value, json};
+
+/// An endpoint whose events are only mapped here.
+fn endpoint(provider: &str, purpose: &str, secret: &str) -> Endpoint {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secrets");
+    fs::write(&path, secret).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    Endpoint::open(&EndpointConfig {
+        path: "/here".to_owned(),
+        provider: provider.to_owned(),
+        source: "/providers/here".to_owned(),
+        purpose: Some(purpose.to_owned()),
+        account: None,
+        account_until: None,
+        secrets_file: path,
+        capture: (provider == "adyen").then(|| "manual".to_owned()),
+        live: None,
+    })
+    .unwrap()
+}
+
+/// What one event becomes: `type operation amount`, or the words for why it is none.
+fn becomes(endpoint: &Endpoint, body: &Value) -> String {
+    let request = Request::new(Vec::<(String, String)>::new(), body.to_string().into_bytes());
+    let items = endpoint.provider.map(&request, &endpoint.terms).unwrap();
+    match &items[0].outcome {
+        Outcome::Accepted(accepted) => {
+            let event: Value = serde_json::from_slice(&accepted.body).unwrap();
+            let operation = event["data"]["operation_id"].as_str().unwrap();
+            format!("{} {operation} {}", event["type"].as_str().unwrap(), event["data"]["amount"])
+        }
+        Outcome::Ignored(why) => format!("nothing: {why}"),
+        Outcome::Unmapped(why) => format!("a case: {why}"),
+    }
+}
+
+const ADYEN_KEY: &str = "8E339EFD66564BAE60BDD289C69607E672CE34C97D237161C5AD2A42B6952544";
+
+#[test]
+fn every_movement_of_an_adyen_dispute_is_booked_although_all_have_one_reference() {
+    let item = |kind: &str| {
+        json!({"notificationItems": [{"NotificationRequestItem": {
+            "eventCode": kind, "success": "true", "pspReference": "DISPUTE", "originalReference": "PAYMENT",
+            "merchantAccountCode": "Shop", "merchantReference": "acct-1", "amount": {"value": 100, "currency": "EUR"},
+        }}]})
+    };
+    let kinds = [
+        "CHARGEBACK",
+        "CHARGEBACK_REVERSED",
+        "SECOND_CHARGEBACK",
+        "PREARBITRATION_LOST",
+        "PREARBITRATION_WON",
+    ];
+    let all = |purpose| kinds.map(|kind| becomes(&endpoint("adyen", purpose, ADYEN_KEY), &item(kind)));
+    assert_eq!(
+        all("deposit"),
+        [
+            "deposit.disputed CHARGEBACK:DISPUTE 100",
+            "deposit.reinstated CHARGEBACK:DISPUTE 100",
+            "deposit.disputed SECOND_CHARGEBACK:DISPUTE 100",
+            "deposit.disputed PREARBITRATION_LOST:DISPUTE 100",
+            "deposit.reinstated PREARBITRATION_WON:DISPUTE 100",
+        ]
+    );
+    assert_eq!(
+        all("payment"),
+        [
+            "refund.succeeded CHARGEBACK:DISPUTE 100",
+            // Takes back the refund of the same operation.
+            "refund.failed CHARGEBACK:DISPUTE 100",
+            "refund.succeeded SECOND_CHARGEBACK:DISPUTE 100",
+            "refund.succeeded PREARBITRATION_LOST:DISPUTE 100",
+            "a case: which dispute of this payment was taken back is not in the event",
+        ]
+    );
+}
+
+#[test]
+fn a_dispute_of_a_payment_gives_the_account_its_money_back_and_one_that_is_won_takes_it_again() {
+    let stripe = endpoint("stripe", "payment", "whsec_x");
+    let event = |kind: &str| {
+        json!({"id": format!("evt_{kind}"), "object": "event", "type": format!("charge.dispute.{kind}"), "created": 1,
+            "data": {"object": {"id": "du_1", "payment_intent": "pi_1", "amount": 500, "currency": "eur"}}})
+    };
+    assert_eq!(becomes(&stripe, &event("funds_withdrawn")), "refund.succeeded du_1 500");
+    assert_eq!(becomes(&stripe, &event("funds_reinstated")), "refund.failed du_1 500");
+    let mollie = endpoint("mollie", "payment", "secret");
+    let event = |kind: &str| {
+        json!({"id": kind, "type": kind, "_embedded": {"entity": {"id": "chb_1", "paymentId": "tr_1",
+            "amount": {"value": "5.00", "currency": "EUR"}}}})
+    };
+    assert_eq!(becomes(&mollie, &event("chargeback.received")), "refund.succeeded chb_1 500");
+    assert_eq!(becomes(&mollie, &event("chargeback.reversed")), "refund.failed chb_1 500");
+}
+
+#[test]
+fn a_transfer_of_adyens_platform_is_money_once_when_it_is_booked_and_only_in_the_endpoints_direction() {
+    let event = |kind: &str, status: &str, direction: &str, category: &str| {
+        json!({"type": kind, "environment": "test", "data": {
+            "id": "TRANSFER", "status": status, "direction": direction, "category": category, "sequenceNumber": 3,
+            "amount": {"value": 700, "currency": "EUR"}, "balanceAccount": {"id": "BA1", "reference": "acct-1/main"},
+        }})
+    };
+    let updated = "balancePlatform.transfer.updated";
+    let (deposit, payment) =
+        (endpoint("adyen", "deposit", ADYEN_KEY), endpoint("adyen", "payment", ADYEN_KEY));
+    let booked = |direction| event(updated, "booked", direction, "bank");
+    assert_eq!(becomes(&deposit, &booked("incoming")), "deposit.succeeded TRANSFER 700");
+    assert_eq!(becomes(&payment, &booked("outgoing")), "payment.succeeded TRANSFER 700");
+    for (endpoint, event, expected) in [
+        (&deposit, booked("outgoing"), "a case: a transfer in the other direction"),
+        (&payment, booked("incoming"), "a case: a transfer in the other direction"),
+        (&deposit, booked("sideways"), "a case: data.direction"),
+        (&payment, event(updated, "returned", "outgoing", "bank"), "a case: a transfer came back"),
+        (&deposit, event(updated, "authorised", "incoming", "bank"), "nothing: "),
+        (&deposit, event(updated, "booked", "incoming", "platformPayment"), "nothing: "),
+        (
+            &deposit,
+            event("balancePlatform.transaction.created", "booked", "incoming", "bank"),
+            "nothing: the same fact",
+        ),
+        (&deposit, event("balancePlatform.transfer.mystery", "booked", "incoming", "bank"), "a case: event"),
+        (&deposit, event("balancePlatform.accountHolder.created", "active", "", ""), "nothing: "),
+    ] {
+        let found = becomes(endpoint, &event);
+        assert!(found.starts_with(expected), "{found}, expected {expected}: {event}");
+    }
+    // Every copy is the same event; another state of the transfer is another.
+    let id = |body: &Value| {
+        let request = Request::new(Vec::<(String, String)>::new(), body.to_string().into_bytes());
+        deposit.provider.map(&request, &deposit.terms).unwrap()[0].id.clone().unwrap()
+    };
+    assert_eq!(id(&booked("incoming")), "balancePlatform.transfer:TRANSFER:booked");
+    assert_ne!(id(&booked("incoming")), id(&event(updated, "authorised", "incoming", "bank")));
+}
