@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage deny sbom bench lint fmt
+.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,13 +33,13 @@ demo: services build ## See it work: the dashboard, two workers, 50 000 callback
 screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`
 	@scripts/screenshots
 
-test: services browser promtool pgbouncer faketime sdks lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
+test: services browser promtool pgbouncer faketime sdks schemathesis lint ## Everything: format, clippy, rustdoc, unit, property and integration tests
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
 	@scripts/test -p payonce --lib --test pure
 
-test-it: services browser promtool pgbouncer faketime sdks toolchain ## Only the integration tests
+test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
 
 chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, then ten seeds of two minutes
@@ -47,6 +47,9 @@ chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, 
 
 sdks: ## Install the providers' own SDKs, which sign and verify webhooks in a test
 	@scripts/sdks
+
+schemathesis: ## Install what checks the api's answers against its description
+	@scripts/schemathesis --version >/dev/null
 
 faketime promtool pgbouncer:
 	@scripts/services install $@

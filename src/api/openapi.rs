@@ -152,11 +152,12 @@ fn balance() -> Value {
 fn entry() -> Value {
     json!({
         "type": "object", "additionalProperties": true,
-        "required": ["source", "event_id", "type", "account_id", "account_version", "payment_id", "operation_id", "amount",
+        "required": ["source", "event_id", "leg", "type", "account_id", "account_version", "payment_id", "operation_id", "amount",
                      "amount_decimal", "currency", "balance_delta", "held_delta", "balance_after", "held_after", "occurred_at",
                      "recorded_at"],
         "properties": {
             "source": { "type": "string" }, "event_id": { "type": "string" }, "type": { "type": "string" },
+            "leg": { "type": "integer", "minimum": 0, "maximum": 1, "description": "1: the receiving side of a transfer." },
             "account_id": { "type": "string" }, "account_version": { "type": "integer", "format": "int64", "minimum": 1 },
             "payment_id": { "type": ["string", "null"] }, "operation_id": { "type": ["string", "null"] },
             "amount": money(), "amount_decimal": decimal(), "currency": { "type": "string" },

@@ -206,15 +206,17 @@ pub async fn event(
     Ok(Some(Event { source: source.to_owned(), event_id: id.to_owned(), entries, cases }))
 }
 
-/// How far a standby is behind what it has received, in milliseconds; `None`: this is the primary.
+/// How far a standby is behind the primary at most, in milliseconds; `None`: this is the primary. One that is cut off from it does not know what
+/// it misses: then the age of the last that it has, be it because nothing was written since.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn standby_lag_ms(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
     Ok(sqlx::query_scalar(
         "select case when not pg_is_in_recovery() then null
-                     when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() then 0
-                     else (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::bigint end",
+                     when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() and exists (select from pg_stat_wal_receiver) then 0
+                     else (extract(epoch from clock_timestamp() - coalesce(
+                              pg_last_xact_replay_timestamp(), (select checkpoint_time from pg_control_checkpoint()))) * 1000)::bigint end",
     )
     .fetch_one(connection)
     .await?)

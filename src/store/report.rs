@@ -13,6 +13,8 @@ pub struct LedgerRow {
     pub source: String,
     /// The provider's id of the event.
     pub event_id: String,
+    /// Which side of the callback: 0, and 1 for the receiving side of a transfer.
+    pub leg: i16,
     /// What it reported.
     #[sqlx(rename = "type")]
     #[serde(rename = "type")]
@@ -178,9 +180,9 @@ pub async fn event(
     event_id: &str,
 ) -> Result<Option<EventStory>, StoreError> {
     let applied: Option<LedgerRow> = sqlx::query_as(
-        "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
+        "select source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
                 held_delta, balance_after, held_after, occurred_at, recorded_at
-         from ledger where source = $1 and event_id = $2",
+         from ledger where source = $1 and event_id = $2 order by leg limit 1",
     )
     .bind(source)
     .bind(event_id)
@@ -233,7 +235,7 @@ pub async fn account(
     let Some((currency, balance, held, version, status)) = found else { return Ok(None) };
     // Only up to the version read above, so that balance and entries belong together beside running workers.
     let entries: Vec<LedgerRow> = sqlx::query_as(
-        "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
+        "select source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
                 held_delta, balance_after, held_after, occurred_at, recorded_at
          from ledger where account_id = $1 and account_version <= $2 and account_version < $3
          order by account_version desc limit $4",
@@ -276,7 +278,7 @@ pub async fn payment(
     .fetch_optional(&mut *connection)
     .await?;
     let entries: Vec<LedgerRow> = sqlx::query_as(
-        "select source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
+        "select source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
                 held_delta, balance_after, held_after, occurred_at, recorded_at
          from ledger where source = $1 and payment_id = $2 order by account_version desc",
     )

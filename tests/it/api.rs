@@ -86,6 +86,7 @@ async fn applications_read_balances_entries_payments_and_events() {
     let page = ask(&api, ALL, "/v1/accounts/shop-1/entries?limit=2").await.json();
     assert_eq!(page["next_after_version"], 2);
     assert_eq!(page["entries"][1]["amount_decimal"], "25.00");
+    assert_eq!(page["entries"][1]["leg"], 0);
     let page = ask(&api, ALL, "/v1/accounts/shop-1/entries?limit=2&after_version=2").await.json();
     assert_eq!((&page["entries"][0]["event_id"], &page["next_after_version"]), (&json!("cap"), &json!(null)));
 

@@ -23,6 +23,7 @@ mod draft;
 mod dry_runs;
 mod duplicates;
 mod feed;
+mod feed_failover;
 mod former_primary;
 mod history;
 mod hostile_messages;
@@ -51,6 +52,7 @@ mod rivals;
 mod secrets;
 mod signatures;
 mod stalls;
+mod standby;
 mod stopping;
 #[path = "../pure/streams.rs"]
 #[allow(dead_code, reason = "the tests of the pure core use the rest")]

@@ -40,6 +40,19 @@ impl OwnServer {
         server
     }
 
+    /// A PostgreSQL that follows this one.
+    pub async fn standby(&self) -> Self {
+        let folder = tempfile::Builder::new().prefix("payonce-it-").tempdir().expect("a temporary folder");
+        let mut standby = Self { name: "postgres", folder, url: String::new(), tls: None };
+        let port = url::Url::parse(&self.url).expect("an address").port().expect("a port").to_string();
+        standby.call(&["standby", &port]).await;
+        let file = standby.folder.path().join("postgres.port");
+        let own = std::fs::read_to_string(file).expect("its port").trim().to_owned();
+        standby.url = self.url.replacen(&format!(":{port}/"), &format!(":{own}/"), 1);
+        assert_ne!(standby.url, self.url);
+        standby
+    }
+
     pub fn url(&self) -> &str {
         &self.url
     }
