@@ -145,6 +145,7 @@ impl Address {
     async fn exchange(&self, signed: &Headers, body: Bytes) -> Result<Answer, String> {
         // The other side may close what it has kept long enough at any time: that is no failure of its.
         if let Some(mut link) = self.kept()
+            && link.ready().await.is_ok()
             && let Ok(response) = link.send_request(self.request(signed, body.clone())?).await
         {
             return Ok(self.read(response, link).await);
@@ -192,7 +193,7 @@ impl Address {
     fn kept(&self) -> Option<Link> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(since, link)| since.elapsed() < IDLE_MAX && !link.is_closed());
-        idle.pop().map(|(_, link)| link).filter(Link::is_ready)
+        idle.pop().map(|(_, link)| link)
     }
 
     async fn connect(&self) -> Result<Link, String> {
