@@ -11,7 +11,7 @@ use crate::{
     feed::feed_of,
     store::{
         self,
-        webhooks::{self, WebhookRow},
+        subscribers::{self, WebhookRow},
     },
 };
 
@@ -76,18 +76,18 @@ pub(super) async fn run(config: Config, args: Args) -> Result<(), Failure> {
             Err(Failure::Usage("--listen and --from-beginning are for `payonce feed` itself".to_owned()))
         }
         None => Ok(app::run_feed(config, args.listen, args.from_beginning).await?),
-        Some(Command::Subscribers(command)) => subscribers(&config, command).await,
+        Some(Command::Subscribers(command)) => work_subscribers(&config, command).await,
     }
 }
 
-async fn subscribers(config: &Config, command: Subscribers) -> Result<(), Failure> {
+async fn work_subscribers(config: &Config, command: Subscribers) -> Result<(), Failure> {
     let mut connection = app::database(config, "payonce")?.connect().await?;
     store::check_schema(&mut connection).await?;
     match command {
-        Subscribers::List { json } => list(config, webhooks::list(&mut connection).await?, json),
+        Subscribers::List { json } => list(config, subscribers::list(&mut connection).await?, json),
         Subscribers::Enable { name } => {
             let feed = feed_of(&config.feed.name, &name);
-            if webhooks::enable(&mut connection, &feed).await? {
+            if subscribers::enable(&mut connection, &feed).await? {
                 say!("{name} is enabled; a running feed sends what it has not taken");
                 return Ok(());
             }
@@ -106,7 +106,7 @@ async fn subscribers(config: &Config, command: Subscribers) -> Result<(), Failur
                 return Err(Failure::Usage(format!("--account {account}: {words}")));
             }
             let feed = feed_of(&config.feed.name, &name);
-            match webhooks::replay(&mut connection, &feed, &account, from_version).await? {
+            match subscribers::replay(&mut connection, &feed, &account, from_version).await? {
                 Some(last) => {
                     say!(
                         "versions {from_version} to {last} of {} are sent to {name} again",
@@ -124,7 +124,7 @@ async fn subscribers(config: &Config, command: Subscribers) -> Result<(), Failur
                 let words = "the configuration file names it still, so that it would begin anew";
                 return Err(Failure::Usage(format!("subscriber {name:?}: {words}; take it out first")));
             }
-            if webhooks::forget(&mut connection, &feed_of(&config.feed.name, &name)).await? {
+            if subscribers::forget(&mut connection, &feed_of(&config.feed.name, &name)).await? {
                 say!("{name} is forgotten");
                 return Ok(());
             }

@@ -19,7 +19,7 @@ use crate::{
     broker::{Names, topology::TopologyError},
     config::{FeedConfig, RetryConfig, Secret, TlsConfig},
     metrics,
-    store::{self, Database, SchemaError, StoreError, feed::FeedRow, webhooks::WebhookRow},
+    store::{self, Database, SchemaError, StoreError, feed::FeedRow, subscribers::WebhookRow},
 };
 pub use tail::Readiness;
 use tail::Tail;
@@ -119,7 +119,7 @@ async fn watch(feed: Arc<Feed>, stop: CancellationToken) {
         let looked: Result<(Vec<FeedRow>, Vec<WebhookRow>), StoreError> = connection
             .run(async |connection| {
                 store::feed::summarize(connection).await?;
-                Ok((store::feed::list(connection).await?, store::webhooks::list(connection).await?))
+                Ok((store::feed::list(connection).await?, store::subscribers::list(connection).await?))
             })
             .await;
         match looked {

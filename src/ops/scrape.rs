@@ -15,7 +15,7 @@ use crate::{
         feed::{self, FeedRow},
         history,
         report::TotalRow,
-        webhooks::{self, WebhookRow},
+        subscribers::{self, WebhookRow},
         workers::{self, WorkerRow},
     },
 };
@@ -59,7 +59,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 cases: history::cases(connection).await?,
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
-                webhooks: webhooks::list(connection).await?,
+                webhooks: subscribers::list(connection).await?,
             })
         })
         .await

@@ -35,6 +35,7 @@ mod rows;
 mod schema;
 mod server;
 pub mod settling;
+pub mod subscribers;
 pub mod waiting;
 pub mod webhooks;
 pub mod workers;

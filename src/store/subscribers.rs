@@ -1,0 +1,116 @@
+//! Subscribers over HTTPS, as people and alerts see them, and what people do with them. What must not live here: how events are delivered
+//! (`webhooks`).
+
+use sqlx::{Connection as _, FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::StoreError;
+
+/// All that it has not taken is tried at once, as if nothing had failed. False: there is no such subscriber.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn enable(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let enabled = sqlx::query(
+        "update webhooks set disabled_at = null, disabled_why = null, failing_since = null, acts = acts + 1 where name = $1",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "update webhook_accounts set due_at = clock_timestamp(), attempts = 0, failing_since = null where subscriber = $1 and attempts > 0",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(enabled.rows_affected() > 0)
+}
+
+/// Has the versions of an account from `from_version` sent again. The version of its last row; `None`: there is no such subscriber, or the
+/// account has no such version.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn replay(
+    connection: &mut PgConnection,
+    name: &str,
+    account_id: &str,
+    from_version: i64,
+) -> Result<Option<i64>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let last: Option<i64> = sqlx::query_scalar(
+        "insert into webhook_accounts as w (subscriber, account_id, delivered, wanted)
+         select s.name, a.account_id, $3 - 1, a.version from webhooks s, accounts a
+         where s.name = $1 and a.account_id = $2 and $3 between 1 and a.version
+         on conflict (subscriber, account_id) do update
+         set delivered = least(w.delivered, excluded.delivered), wanted = greatest(w.wanted, excluded.wanted),
+             due_at = clock_timestamp(), attempts = 0, failing_since = null
+         returning wanted",
+    )
+    .bind(name)
+    .bind(account_id)
+    .bind(from_version)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    sqlx::query("update webhooks set acts = acts + 1 where name = $1")
+        .bind(name)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(last)
+}
+
+/// Forgets a subscriber, with what it has not taken. False: there is none, or a feed works for it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn forget(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("select forget_webhook($1)").bind(name).fetch_one(connection).await?)
+}
+
+/// A subscriber, as people and alerts see it.
+#[derive(Debug, Clone, serde::Serialize, FromRow)]
+pub struct WebhookRow {
+    /// Its feed: `<feed_name>:webhook:<subscriber>`.
+    pub name: String,
+    /// Since when nothing is sent to it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub disabled_at: Option<OffsetDateTime>,
+    /// Why.
+    pub disabled_why: Option<String>,
+    /// For how long it has taken nothing, in seconds; 0 while it takes some.
+    pub failing_seconds: f64,
+    /// When it took an event last.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub delivered_at: Option<OffsetDateTime>,
+    /// Events that it has taken; copies count.
+    pub delivered: i64,
+    /// Accounts of which it has not taken all, at most [`super::webhooks::ACCOUNTS_BEHIND_MAX`] or so.
+    pub accounts_behind: i64,
+    /// Those of them that are given up.
+    pub accounts_given_up: i64,
+    /// The newest failure of an account that is behind.
+    pub last_error: Option<String>,
+}
+
+/// Every subscriber, by name.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(connection: &mut PgConnection) -> Result<Vec<WebhookRow>, StoreError> {
+    Ok(sqlx::query_as(
+        "select w.name, w.disabled_at, w.disabled_why, w.delivered_at, w.delivered,
+                coalesce(extract(epoch from clock_timestamp() - w.failing_since), 0)::float8 as failing_seconds,
+                b.behind as accounts_behind, b.given_up as accounts_given_up, b.last_error
+         from webhooks w
+         cross join lateral (
+             select count(*) as behind, count(*) filter (where due_at = 'infinity') as given_up,
+                    (array_agg(last_error order by failing_since desc) filter (where last_error is not null))[1] as last_error
+             from webhook_accounts where subscriber = w.name and delivered < wanted) as b
+         order by w.name",
+    )
+    .fetch_all(connection)
+    .await?)
+}
