@@ -51,6 +51,7 @@ pub fn code_of(status: u16) -> &'static str {
         403 => "forbidden",
         404 => "not_found",
         405 => "method_not_allowed",
+        409 => "conflict",
         413 => "too_large",
         415 => "unsupported_media_type",
         503 => "unavailable",
@@ -93,6 +94,26 @@ pub fn decimal(minor_units: impl Into<i128>, currency: Currency) -> String {
     if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
 }
 
+/// The reverse: minor units of a decimal text with an optional sign, such as `-19.99` of CNY. `None` where it has more digits than the
+/// currency, an exponent, a comma, or does not fit. Never a float.
+#[must_use]
+pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
+    let text = text.trim();
+    let (is_negative, text) = match text.strip_prefix(['-', '\u{2212}']) {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = currency.minor_digits() as usize;
+    let is_plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_plain(whole) || !is_plain(fraction) || (text.contains('.') && fraction.len() > digits) {
+        return None;
+    }
+    let fraction = if digits == 0 { String::new() } else { format!("{fraction:0<digits$}") };
+    let units: i64 = format!("{whole}{fraction}").parse().ok()?;
+    if is_negative { units.checked_neg() } else { Some(units) }
+}
+
 /// The same for people, with the code: `-19.99 CNY`. Of a code that is no currency the minor units stand as they are.
 #[must_use]
 pub fn money(minor_units: impl Into<i128>, code: &str) -> String {
@@ -115,6 +136,38 @@ mod tests {
         assert_eq!(of(-1_999, "JPY"), "-1999");
         assert_eq!(of(1_999, "KWD"), "1.999");
         assert_eq!(of(i64::MIN, "CLF"), "-922337203685477.5808");
+    }
+
+    #[test]
+    fn a_decimal_text_is_read_as_the_minor_units_that_it_is_written_from() {
+        let of = |text, code| minor_units(text, Currency::parse(code).expect("a currency"));
+        for (text, code, units) in [
+            ("-12.50", "EUR", -1_250),
+            ("+12.5", "EUR", 1_250),
+            ("12", "EUR", 1_200),
+            (" 0.05 ", "EUR", 5),
+            ("\u{2212}1.999", "KWD", -1_999),
+            ("1999", "JPY", 1_999),
+        ] {
+            assert_eq!(of(text, code), Some(units), "{text} {code}");
+            let currency = Currency::parse(code).expect("a currency");
+            assert_eq!(minor_units(&decimal(units, currency), currency), Some(units));
+        }
+        for (text, code) in [
+            ("", "EUR"),
+            ("-", "EUR"),
+            ("1.", "EUR"),
+            (".5", "EUR"),
+            ("1.999", "EUR"),
+            ("1.0", "JPY"),
+            ("1,50", "EUR"),
+            ("1e3", "EUR"),
+            ("--1", "EUR"),
+            ("1 000", "EUR"),
+            ("99999999999999999999", "EUR"),
+        ] {
+            assert_eq!(of(text, code), None, "{text} {code}");
+        }
     }
 
     #[test]

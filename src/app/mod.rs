@@ -1,6 +1,7 @@
 //! The composition root: builds what a command needs from the configuration, starts it, and stops it on a signal.
 
 mod ingress;
+mod operators;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,15 +16,14 @@ use crate::{
     api,
     balances::Balances,
     broker::{self, Names},
-    config::{Config, Policy, Secret},
+    config::{Config, Secret},
     dedupe::Dedupe,
     feed,
-    ingress::endpoint::Endpoints,
     keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics, ops,
     store::{Database, Reader},
     tls,
-    worker::{self, Readiness, Refusal, Worker, reverify::Trust},
+    worker::{self, Readiness, Refusal, Worker},
 };
 
 pub use ingress::{case_endpoints, endpoints, run_ingress};
@@ -263,7 +263,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        carry_out: carry_out(keys, Arc::new(case_endpoints(&config)), config.worker.policy()),
+        acts: operators::acts(keys, case_endpoints(&config), &config),
         database,
         dedupe,
         amqp_url: config.amqp_url,
@@ -287,20 +287,6 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     stop.cancel();
     drop(tokio::join!(watch_redis, watch_keys));
     served.map_err(|error| AppError::Failed(error.to_string()))
-}
-
-/// Orders of the pages, carried out by the code behind the command line.
-fn carry_out(keys: Keys, endpoints: Arc<Endpoints>, policy: Policy) -> ops::CarryOut {
-    Arc::new(move |mut connection, order, action| {
-        let (keyring, endpoints) = (keys.current(), Arc::clone(&endpoints));
-        Box::pin(async move {
-            let trust = Trust { keyring: &keyring, endpoints: &endpoints };
-            let done =
-                worker::deeds::carry_out(&mut connection, &order, action, &trust, policy, |_| {}).await;
-            connection.close().await;
-            done.map(drop)
-        })
-    })
 }
 
 fn required<'a>(secret: Option<&'a Secret>, setting: &str) -> Result<&'a Secret, AppError> {

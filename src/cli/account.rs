@@ -71,6 +71,9 @@ struct How {
     /// Who does this, kept in the audit log.
     #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
     by: String,
+    /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
+    #[arg(long, value_parser = quarantine::name, value_name = "KEY", allow_hyphen_values = true)]
+    idempotency_key: Option<String>,
     /// One JSON object in place of text.
     #[arg(long)]
     json: bool,
@@ -110,8 +113,15 @@ async fn change(
     to: AccountStatus,
     currency: Option<Currency>,
 ) -> Result<(), Failure> {
-    let order =
-        Order { account_id: &how.id, to, currency, who: &how.by, via: Door::CommandLine, why: &how.why };
+    let order = Order {
+        account_id: &how.id,
+        to,
+        currency,
+        who: &how.by,
+        via: Door::CommandLine,
+        why: &how.why,
+        key: how.idempotency_key.as_deref(),
+    };
     let ordered =
         with_database(config, async |connection| accounts::change(connection, &order).await).await?;
     let id = &how.id;
@@ -119,6 +129,11 @@ async fn change(
         Ordered::Opened => None,
         Ordered::Changed(from) => Some(from.as_str()),
         Ordered::Refused(obstacle) => return Err(refused(id, to, obstacle)),
+        Ordered::OtherContent => {
+            return Err(Failure::No(
+                "nothing was done: the idempotency key was used for something else".to_owned(),
+            ));
+        }
     };
     if how.json {
         return print_json(&json!({ "account_id": id.as_str(), "status": to.as_str(), "was": was }));

@@ -4,26 +4,25 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Failure, print_json, quarantine, table};
+use super::{Failure, approvals, print_json, quarantine, table};
 use crate::{
     app,
     config::Config,
-    ledger::{
-        AccountId, Amount, Callback, Currency, Direction, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
-        Source,
-    },
+    ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, OPERATOR_SOURCE},
     store::{
         self, StoreError,
-        actions::{self, Act, Door, Record},
+        actions::{Act, Door, Line},
+        acts::Adjusted,
     },
-    worker::adjust::{Adjusted, adjust},
+    worker::adjust::{self, Requested},
 };
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "An adjustment is a ledger row of source urn:payonce:operator. Of one id there is never a second: after a failure run the\n\
-                        same command again, with --id. Exits 1 where nothing was posted: known already, the id used for something else, no\n\
-                        such account, another currency, account closed."
+                        same command again, with --id; it answers as the first did. Exits 1 where nothing was posted: the id used for\n\
+                        something else, no such account, another currency, account closed. Where approvals names adjust, it is proposed,\n\
+                        and posted when another person approves it: `payonce approvals approve`."
 )]
 pub(super) struct Args {
     /// The account.
@@ -77,52 +76,39 @@ fn amount(text: &str) -> Result<Amount, String> {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let event_id = match &args.id {
+    let id = match &args.id {
         Some(id) => id.clone(),
         None => event_id(&format!("{:032x}", rand::random::<u128>())).map_err(Failure::No)?,
     };
     let database = Arc::new(app::database(config, "payonce")?);
-    let mut audit_log = database.for_reading().connect().await?;
-    store::check_schema(&mut audit_log).await?;
-    let now = store::now(&mut audit_log).await?;
-    let source = Source::new(OPERATOR_SOURCE).map_err(|error| Failure::No(error.to_string()))?;
-    let adjustment = Callback {
-        key: Key { source, event_id },
-        kind: Kind::AdjustmentPosted,
-        account_id: Some(args.account.clone()),
-        assigned_to: None,
-        payment_id: None,
-        operation_id: None,
+    let mut reading = database.for_reading().connect().await?;
+    store::check_schema(&mut reading).await?;
+    let correction = Correction {
+        id,
+        account_id: args.account.clone(),
+        direction: args.direction,
         amount: args.amount,
         currency: args.currency,
-        is_final: false,
-        is_cumulative: false,
-        expires_at_us: None,
-        to: None,
-        direction: Some(args.direction),
-        occurred_at_us: i64::try_from(now.unix_timestamp_nanos() / 1_000).ok(),
-        fingerprint: Fingerprint([0; 32]),
-    }
-    .sealed();
-    let id = adjustment.key.event_id.as_str();
-    let chosen = format!(
-        "{} {} {} (minor units), account {}, id {id}",
-        args.direction.as_str(),
-        args.amount.minor_units(),
-        args.currency,
-        args.account
-    );
-    let record =
-        Record { who: &args.by, via: Door::CommandLine, act: Act::Adjust, why: &args.why, chosen: &chosen };
-    let line = actions::begin_act(&mut audit_log, record).await?;
+    };
+    let id = correction.id.as_str();
+    let chosen = correction.to_string();
+    let line = Line {
+        who: &args.by,
+        via: Door::CommandLine,
+        action: Act::Adjust.as_str(),
+        why: &args.why,
+        chosen: &chosen,
+        key: None,
+        proposed_by: None,
+    };
     let mut connection = store::Connection::new(database);
-    let adjusted = adjust(&mut connection, &adjustment, config.worker.policy()).await;
+    let policy = (config.worker.policy(), config.approvals);
+    let requested = adjust::request(&mut connection, &correction, policy, line).await;
     connection.close().await;
-    let adjusted = adjusted.map_err(|cause| unknown(cause, id))?;
-    // Whatever the audit log cannot be told any more, the ledger has.
-    let told = actions::end(&mut audit_log, line, &in_words(&adjusted, id)).await;
-    report(&adjusted, &args, id)?;
-    Ok(told?)
+    match requested.map_err(|cause| unknown(cause, id))? {
+        Requested::Adjusted(adjusted) => report(&adjusted, &args, id),
+        Requested::Proposed(start) => approvals::report_start(&start, args.json),
+    }
 }
 
 /// The same command says what has become of it, given the id.
@@ -138,40 +124,23 @@ fn unknown(cause: StoreError, id: &str) -> Failure {
     }
 }
 
-fn in_words(adjusted: &Adjusted, id: &str) -> String {
-    match adjusted {
-        Adjusted::Posted { balance, held, version } => {
-            format!("posted: balance {balance}, held {held} (minor units), version {version}, id {id}")
-        }
-        Adjusted::Known => format!("nothing to do: the adjustment {id} is posted already"),
-        Adjusted::OtherContent => format!(
-            "nothing was posted: the id {id} was used for another adjustment, which `payonce event {OPERATOR_SOURCE} {id}` shows; use another"
-        ),
-        Adjusted::Refused { reason, detail } => {
-            format!("nothing was posted: {}: {detail}", reason.as_str())
-        }
-    }
-}
-
 fn report(adjusted: &Adjusted, args: &Args, id: &str) -> Result<(), Failure> {
-    let words = in_words(adjusted, id);
-    let (outcome, reason) = match adjusted {
-        Adjusted::Posted { balance, held, version } => {
-            if args.json {
-                return print_json(&json!({
-                    "outcome": "posted", "id": id, "account_id": args.account.as_str(),
-                    "balance": balance, "held": held, "version": version,
-                }));
-            }
-            say!("Account {}: {}", table::safe(args.account.as_str()), table::safe(&words));
-            return Ok(());
-        }
-        Adjusted::Known => ("known", None),
-        Adjusted::OtherContent => ("refused", Some("payload_mismatch")),
-        Adjusted::Refused { reason, .. } => ("refused", Some(reason.as_str())),
-    };
     if args.json {
-        print_json(&json!({ "outcome": outcome, "id": id, "reason": reason }))?;
+        let mut value = adjusted.outcome();
+        value["id"] = json!(id);
+        value["account_id"] = json!(args.account.as_str());
+        print_json(&value)?;
     }
-    Err(Failure::No(format!("account {}: {words}", args.account)))
+    match adjusted {
+        Adjusted::Posted { .. } if args.json => Ok(()),
+        Adjusted::Posted { .. } => {
+            say!("Account {}: {}, id {}", table::safe(args.account.as_str()), adjusted, table::safe(id));
+            Ok(())
+        }
+        Adjusted::OtherContent => Err(Failure::No(format!(
+            "account {}: {adjusted}. `payonce event {OPERATOR_SOURCE} {id}` shows that one",
+            args.account
+        ))),
+        Adjusted::Refused { .. } => Err(Failure::No(format!("account {}: {adjusted}", args.account))),
+    }
 }

@@ -12,6 +12,7 @@ macro_rules! say {
 mod account;
 mod adjust;
 mod api;
+mod approvals;
 mod audit;
 mod cases;
 mod dry_run;
@@ -107,6 +108,9 @@ enum Command {
     /// Works the cases: callbacks that are not in the ledger.
     #[command(subcommand)]
     Quarantine(quarantine::Command),
+    /// Lists, approves and rejects what waits for a second person (setting approvals).
+    #[command(subcommand)]
+    Approvals(approvals::Command),
     /// Checks every stored invariant with its own SQL; exits 1 where one fails.
     Audit(audit::Args),
     /// Prints a script that completes commands and flags: `payonce completions bash > /etc/bash_completion.d/payonce`.
@@ -269,6 +273,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
         Command::Adjust(args) => adjust::run(&config, args).await,
         Command::Payment(args) => payment::run(&config, args).await,
         Command::Quarantine(command) => quarantine::run(&config, command).await,
+        Command::Approvals(command) => approvals::run(&config, command).await,
         Command::Audit(args) => audit::run(&config, args).await,
         Command::Completions(args) => manual::completions(self::command(), &args),
         Command::Man(args) => manual::man(self::command(), &args),

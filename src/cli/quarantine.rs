@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 
 use clap::{Subcommand, builder::PossibleValuesParser};
-use serde_json::json;
 use time::Duration;
 
-use super::{Failure, cases, dry_run, print_json, progress, remove, table, with_database};
+use super::{Failure, approvals, cases, dry_run, print_json, progress, remove, table, with_database};
 use crate::{
     app,
     config::Config,
@@ -14,9 +13,10 @@ use crate::{
     ledger::{AccountId, Reason},
     store::{
         self,
-        actions::{self, Door, Order, Verb},
+        actions::{Door, Order, Verb},
         assign::Assignment,
         quarantine::{self, Filter, Page, Replayed, Sums},
+        requests::{self, Start},
     },
     worker::{
         deeds::{self, Done},
@@ -109,12 +109,8 @@ pub(super) enum Command {
         /// Kept with the case, and in the audit log beside both accounts.
         #[arg(long, value_parser = words, value_name = "TEXT")]
         why: String,
-        /// Who does this, kept with the case.
-        #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
-        by: String,
-        /// One JSON object in place of text.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        by: By,
     },
 }
 
@@ -146,9 +142,19 @@ pub(super) struct How {
     /// Every case in a fitting state that the other filters leave; needed where there is no other.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    by: By,
+}
+
+/// Who asks, and how the answer looks.
+#[derive(Debug, clap::Args)]
+pub(super) struct By {
     /// Who does this, kept with the cases.
     #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
     by: String,
+    /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
+    #[arg(long, value_parser = name, value_name = "KEY", allow_hyphen_values = true)]
+    idempotency_key: Option<String>,
     /// One JSON object in place of text.
     #[arg(long)]
     json: bool,
@@ -210,9 +216,9 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
         Command::Reopen { which, how, why } => {
             work(config, (Verb::Reopen, None), which, &how, &why, true).await
         }
-        Command::Assign { id, account, why, by, json } => {
+        Command::Assign { id, account, why, by } => {
             let which = Which { ids: vec![id], ..Which::default() };
-            let how = How { all: false, by, json };
+            let how = How { all: false, by };
             work(config, (Verb::Assign, Some(account)), which, &how, &why, true).await
         }
     }
@@ -228,35 +234,42 @@ async fn work(
     why: &str,
     is_confirmed: bool,
 ) -> Result<(), Failure> {
-    let mut filter = which.chosen(config, verb, how.all).await?;
+    let filter = which.chosen(config, verb, how.all).await?;
+    let By { by, idempotency_key, json } = &how.by;
+    let json = *json;
     let database = Arc::new(app::database(config, "payonce")?);
     let mut reading = database.for_reading().connect().await?;
     store::check_schema(&mut reading).await?;
-    let absent = absent(&filter.ids, &quarantine::states(&mut reading, &filter.ids).await?, verb);
-    let sums = quarantine::sums(&mut reading, &filter, i64::MAX).await?;
-    if sums.cases == 0 {
-        report(None, verb, how.json)?;
-        let nothing = || format!("no case fits that is {}", verb.states().join(" or "));
-        return Err(Failure::No(absent.unwrap_or_else(nothing)));
-    }
-    if verb == Verb::Discard && !is_confirmed {
-        confirm(&sums)?;
-    }
     let mut chosen = filter.to_string();
     if let Some(to) = &assign_to {
         chosen.push_str(&format!("; to account {:?}", to.as_str()));
     }
-    // Just those that were counted: others may come while somebody thinks.
-    filter.id_max = sums.id_max;
-    let order = Order {
-        who: how.by.clone(),
+    let mut order = Order {
+        who: by.clone(),
         via: Door::CommandLine,
         verb,
         why: why.to_owned(),
         chosen,
         filter,
         assign_to,
+        key: idempotency_key.clone(),
     };
+    // Before the cases are looked at: what was done with this key then may have left none.
+    if let Some(before) = requests::before(&mut reading, &order.line()).await? {
+        return approvals::report_start(&before, json);
+    }
+    let absent = absent(&order.filter.ids, &quarantine::states(&mut reading, &order.filter.ids).await?, verb);
+    let sums = quarantine::sums(&mut reading, &order.filter, i64::MAX).await?;
+    if sums.cases == 0 {
+        report(None, verb, json)?;
+        let nothing = || format!("no case fits that is {}", verb.states().join(" or "));
+        return Err(Failure::No(absent.unwrap_or_else(nothing)));
+    }
+    if verb == Verb::Discard && !is_confirmed {
+        confirm(&sums)?;
+    }
+    // Just those that were counted: others may come while somebody thinks.
+    order.filter.id_max = sums.id_max;
     // Before the audit log says that anything has begun; only a replay asks for keys.
     let keyring = match verb {
         Verb::Replay => app::case_keys(config)?.current(),
@@ -264,7 +277,12 @@ async fn work(
     };
     let endpoints = app::case_endpoints(config);
     let trust = Trust { keyring: &keyring, endpoints: &endpoints };
-    let action = actions::begin(&mut reading, &order).await?;
+    let action = match requests::start(&mut reading, &order, config.approvals).await? {
+        Start::Begun(action) => action,
+        other @ (Start::Before(_) | Start::Proposed(_) | Start::OtherContent(_) | Start::Refused(_)) => {
+            return approvals::report_start(&other, json);
+        }
+    };
     let progress =
         progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
@@ -273,7 +291,7 @@ async fn work(
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;
-    report(Some(done.clone()), verb, how.json)?;
+    report(Some(done.clone()), verb, json)?;
     let was_idle = match done {
         Done::Replayed(replayed) => {
             replayed == Replayed { untouched: replayed.untouched, ..Replayed::default() }
@@ -320,18 +338,10 @@ fn report(done: Option<Done>, verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Reopen => Done::Reopened(0),
         Verb::Assign => Done::Assigned(Assignment::Ended, Replayed::default()),
     });
+    if json {
+        return print_json(&done.outcome());
+    }
     match done {
-        Done::Replayed(replayed) if json => print_json(&replayed),
-        Done::Discarded(cases) if json => print_json(&json!({ "discarded": cases })),
-        Done::Reopened(cases) if json => print_json(&json!({ "reopened": cases })),
-        Done::Assigned(Assignment::Made { from, to }, replayed) if json => {
-            let mut value = serde_json::to_value(replayed).map_err(|error| Failure::No(error.to_string()))?;
-            value["from"] = json!(from.as_ref().map(AccountId::as_str));
-            value["to"] = json!(to.as_str());
-            value["assigned"] = json!(1);
-            print_json(&value)
-        }
-        Done::Assigned(..) if json => print_json(&json!({ "assigned": 0 })),
         Done::Replayed(_)
         | Done::Discarded(_)
         | Done::Reopened(_)

@@ -84,8 +84,13 @@ pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Tables
                 "there is no such setting; payonce.example.toml lists all of them".to_owned(),
             ));
         }
+        let is_list =
+            SETTINGS.iter().any(|setting| setting.name == name && matches!(setting.domain, Domain::Words(_)));
         let value = match value {
             toml::Value::String(text) => text,
+            toml::Value::Array(words) if is_list && words.iter().all(toml::Value::is_str) => {
+                words.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(yes) => yes.to_string(),
             toml::Value::Float(_)

@@ -18,6 +18,7 @@ use crate::ledger::Rules;
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
+use settings::listed;
 pub use settings::{Domain, SETTINGS, Setting};
 pub use subscribers::{Start, SubscriberConfig, SubscribersConfig};
 
@@ -108,6 +109,21 @@ pub struct Policy {
     pub rules: Rules,
     /// Whether cases keep card data masked.
     pub mask_cards: bool,
+}
+
+/// Which acts of operators another person has to approve.
+#[derive(Debug, Clone, Copy)]
+pub struct Approvals {
+    /// Adjustments.
+    pub adjust: bool,
+    /// Cases that are handed to another account.
+    pub assign: bool,
+    /// Every discard.
+    pub discard: bool,
+    /// A replay, discard or reopening of more than one case by filter.
+    pub bulk: bool,
+    /// How long a proposal waits.
+    pub wait_max: Duration,
 }
 
 /// How long counts are kept, and how fine.
@@ -233,6 +249,8 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// Who may use the pages of `payonce ops`.
     pub access: AccessConfig,
+    /// Which acts need a second person.
+    pub approvals: Approvals,
     /// Whether card data is masked where a message is shown.
     pub mask_cards: bool,
     /// `error` to `trace`.
@@ -304,6 +322,10 @@ struct Values(BTreeMap<&'static str, String>);
 impl Values {
     fn text(&self, name: &str) -> String {
         self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    fn lists(&self, name: &str, word: &str) -> bool {
+        listed(&self.text(name)).any(|listed| listed == word)
     }
 
     fn secret(&self, name: &str) -> Option<Secret> {
@@ -398,6 +420,13 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             operator_token: values.secret("ops_token"),
             readonly_token: values.secret("ops_readonly_token"),
             local_name: values.text("ops_local_name"),
+        },
+        approvals: Approvals {
+            adjust: values.lists("approvals", "adjust"),
+            assign: values.lists("approvals", "assign"),
+            discard: values.lists("approvals", "discard"),
+            bulk: values.lists("approvals", "bulk"),
+            wait_max: values.duration("approval_wait_max_ms")?,
         },
         mask_cards: values.text("mask_cards") == "on",
         log_level: values.text("log_level"),

@@ -12,6 +12,8 @@ pub enum Domain {
     },
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Any of these words, none twice: in the TOML file an array, else with commas between them.
+    Words(&'static [&'static str]),
     /// Text without control characters, at most 200 bytes.
     Text,
     /// An address with a password in it. It is never printed, and there is no flag for it: arguments are visible to every user
@@ -43,6 +45,7 @@ impl Setting {
         match self.domain {
             Domain::Number { min, max } => format!("a whole number from {min} to {max}"),
             Domain::Word(words) => format!("one of {}", words.join(", ")),
+            Domain::Words(words) => format!("any of {}, with commas between them", words.join(", ")),
             Domain::Text => "text of at most 200 bytes without control characters".to_owned(),
             Domain::Secret => "an address such as those in payonce.example.toml".to_owned(),
         }
@@ -54,10 +57,19 @@ impl Setting {
                 value.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number))
             }
             Domain::Word(words) => words.contains(&value),
+            Domain::Words(words) => {
+                let given: Vec<&str> = listed(value).collect();
+                given.iter().enumerate().all(|(at, word)| words.contains(word) && !given[..at].contains(word))
+            }
             Domain::Text => value.len() <= 200 && !value.chars().any(char::is_control),
             Domain::Secret => !value.is_empty(),
         }
     }
+}
+
+/// The words of a [`Domain::Words`].
+pub(super) fn listed(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
 const fn number(
@@ -396,6 +408,19 @@ pub const SETTINGS: &[Setting] = &[
         default: "local operator",
         help: "Who acts, in the trail, where `payonce ops` has no token and so no login",
     },
+    Setting {
+        name: "approvals",
+        domain: Domain::Words(&["adjust", "assign", "discard", "bulk"]),
+        default: "",
+        help: "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)",
+    },
+    number(
+        "approval_wait_max_ms",
+        1_000,
+        90 * DAY_MS,
+        "259200000",
+        "How long a proposal waits for another person, in milliseconds; then it has to be made anew",
+    ),
     Setting {
         name: "mask_cards",
         domain: Domain::Word(&["on", "off"]),

@@ -8,6 +8,7 @@
 
 mod account;
 mod callback;
+mod correction;
 mod currency;
 mod decide;
 mod deposit;
@@ -22,6 +23,7 @@ pub use callback::{
     AccountId, Amount, Callback, EXPIRY_ID, EventId, Fingerprint, Key, OperationId, OperationKey, PaymentId,
     PaymentKey, Source, TEXT_BYTES_MAX, TextError,
 };
+pub use correction::Correction;
 pub use currency::Currency;
 pub use decide::{Expires, decide, decide_cases, give_up};
 pub use deposit::{Deposit, Running};

@@ -4,42 +4,63 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
-use super::Pool;
+use super::{
+    Pool,
+    pool::{Answered, Wanted},
+};
 use crate::{
     ledger::AccountId,
     store::{
         self, StoreError,
-        actions::{self, Door, Order, Verb},
+        actions::{Door, Order, Verb},
+        proposals::{self, Objection},
         quarantine::Filter,
+        requests::{self, Start},
     },
 };
 
 /// How long a page waits for the end before it shows how far things are.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Begins, and waits a little for the end. Returns the line of the trail, which says how it went or goes.
-pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<i64, StoreError> {
+/// Begins, and waits a little for the end: then its line of the trail says how it went or goes. Or proposes it, or finds that the same was
+/// asked for before.
+pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, StoreError> {
     let mut connection = store::Connection::new(Arc::clone(&pool.database));
-    let action = connection.run(async |connection| actions::begin(connection, &order).await).await?;
+    let approvals = pool.acts.approvals;
+    let start =
+        connection.run(async |connection| requests::start(connection, &order, approvals).await).await?;
+    let Start::Begun(action) = start else { return Ok(start) };
     info!(action, verb = order.verb.as_str(), "an operator works cases");
-    let pool = Arc::clone(pool);
-    let work = tokio::spawn(async move {
-        if let Err(cause) = (pool.carry_out)(connection, order, action).await {
+    let working = Arc::clone(pool);
+    wait_a_little(async move {
+        if let Err(cause) = (working.acts.carry_out)(connection, order, action).await {
             warn!(action, cause = %cause, "cases were left");
         }
-        pool.watch.cases_changed();
-    });
-    // Late is not wrong: the work goes on, and its line of the trail tells.
-    drop(tokio::time::timeout(PATIENCE, work).await);
-    Ok(action)
+        working.watch.cases_changed();
+    })
+    .await;
+    Ok(start)
+}
+
+/// Works on when the page or the caller has gone. `None`: it has not ended yet; late is not wrong.
+pub(super) async fn wait_a_little<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    tokio::time::timeout(PATIENCE, tokio::spawn(work)).await.ok()?.ok()
 }
 
 /// The order that hands one case to another account.
-pub(super) fn assignment(who: String, via: Door, why: String, case: i64, to: AccountId) -> Order {
+pub(super) fn assignment(
+    who: String,
+    via: Door,
+    (why, key): (String, Option<String>),
+    case: i64,
+    to: AccountId,
+) -> Order {
     let verb = Verb::Assign;
     let filter = Filter { ids: vec![case], states: verb.states().to_vec(), ..Filter::default() };
     let chosen = format!("{filter}; to account {:?}", to.as_str());
-    Order { who, via, verb, why, filter, chosen, assign_to: Some(to) }
+    Order { who, via, verb, why, filter, chosen, assign_to: Some(to), key }
 }
 
 /// A reason as it is kept.
@@ -49,4 +70,55 @@ pub(super) fn words(why: &str) -> Result<String, &'static str> {
     is_fit
         .then(|| why.to_owned())
         .ok_or("Say why, in 1 to 1000 bytes without control characters: it is kept with the cases.")
+}
+
+/// An idempotency key, 1 to 200 bytes without control characters; an empty one is none.
+pub(super) fn key(text: &str) -> Result<Option<String>, &'static str> {
+    let is_fit = text.len() <= 200 && !text.chars().any(char::is_control);
+    if !is_fit {
+        return Err("An idempotency key has at most 200 bytes, and no control characters.");
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// A key for a request that came without one.
+pub(super) fn random_key() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Posts a correction, proposes it, or previews it.
+pub(super) async fn adjust(pool: &Arc<Pool>, wanted: Wanted) -> Result<Answered, StoreError> {
+    let connection = store::Connection::new(Arc::clone(&pool.database));
+    (pool.acts.adjust)(connection, wanted).await
+}
+
+/// Carries a proposal out, and waits a little for the end; `None`: it is done, or at work, and the proposal says which.
+pub(super) async fn approve(
+    pool: &Arc<Pool>,
+    proposal: i64,
+    who: String,
+    via: Door,
+) -> Result<Option<Objection>, StoreError> {
+    let connection = store::Connection::new(Arc::clone(&pool.database));
+    info!(proposal, "an operator approves a proposal");
+    let working = Arc::clone(pool);
+    let ended = wait_a_little(async move {
+        let approved = (working.acts.approve)(connection, proposal, who, via).await;
+        working.watch.cases_changed();
+        approved
+    })
+    .await;
+    ended.unwrap_or(Ok(None))
+}
+
+/// Ends a proposal without carrying it out; `None`: it is rejected.
+pub(super) async fn reject(
+    pool: &Arc<Pool>,
+    proposal: i64,
+    who: &str,
+    why: &str,
+) -> Result<Option<Objection>, StoreError> {
+    let mut connection = store::Connection::new(Arc::clone(&pool.database));
+    info!(proposal, "an operator rejects a proposal");
+    connection.run(async |connection| proposals::reject(connection, proposal, who, why).await).await
 }

@@ -29,18 +29,20 @@ pub(super) enum Place {
     Find,
     Debts,
     Providers,
+    Approvals,
     Workers,
     Trail,
 }
 
 impl Place {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Overview,
         Self::Duplicates,
         Self::Quarantine,
         Self::Find,
         Self::Debts,
         Self::Providers,
+        Self::Approvals,
         Self::Workers,
         Self::Trail,
     ];
@@ -53,6 +55,7 @@ impl Place {
             Self::Find => "Find",
             Self::Debts => "Debts",
             Self::Providers => "Providers",
+            Self::Approvals => "Approvals",
             Self::Workers => "Workers",
             Self::Trail => "Trail",
         }
@@ -66,6 +69,7 @@ impl Place {
             Self::Find => "/find",
             Self::Debts => "/debts",
             Self::Providers => "/providers",
+            Self::Approvals => "/approvals",
             Self::Workers => "/workers",
             Self::Trail => "/trail",
         }
@@ -112,6 +116,16 @@ impl Frame {
     pub(super) fn not_found(&self, now: &Now, place: Place, words: &str) -> Response {
         let body = html! { h1 { "Not found" } p { (words) } };
         self.document(StatusCode::NOT_FOUND, "Not found", Some((now, place)), body)
+    }
+
+    /// A page that says why nothing was done, and where to go on: address and words.
+    pub(super) fn refusal(&self, now: &Now, place: Place, words: &str, back: (&str, &str)) -> Response {
+        let body = html! {
+            h1 { "Nothing was done" }
+            p { (visible(words)) }
+            p { a href=(back.0) { (back.1) } }
+        };
+        self.document(StatusCode::BAD_REQUEST, "Nothing was done", Some((now, place)), body)
     }
 
     /// A page that says that the database does not answer.

@@ -25,16 +25,67 @@ use super::{
 };
 use crate::{
     broker::Names,
-    config::{Secret, TlsConfig},
+    config::{Approvals, Secret, TlsConfig},
     dedupe::Dedupe,
-    ledger::Rules,
+    ledger::{Correction, Rules},
     metrics::BySource,
-    store::{self, Database, Reader, StoreError, actions::Order},
+    store::{
+        self, Database, Reader, StoreError,
+        actions::{Door, Order},
+        acts::Adjusted,
+        proposals::Objection,
+        requests::Start,
+    },
 };
 
 /// Carries out an order that has begun as this line of the trail. The worker's own code, handed in from above.
 pub type CarryOut =
     Arc<dyn Fn(store::Connection, Order, i64) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
+
+/// Posts a correction, or proposes it; where it is only to be previewed, says what would come of it.
+pub type Adjust =
+    Arc<dyn Fn(store::Connection, Wanted) -> BoxFuture<'static, Result<Answered, StoreError>> + Send + Sync>;
+
+/// Carries a proposal out for this person; `None`: it is done.
+pub type Approve = Arc<
+    dyn Fn(store::Connection, i64, String, Door) -> BoxFuture<'static, Result<Option<Objection>, StoreError>>
+        + Send
+        + Sync,
+>;
+
+/// A correction that somebody wants.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What.
+    pub correction: Correction,
+    /// Who.
+    pub who: String,
+    /// By which door.
+    pub via: Door,
+    /// Why; `None`: it is only to be previewed.
+    pub why: Option<String>,
+}
+
+/// What came of a [`Wanted`].
+#[derive(Debug, Clone)]
+pub enum Answered {
+    /// It is posted, would be, or cannot be.
+    Adjusted(Adjusted),
+    /// It is proposed, or was asked for before.
+    Start(Start),
+}
+
+/// What people do here: the worker's own code, handed in from above.
+pub struct Acts {
+    /// Cases.
+    pub carry_out: CarryOut,
+    /// Corrections.
+    pub adjust: Adjust,
+    /// Proposals.
+    pub approve: Approve,
+    /// Which acts need a second person.
+    pub approvals: Approvals,
+}
 
 /// What the pages are given.
 pub struct Setup {
@@ -62,10 +113,10 @@ pub struct Setup {
     pub audit_pause: Duration,
     /// What captures may exceed, for audits.
     pub rules: Rules,
-    /// For actions.
-    pub carry_out: CarryOut,
     /// Where the edge is asked how it is.
     pub edge: EdgeSources,
+    /// What people do here.
+    pub acts: Acts,
 }
 
 /// What every page reads from.
@@ -75,7 +126,7 @@ pub(super) struct Pool {
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
     pub(super) edge: EdgeWatch,
-    pub(super) carry_out: CarryOut,
+    pub(super) acts: Acts,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
@@ -97,7 +148,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         access: Arc::new(setup.access),
         watch: Watch::new(books.borrow().clone()),
         edge: EdgeWatch::new(&setup.edge),
-        carry_out: setup.carry_out,
+        acts: setup.acts,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
         prometheus: setup.prometheus,
@@ -147,6 +198,11 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/event", get(pages::stories::event))
         .route("/payment", get(pages::stories::payment))
         .route("/account", get(pages::stories::account))
+        .route("/adjust", get(pages::adjust::page).post(pages::adjust::post))
+        .route("/approvals", get(pages::approvals::page))
+        .route("/approvals/{proposal}", get(pages::approvals::one))
+        .route("/approvals/{proposal}/approve", post(pages::approvals::approve))
+        .route("/approvals/{proposal}/reject", post(pages::approvals::reject))
         .route("/debts", get(pages::debts::page))
         .route("/providers", get(pages::providers::page))
         .route("/providers/{name}", get(pages::providers::one))
@@ -177,11 +233,16 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/history", get(api::chart))
         .route("/api/duplicates", get(api::duplicates))
         .route("/api/quarantine", get(api::cases))
-        .route("/api/quarantine/replay", post(api::replay))
-        .route("/api/quarantine/discard", post(api::discard))
-        .route("/api/quarantine/reopen", post(api::reopen))
-        .route("/api/quarantine/assign", post(api::assign))
+        .route("/api/quarantine/replay", post(api::acts::replay))
+        .route("/api/quarantine/discard", post(api::acts::discard))
+        .route("/api/quarantine/reopen", post(api::acts::reopen))
+        .route("/api/quarantine/assign", post(api::acts::assign))
         .route("/api/quarantine/{id}", get(api::case))
+        .route("/api/adjust", post(api::acts::adjust))
+        .route("/api/approvals", get(api::acts::proposals))
+        .route("/api/approvals/{id}", get(api::acts::proposal))
+        .route("/api/approvals/{id}/approve", post(api::acts::approve))
+        .route("/api/approvals/{id}/reject", post(api::acts::reject))
         .route("/api/debts", get(api::debts))
         .route("/api/trail/{action}", get(api::trail))
         .route("/api/find", get(api::search))

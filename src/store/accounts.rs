@@ -1,12 +1,13 @@
 //! Accounts as operators open, close and freeze them. No money moves here.
 
+use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
     StoreError,
-    actions::{self, Act, Door, Record},
-    apply::hold_openings,
+    actions::{self, Act, ActionRow, Begun, Door, Line},
     columns::unreadable,
+    openings::hold_openings,
     rows::expect_rows,
     server,
 };
@@ -27,6 +28,8 @@ pub struct Order<'a> {
     pub via: Door,
     /// The reason, in the person's words.
     pub why: &'a str,
+    /// Makes it one: the same order with the same key is answered as the first was. 1 to 200 bytes.
+    pub key: Option<&'a str>,
 }
 
 /// What became of it.
@@ -38,6 +41,8 @@ pub enum Ordered {
     Changed(AccountStatus),
     /// Nothing was done, because of this.
     Refused(Obstacle),
+    /// The key of the order was used for something else. Nothing was done.
+    OtherContent,
 }
 
 /// Why nothing was done to an account.
@@ -68,28 +73,50 @@ pub enum Obstacle {
 /// # Errors
 /// [`StoreError`]; nothing is half done then.
 pub async fn change(connection: &mut PgConnection, order: &Order<'_>) -> Result<Ordered, StoreError> {
-    let mut transaction = connection.begin().await?;
-    let ordered = decide_and_write(&mut transaction, order).await?;
-    if let Ordered::Refused(_) = ordered {
-        transaction.rollback().await?;
-        return Ok(ordered);
-    }
     let act = match order.to {
         AccountStatus::Open => Act::Open,
         AccountStatus::Closed => Act::Close,
         AccountStatus::Frozen => Act::Freeze,
     };
     let chosen = format!("account {}", order.account_id);
-    let record = Record { who: order.who, via: order.via, act, why: order.why, chosen: &chosen };
-    let line = actions::begin_act(&mut transaction, record).await?;
-    let result = match ordered {
-        Ordered::Changed(from) => format!("was {}, is {}", from.as_str(), order.to.as_str()),
-        Ordered::Opened | Ordered::Refused(_) => "opened".to_owned(),
+    let line = Line {
+        who: order.who,
+        via: order.via,
+        action: act.as_str(),
+        why: order.why,
+        chosen: &chosen,
+        key: order.key,
+        proposed_by: None,
     };
-    actions::end(&mut transaction, line, &result).await?;
+    let mut transaction = connection.begin().await?;
+    // First of all, so that of two requests of one key the second waits here, and is answered as the first.
+    let action = match actions::begin(&mut transaction, &line).await? {
+        Begun::New(action) => action,
+        Begun::Before(before) => return Ok(as_before(&before)),
+        Begun::OtherContent(_) => return Ok(Ordered::OtherContent),
+    };
+    let ordered = decide_and_write(&mut transaction, order).await?;
+    let was = match ordered {
+        Ordered::Refused(_) | Ordered::OtherContent => {
+            transaction.rollback().await?;
+            return Ok(ordered);
+        }
+        Ordered::Changed(from) => Some(from.as_str()),
+        Ordered::Opened => None,
+    };
+    let is = order.to.as_str();
+    let result = was.map_or_else(|| "opened".to_owned(), |was| format!("was {was}, is {is}"));
+    let outcome = json!({ "account_id": order.account_id.as_str(), "status": is, "was": was });
+    actions::end(&mut transaction, action, &result, &outcome).await?;
     server::confirm(&mut transaction).await?;
     transaction.commit().await?;
     Ok(ordered)
+}
+
+/// What the first request of a key was answered.
+fn as_before(before: &ActionRow) -> Ordered {
+    let was = before.outcome()["was"].as_str().and_then(AccountStatus::parse);
+    was.map_or(Ordered::Opened, Ordered::Changed)
 }
 
 async fn decide_and_write(transaction: &mut PgConnection, order: &Order<'_>) -> Result<Ordered, StoreError> {

@@ -1,10 +1,14 @@
 //! The audit log of what people did to cases and accounts. Written beside them, read by pages.
 
 use serde::Serialize;
+use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::{StoreError, quarantine::Filter};
+use super::{
+    StoreError,
+    quarantine::{Filter, as_json},
+};
 use crate::ledger::{AccountId, CaseId};
 
 /// What a person asks for.
@@ -77,19 +81,23 @@ impl Act {
     }
 }
 
-/// Who does what to an account, and why.
+/// A line of the audit log before it stands there: who does what, and why.
 #[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
-    /// The person, 1 to 200 bytes.
+pub struct Line<'a> {
+    /// The person, 1 to 200 bytes; of a proposal the one who approves it.
     pub who: &'a str,
     /// The door.
     pub via: Door,
-    /// What is done.
-    pub act: Act,
+    /// [`Verb::as_str`] or [`Act::as_str`].
+    pub action: &'static str,
     /// The reason, in the person's words.
     pub why: &'a str,
-    /// To which account, and what exactly, in words.
+    /// What exactly, in words.
     pub chosen: &'a str,
+    /// Makes it one, 1 to 200 bytes: of one key there is one line.
+    pub key: Option<&'a str>,
+    /// Who proposed it, where it is a proposal that another person approves.
+    pub proposed_by: Option<&'a str>,
 }
 
 /// By which door a person came.
@@ -104,7 +112,9 @@ pub enum Door {
 }
 
 impl Door {
-    fn as_str(self) -> &'static str {
+    /// As it stands in the audit log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Web => "web",
             Self::Api => "api",
@@ -130,6 +140,24 @@ pub struct Order {
     pub chosen: String,
     /// Of [`Verb::Assign`], the account that the cases are handed to; without one nothing is done. `None` for the others.
     pub assign_to: Option<AccountId>,
+    /// Makes it one: the same order with the same key is answered as the first was. 1 to 200 bytes.
+    pub key: Option<String>,
+}
+
+impl Order {
+    /// Its line of the audit log.
+    #[must_use]
+    pub fn line(&self) -> Line<'_> {
+        Line {
+            who: &self.who,
+            via: self.via,
+            action: self.verb.as_str(),
+            why: &self.why,
+            chosen: &self.chosen,
+            key: self.key.as_deref(),
+            proposed_by: None,
+        }
+    }
 }
 
 /// A line of the trail.
@@ -155,46 +183,83 @@ pub struct ActionRow {
     pub chosen: String,
     /// How many were looked at so far.
     pub cases: i64,
-    /// What came of it.
+    /// What came of it, in words.
     pub result: Option<String>,
+    /// What came of it, for programs: a JSON object.
+    #[serde(serialize_with = "as_json")]
+    pub outcome: Option<String>,
+    /// Who proposed it, where `who` approved it.
+    pub proposed_by: Option<String>,
+    /// What makes it one.
+    pub idempotency_key: Option<String>,
 }
 
-const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, cases, result";
+impl ActionRow {
+    /// [`ActionRow::outcome`] as it was given; null where there is none.
+    #[must_use]
+    pub fn outcome(&self) -> Value {
+        self.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+}
 
-/// Opens a line of the trail; the deed may begin when this is committed.
+/// What a line is begun with.
+#[derive(Debug, Clone)]
+pub enum Begun {
+    /// It stands there now, and what it says may begin when this is committed.
+    New(i64),
+    /// There is a line of this key already, with this content: what came of it is the answer.
+    Before(Box<ActionRow>),
+    /// The key was used for something else, which this line says. Nothing is done.
+    OtherContent(Box<ActionRow>),
+}
+
+const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, cases, result, outcome::text as outcome, proposed_by, \
+                       idempotency_key";
+
+/// Begins a line, unless there is one of its key.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn begin(connection: &mut PgConnection, order: &Order) -> Result<i64, StoreError> {
-    insert(connection, (&order.who, &order.why), order.via, order.verb.as_str(), &order.chosen).await
-}
-
-/// Opens a line about an account; what it says may begin when this is committed, or in the same transaction.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn begin_act(connection: &mut PgConnection, record: Record<'_>) -> Result<i64, StoreError> {
-    let Record { who, via, act, why, chosen } = record;
-    insert(connection, (who, why), via, act.as_str(), chosen).await
-}
-
-async fn insert(
-    connection: &mut PgConnection,
-    (who, why): (&str, &str),
-    via: Door,
-    action: &str,
-    chosen: &str,
-) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar(
-        "insert into operator_actions (who, via, action, why, chosen) values ($1, $2, $3, $4, $5) returning id",
+pub async fn begin(connection: &mut PgConnection, line: &Line<'_>) -> Result<Begun, StoreError> {
+    let new: Option<i64> = sqlx::query_scalar(
+        "insert into operator_actions (who, via, action, why, chosen, idempotency_key, proposed_by)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (idempotency_key) where idempotency_key is not null do nothing returning id",
     )
-    .bind(who)
-    .bind(via.as_str())
-    .bind(action)
-    .bind(why)
-    .bind(chosen)
-    .fetch_one(connection)
-    .await?)
+    .bind(line.who)
+    .bind(line.via.as_str())
+    .bind(line.action)
+    .bind(line.why)
+    .bind(line.chosen)
+    .bind(line.key)
+    .bind(line.proposed_by)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(id) = new {
+        return Ok(Begun::New(id));
+    }
+    let before = of_key(connection, line.key.unwrap_or_default()).await?;
+    let before =
+        before.ok_or_else(|| StoreError::Conflict("a line of the audit log went away".to_owned()))?;
+    Ok(line.compared_with(before))
+}
+
+impl Line<'_> {
+    /// Whether that earlier line is about the same: the act, and what exactly.
+    #[must_use]
+    pub fn compared_with(&self, before: ActionRow) -> Begun {
+        let is_same = before.action == self.action && before.chosen == self.chosen;
+        if is_same { Begun::Before(Box::new(before)) } else { Begun::OtherContent(Box::new(before)) }
+    }
+}
+
+/// The line of an idempotency key.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn of_key(connection: &mut PgConnection, key: &str) -> Result<Option<ActionRow>, StoreError> {
+    let sql = format!("select {COLUMNS} from operator_actions where idempotency_key = $1");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(key).fetch_optional(connection).await?)
 }
 
 /// Names cases that are about to be looked at.
@@ -217,29 +282,25 @@ pub async fn add_cases(connection: &mut PgConnection, action: i64, ids: &[CaseId
     Ok(())
 }
 
-/// Says how far it is, in the transaction of what it says.
+/// Closes the line, in words and for programs, unless it is closed already.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) async fn note(connection: &mut PgConnection, action: i64, words: &str) -> Result<(), StoreError> {
-    sqlx::query("update operator_actions set result = $2 where id = $1")
-        .bind(action)
-        .bind(words)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Closes the line.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn end(connection: &mut PgConnection, action: i64, result: &str) -> Result<(), StoreError> {
-    sqlx::query("update operator_actions set ended_at = clock_timestamp(), result = $2 where id = $1")
-        .bind(action)
-        .bind(result)
-        .execute(connection)
-        .await?;
+pub async fn end(
+    connection: &mut PgConnection,
+    action: i64,
+    result: &str,
+    outcome: &Value,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update operator_actions set ended_at = clock_timestamp(), result = $2, outcome = $3::text::jsonb
+         where id = $1 and ended_at is null",
+    )
+    .bind(action)
+    .bind(result)
+    .bind(outcome.to_string())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -7,15 +7,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::{Connection as _, PgConnection, Row};
+use sqlx::{Connection as _, PgConnection, Postgres, Row, Transaction};
 
 use super::{
     StoreError,
     audit::not_in_ledger,
     cases::{self, Resolver, Undecodable},
     counts::{Counts, Tally, record_duplicates, record_tallies},
-    load::NEWEST_CASES,
     members,
+    openings::guard_openings,
     rows::{each, expect_rows, occurred_at, timestamp},
     server,
 };
@@ -25,9 +25,6 @@ use crate::{
         AccountChange, AccountId, Callback, CaseId, Entry, Fingerprint, Key, Layer, Leg, PaymentChange, Plan,
     },
 };
-
-/// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
-const OPENING_LOCK: i64 = 0x7061_796f_6e63_6501;
 
 /// What a transaction does about locks of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,36 +99,50 @@ pub struct Applied {
 /// not: nothing is written.
 /// [`StoreError::Unavailable`] during the commit: it is unknown whether all is written or nothing. Running the same callbacks
 /// again from the load is right in both cases.
-pub async fn apply(connection: &mut PgConnection, mut batch: Batch<'_>) -> Result<Applied, StoreError> {
+pub async fn apply(connection: &mut PgConnection, batch: Batch<'_>) -> Result<Applied, StoreError> {
     let mut transaction = connection.begin().await?;
+    let applied = write(&mut transaction, batch).await?;
+    commit(transaction).await?;
+    Ok(applied)
+}
+
+/// Commits a transaction that has written a batch.
+pub(super) async fn commit(mut transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    server::confirm(&mut transaction).await?;
+    crash::reach(Point::BeforeCommit).await?;
+    transaction.commit().await?;
+    Ok(crash::reach(Point::AfterCommit).await?)
+}
+
+/// As [`apply`], in a transaction that writes more.
+pub(super) async fn write(
+    transaction: &mut PgConnection,
+    mut batch: Batch<'_>,
+) -> Result<Applied, StoreError> {
     if batch.locking == Locking::Skip {
-        wait_shortly(&mut transaction).await?;
+        wait_shortly(transaction).await?;
     }
-    prove(&mut transaction, batch.remembered).await?;
-    let lost = guard_openings(&mut transaction, &batch.plan).await?;
-    let (lost, locked) = change_accounts(&mut transaction, &batch.plan, batch.locking, lost).await?;
+    prove(transaction, batch.remembered).await?;
+    let lost = guard_openings(transaction, &batch.plan).await?;
+    let (lost, locked) = change_accounts(transaction, &batch.plan, batch.locking, lost).await?;
     let lost_callbacks = batch.plan.callbacks_about(&lost);
     let locked_callbacks = batch.plan.callbacks_about(&locked);
     batch.plan.drop_accounts(&lost);
     crash::reach(Point::AfterAccounts).await?;
-    insert_entries(&mut transaction, &batch.plan).await?;
+    insert_entries(transaction, &batch.plan).await?;
     crash::reach(Point::AfterInsert).await?;
-    write_payments(&mut transaction, &batch.plan.payments).await?;
-    let known_cases = cases::insert(&mut transaction, &batch).await?;
-    cases::update(&mut transaction, &batch.plan, batch.resolver).await?;
+    write_payments(transaction, &batch.plan.payments).await?;
+    let known_cases = cases::insert(transaction, &batch).await?;
+    cases::update(transaction, &batch.plan, batch.resolver).await?;
     if !batch.proven.is_empty() {
-        cases::end_proven(&mut transaction, &batch, &lost_callbacks).await?;
+        cases::end_proven(transaction, &batch, &lost_callbacks).await?;
     }
     if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
         crash::reach(Point::AfterCases).await?;
     }
     let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
-    record_duplicates(&mut transaction, &counts.duplicates).await?;
-    record_tallies(&mut transaction, batch.writer, &counts.tallies).await?;
-    server::confirm(&mut transaction).await?;
-    crash::reach(Point::BeforeCommit).await?;
-    transaction.commit().await?;
-    crash::reach(Point::AfterCommit).await?;
+    record_duplicates(transaction, &counts.duplicates).await?;
+    record_tallies(transaction, batch.writer, &counts.tallies).await?;
     Ok(Applied { lost, locked, lost_callbacks, locked_callbacks, tallies: counts.tallies })
 }
 
@@ -153,56 +164,6 @@ async fn prove(transaction: &mut PgConnection, remembered: &[Remembered]) -> Res
         "{unproved} done markers in Redis have no ledger row: this database was restored or has lost commits, or Redis was restored or \
          written to by somebody else"
     )))
-}
-
-/// A row of an unopened account cannot be locked, so "it is not open", "this opens it" and "this is the next case about it" exclude each
-/// other by an advisory lock. Openings share it; only a case about an unknown account, which is rare, takes it alone.
-///
-/// Returns the accounts that another writer opened, or stored a case about, first.
-async fn guard_openings(
-    transaction: &mut PgConnection,
-    plan: &Plan,
-) -> Result<HashSet<AccountId>, StoreError> {
-    let unopened: Vec<&str> = plan.unopened.iter().map(|unopened| unopened.account_id.as_str()).collect();
-    let opened = plan.accounts.iter().filter(|change| change.opens);
-    let mut decided_on: HashMap<&AccountId, i64> =
-        opened.map(|change| (&change.account_id, change.before.cases)).collect();
-    decided_on.extend(plan.unopened.iter().map(|unopened| (&unopened.account_id, unopened.cases)));
-    if decided_on.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let lock = if unopened.is_empty() {
-        "select pg_advisory_xact_lock_shared($1)"
-    } else {
-        "select pg_advisory_xact_lock($1)"
-    };
-    sqlx::query(lock).bind(OPENING_LOCK).execute(&mut *transaction).await?;
-    let opened_first: HashSet<String> = if unopened.is_empty() {
-        HashSet::new()
-    } else {
-        sqlx::query_scalar("select account_id from accounts where account_id = any($1)")
-            .bind(&unopened)
-            .fetch_all(&mut *transaction)
-            .await?
-            .into_iter()
-            .collect()
-    };
-    let ids: Vec<&str> = decided_on.keys().map(|id| id.as_str()).collect();
-    let rows = sqlx::query(NEWEST_CASES).bind(&ids).fetch_all(&mut *transaction).await?;
-    let mut newest: HashMap<&str, i64> = HashMap::new();
-    for row in &rows {
-        newest.insert(row.try_get("account_id")?, row.try_get("newest")?);
-    }
-    let lost = decided_on.into_iter().filter(|(id, case)| {
-        opened_first.contains(id.as_str()) || newest.get(id.as_str()).copied().unwrap_or(0) != *case
-    });
-    Ok(lost.map(|(id, _)| id.clone()).collect())
-}
-
-/// Until the end of this transaction nobody else opens an account, or stores a case about one that is not open.
-pub(super) async fn hold_openings(transaction: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(OPENING_LOCK).execute(transaction).await?;
-    Ok(())
 }
 
 /// Until the end of this transaction.

@@ -1,18 +1,26 @@
-//! A case handed to another account than the one that its callback names: the row, the count of the account's cases and the line of the
-//! audit log in one transaction. What must not live here: what the callback then does to the account, which is decided like any replay.
+//! A case handed to another account than the one that its callback names, and decided again: the row, the count of the account's cases, what the
+//! callback then does to the account, the line of the audit log and the end of a proposal, all in one transaction. What must not live here: the
+//! decision, which is the caller's.
 
 use std::fmt;
 
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row};
 
 use super::{
     StoreError, actions,
+    acts::{self, Acted, Entry},
+    apply::{self, Batch, Locking},
+    cases::Resolver,
     columns::{CASE_COLUMNS, optional, stored_case},
     members,
+    quarantine::{self, Replayed},
     rows::expect_rows,
-    server,
 };
-use crate::ledger::{AccountId, CaseId};
+use crate::{
+    crash::{self, Point},
+    ledger::{AccountId, CaseId, Plan, Snapshot, StoredCase},
+};
 
 /// What came of an assignment. All but the first: nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +40,36 @@ pub enum Assignment {
     UnknownAccount(AccountId),
     /// The callback is a transfer to this account: it would pay itself.
     IsReceiver(AccountId),
+}
+
+impl Assignment {
+    /// In words, with what was decided then.
+    #[must_use]
+    pub fn with(&self, replayed: &Replayed) -> String {
+        match self {
+            Self::Made { .. } => format!("{self}: {replayed}"),
+            Self::Ended | Self::NotDecoded | Self::UnknownAccount(_) | Self::IsReceiver(_) => {
+                self.to_string()
+            }
+        }
+    }
+
+    /// For programs: `assigned` is 1, with both accounts and the numbers of a replay, or 0, with a code that says why.
+    #[must_use]
+    pub fn outcome(&self, replayed: &Replayed) -> Value {
+        let refused = |code: &str| json!({ "assigned": 0, "refused": code });
+        match self {
+            Self::Made { from, to } => json!({
+                "assigned": 1, "from": from.as_ref().map(AccountId::as_str), "to": to.as_str(),
+                "applied": replayed.applied, "duplicates": replayed.duplicates, "refused": replayed.refused,
+                "waiting": replayed.waiting, "untouched": replayed.untouched,
+            }),
+            Self::Ended => refused("ended"),
+            Self::NotDecoded => refused("not_decoded"),
+            Self::UnknownAccount(_) => refused("unknown_account"),
+            Self::IsReceiver(_) => refused("is_receiver"),
+        }
+    }
 }
 
 impl fmt::Display for Assignment {
@@ -62,28 +100,74 @@ impl fmt::Display for Assignment {
     }
 }
 
-/// Hands an open or waiting case that holds a callback to an open account, and says so in line `action` of the audit log. Key and hash
-/// stay those of the original, so that a later copy of it is a duplicate. The caller decides the case again.
+/// What is assigned, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Assigning<'a> {
+    /// The case.
+    pub id: CaseId,
+    /// The account that it belongs to.
+    pub to: &'a AccountId,
+    /// Who ends the case, and why.
+    pub resolver: Resolver<'a>,
+    /// Whether what cases keep has its card data masked.
+    pub mask_cards: bool,
+    /// Where it is written down.
+    pub entry: Entry<'a>,
+}
+
+/// Hands an open or waiting case that holds a callback to an open account, and decides it again by `decide`. Key and hash stay those of the
+/// original, so that a later copy of it is a duplicate.
 ///
 /// # Errors
-/// [`StoreError`]; then nothing is changed, but for [`StoreError::Unavailable`] during the commit, after which it is unknown: doing it
-/// again is right in both cases.
+/// [`StoreError::Conflict`] where concurrent writers changed first what it was decided on: nothing is changed, and it is to be done again.
+/// Others: nothing is changed, but for [`StoreError::Unavailable`] during the commit, after which it is unknown: doing it again is right in
+/// both cases.
 pub async fn assign(
     connection: &mut PgConnection,
-    id: CaseId,
-    to: &AccountId,
-    action: i64,
-) -> Result<Assignment, StoreError> {
+    assigning: Assigning<'_>,
+    decide: impl FnOnce(&Snapshot, &[StoredCase]) -> Plan,
+) -> Result<Acted<(Assignment, Replayed)>, StoreError> {
+    let Assigning { id, to, resolver, mask_cards, entry } = assigning;
     let mut transaction = connection.begin().await?;
+    let action = match acts::open(&mut transaction, entry).await? {
+        Acted::Done(action) => action,
+        Acted::Objected(objection) => {
+            transaction.rollback().await?;
+            return Ok(Acted::Objected(objection));
+        }
+    };
     let assignment = change(&mut transaction, id, to).await?;
     if !matches!(assignment, Assignment::Made { .. }) {
         transaction.rollback().await?;
-        return Ok(assignment);
+        return Ok(Acted::Done((assignment, Replayed::default())));
     }
-    actions::note(&mut transaction, action, &format!("{assignment}; not decided yet")).await?;
-    server::confirm(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(assignment)
+    // This transaction holds the account: nobody changes it between what is read here and what is written.
+    let (cases, snapshot) = quarantine::load_cases(&mut transaction, &[id]).await?;
+    let plan = decide(&snapshot, &cases);
+    let replayed = Replayed::of(&plan, &cases);
+    crash::reach(Point::Replay).await?;
+    let batch = Batch {
+        writer: "replay",
+        plan,
+        callbacks: &[],
+        bodies: &[],
+        mask_cards,
+        undecodable: &[],
+        resolver,
+        proven: &[],
+        remembered: &[],
+        locking: Locking::Wait,
+    };
+    let applied = apply::write(&mut transaction, batch).await?;
+    if !applied.lost.is_empty() {
+        return Err(StoreError::Conflict("a concurrent writer changed an account first".to_owned()));
+    }
+    actions::add_cases(&mut transaction, action, &[id]).await?;
+    acts::settle(&mut transaction, entry, action).await?;
+    let (words, outcome) = (assignment.with(&replayed), assignment.outcome(&replayed));
+    actions::end(&mut transaction, action, &words, &outcome).await?;
+    apply::commit(transaction).await?;
+    Ok(Acted::Done((assignment, replayed)))
 }
 
 async fn change(

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod actions;
+pub mod acts;
 mod apply;
 pub mod assign;
 mod audit;
@@ -25,12 +26,15 @@ mod known;
 mod load;
 mod members;
 pub mod mismatch;
+mod openings;
 mod payloads;
+pub mod proposals;
 pub mod providers;
 pub mod quarantine;
 pub mod reads;
 pub mod removal;
 pub mod report;
+pub mod requests;
 mod rows;
 mod schema;
 mod server;

@@ -14,7 +14,7 @@ use super::{
     report::CaseRow,
 };
 use crate::{
-    ledger::{Callback, CaseId, Snapshot, StoredCase, Unwritten},
+    ledger::{Callback, CaseEnd, CaseId, Plan, Snapshot, StoredCase, Unwritten},
     mask::{mask, mask_text},
     signature::Headers,
 };
@@ -82,7 +82,7 @@ impl CaseDetail {
 }
 
 /// Stored as text, because it may be masked; what is no JSON is shown as text too.
-fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     let value = text
         .as_ref()
         .map(|text| serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.clone())));
@@ -231,6 +231,24 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// Of one plan about these cases.
+    #[must_use]
+    pub fn of(plan: &Plan, cases: &[StoredCase]) -> Self {
+        let mut replayed = Self::default();
+        for case in &plan.resolved_cases {
+            match &case.end {
+                CaseEnd::Applied => replayed.applied += 1,
+                CaseEnd::Duplicate(_) => replayed.duplicates += 1,
+                CaseEnd::Open(reason, _) if reason.is_waiting() => replayed.waiting += 1,
+                CaseEnd::Open(..) => replayed.refused += 1,
+            }
+        }
+        // What waits and goes on waiting is not in the plan.
+        let is_left = |case: &&StoredCase| plan.resolved_cases.iter().all(|resolved| resolved.id != case.id);
+        replayed.waiting += cases.iter().filter(is_left).count() as u64;
+        replayed
+    }
+
     /// Adds another part.
     pub fn add(&mut self, other: Self) {
         self.applied += other.applied;
@@ -262,6 +280,15 @@ pub async fn show(connection: &mut PgConnection, id: i64) -> Result<Option<CaseD
     ));
     query.push_bind(id);
     Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// Locks these cases until the end of the transaction, in the order of their ids.
+pub(super) async fn hold(transaction: &mut PgConnection, filter: &Filter) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::new("select id from quarantine");
+    push_filter(&mut query, filter);
+    query.push(" order by id for no key update");
+    query.build().execute(transaction).await?;
+    Ok(())
 }
 
 /// Ends open and waiting cases without applying them; returns how many. A worker that releases one of them at this moment

@@ -3,19 +3,21 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    replay::{REPLAY_BATCH_MAX, Replayed, replay},
+    replay::{CONFLICTS_MAX, REPLAY_BATCH_MAX, Replayed, replay},
     reverify::{Trust, reverify},
 };
 use crate::{
     config::Policy,
-    ledger::{CaseId, Expires, Reason},
+    ledger::{CaseId, Expires, Reason, Snapshot, decide_cases},
     store::{
         self, Resolver, StoreError,
         actions::{self, Order, Verb},
-        assign::{Assignment, assign},
+        acts::{Acted, Entry},
+        assign::{Assigning, Assignment, assign},
         quarantine::{self, Filter, Page},
         report::CaseRow,
     },
@@ -40,14 +42,20 @@ impl fmt::Display for Done {
             Self::Replayed(replayed) => replayed.fmt(f),
             Self::Discarded(cases) => write!(f, "{cases} discarded"),
             Self::Reopened(cases) => write!(f, "{cases} reopened"),
-            Self::Assigned(made @ Assignment::Made { .. }, replayed) => write!(f, "{made}: {replayed}"),
-            Self::Assigned(
-                refused @ (Assignment::Ended
-                | Assignment::NotDecoded
-                | Assignment::UnknownAccount(_)
-                | Assignment::IsReceiver(_)),
-                _,
-            ) => refused.fmt(f),
+            Self::Assigned(assignment, replayed) => f.write_str(&assignment.with(replayed)),
+        }
+    }
+}
+
+impl Done {
+    /// For programs: how many cases, by what became of them.
+    #[must_use]
+    pub fn outcome(&self) -> Value {
+        match self {
+            Self::Replayed(replayed) => serde_json::to_value(replayed).unwrap_or_default(),
+            Self::Discarded(cases) => json!({ "discarded": cases }),
+            Self::Reopened(cases) => json!({ "reopened": cases }),
+            Self::Assigned(assignment, replayed) => assignment.outcome(replayed),
         }
     }
 }
@@ -68,6 +76,7 @@ pub async fn carry_out(
     progress: impl FnMut(u64),
 ) -> Result<Done, StoreError> {
     let done = work(connection, order, action, (trust, policy), progress).await;
+    let outcome = done.as_ref().map_or_else(|_| json!({ "stopped": true }), Done::outcome);
     let result = match &done {
         Ok(done) => done.to_string(),
         Err(cause) => {
@@ -81,7 +90,8 @@ pub async fn carry_out(
             format!("stopped, because {why}; what was done stays, do the rest again")
         }
     };
-    let ended = connection.run(async |connection| actions::end(connection, action, &result).await).await;
+    let ended =
+        connection.run(async |connection| actions::end(connection, action, &result, &outcome).await).await;
     if let Err(cause) = ended {
         warn!(action, cause = %cause, "the trail does not say how it ended");
     }
@@ -149,17 +159,40 @@ async fn work(
             Done::Assigned(assignment, sum) => {
                 let Some(to) = &order.assign_to else { return Ok(done) };
                 let resolver = Resolver { by: &order.who, why: &order.why };
-                for id in &ids {
-                    *assignment =
-                        connection.run(async |connection| assign(connection, *id, to, action).await).await?;
-                    if let Assignment::Made { .. } = assignment {
-                        sum.add(replay(connection, &[*id], resolver, (policy, Expires::Nothing)).await?);
+                for id in ids.iter().copied() {
+                    let assigning = Assigning {
+                        id,
+                        to,
+                        resolver,
+                        mask_cards: policy.mask_cards,
+                        entry: Entry::Begun(action),
+                    };
+                    // A line that stands there has nothing to object.
+                    if let Acted::Done(made) = assign_now(connection, assigning, policy).await? {
+                        (*assignment, *sum) = made;
                     }
                 }
             }
         }
         progress(ids.len() as u64);
     }
+}
+
+/// Assigns a case and decides it again, in one transaction; beside workers, which may change its account first.
+pub(super) async fn assign_now(
+    connection: &mut store::Connection,
+    assigning: Assigning<'_>,
+    policy: Policy,
+) -> Result<Acted<(Assignment, Replayed)>, StoreError> {
+    let decide =
+        |snapshot: &Snapshot, cases: &[_]| decide_cases(snapshot, cases, &policy.rules, Expires::Nothing);
+    for _ in 0..CONFLICTS_MAX {
+        match connection.run(async |connection| assign(connection, assigning, decide).await).await {
+            Err(StoreError::Conflict(_)) => {}
+            assigned => return assigned,
+        }
+    }
+    Err(StoreError::Conflict("concurrent writers changed the account first too often".to_owned()))
 }
 
 /// Whether a case is a message that was never decoded as a callback, and may be one by now.

@@ -5,6 +5,7 @@
 //! What must not live here: SQL, Redis commands, business rules.
 
 pub mod adjust;
+pub mod approvals;
 mod aside;
 mod batch;
 mod budget;

@@ -289,13 +289,17 @@ async fn a_case_is_assigned_by_page_and_by_program() {
     assert_eq!(world.account("alice").await, Some((900, 0, 2)));
     let by_api = async |body: &str| dashboard.send("POST", "/api/quarantine/assign", &[JSON], body).await;
     let refused = by_api(r#"{"id":2,"account":"nobody","why":"by program"}"#).await;
-    let words = refused.json()["result"].as_str().unwrap_or_default().to_owned();
+    let words = refused.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(words.contains("not assigned: there is no account"), "{refused:?}");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (422, &"unknown_account".into()));
+    assert_eq!(by_api(r#"{"id":99,"account":"alice","why":"by program"}"#).await.status, 404);
     assert_eq!(by_api(r#"{"id":2,"account":"","why":"by program"}"#).await.status, 400);
     let made = by_api(r#"{"id":2,"account":"alice","why":"by program"}"#).await;
     let words = made.json()["result"].as_str().unwrap_or_default().to_owned();
     assert!(made.status == 200 && words.contains("assigned from account \"alcie\""), "{made:?}");
     assert_eq!(world.account("alice").await, Some((800, 0, 3)));
+    let ended = by_api(r#"{"id":2,"account":"alice","why":"by program"}"#).await;
+    assert_eq!((ended.status, &ended.json()["error"]["code"]), (409, &"ended".into()));
     let log = dashboard.get("/trail").await.body;
     assert!(log.contains("Assignment") || log.contains("assign"), "{log}");
     dashboard.stop().await;
@@ -408,5 +412,119 @@ async fn an_open_page_keeps_nothing_from_stopping() {
     assert_eq!(event["texts"]["received"], "0");
     dashboard.stop().await;
     drop(stream);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_adjustment_is_seen_before_and_posted_once_however_often_its_form_is_sent() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 10_000)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let page = dashboard.get("/adjust?account=a&currency=EUR").await;
+    let csrf = csrf_of(&page);
+    let (_, rest) = page.body.split_once("name=\"id\" value=\"").expect("the form has an id");
+    let id = rest.split('"').next().unwrap_or_default().to_owned();
+    let send = async |amount: &str, confirmed: &str| {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        let fields = [("csrf", csrf.as_str()), ("id", &id), ("account", "a"), ("amount", amount)];
+        form.extend_pairs(fields).extend_pairs([
+            ("currency", "EUR"),
+            ("why", "a slip"),
+            ("confirmed", confirmed),
+        ]);
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        dashboard.send("POST", "/adjust", &headers, &form.finish()).await
+    };
+    for amount in ["", "0", "1.999", "1,50", "1e3", "99999999999999999999"] {
+        let refused = send(amount, "yes").await;
+        assert!(refused.body.contains("The amount is not one of EUR"), "{amount}: {}", refused.body);
+    }
+    let seen = send("-120.50", "").await.body;
+    for words in ["100.00 EUR", "-20.50 EUR", "Owes then", "20.50 EUR", "a slip"] {
+        assert!(seen.contains(words), "{words} is not in {seen}");
+    }
+    assert_eq!(world.account("a").await, Some((10_000, 0, 1)), "nothing is posted by looking");
+    let (first, second) = tokio::join!(send("-120.50", "yes"), send("-120.50", "yes"));
+    assert_eq!((first.status, second.status), (303, 303), "{first:?} {second:?}");
+    assert_eq!(first.header("location"), second.header("location"));
+    assert_eq!(world.account("a").await, Some((-2_050, 0, 2)));
+    let other = send("-1", "yes").await;
+    assert!(other.body.contains("used for another adjustment"), "{other:?}");
+
+    // The same by the API.
+    let by_api = async |key: &str, body: Value| {
+        let headers = [JSON, ("idempotency-key", key)];
+        dashboard.send("POST", "/api/adjust", &headers, &body.to_string()).await
+    };
+    let credit = |amount: i64, currency: &str| json!({ "account": "a", "direction": "credit", "amount": amount, "currency": currency, "why": "w" });
+    let (posted, again) = (by_api("k", credit(50, "EUR")).await, by_api("k", credit(50, "EUR")).await);
+    assert_eq!((posted.status, &posted.json()["balance_decimal"]), (200, &"-20.00".into()), "{posted:?}");
+    assert_eq!((again.status, &again.json()["repeated"]), (200, &true.into()), "{again:?}");
+    assert_eq!(by_api("k", credit(51, "EUR")).await.json()["error"]["code"], "key_reused");
+    let wrong = by_api("l", credit(50, "USD")).await;
+    assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (422, &"currency_mismatch".into()));
+    assert_eq!(by_api("l", credit(0, "EUR")).await.status, 400);
+    assert_eq!(world.account("a").await, Some((-2_000, 0, 3)));
+    dashboard.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_proposal_is_approved_by_another_person_over_page_and_api() {
+    const TOKEN: &str = "operator-token-0123456789";
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "a", 100)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start_with(&world, |command| {
+        command.env("PAYONCE_OPS_TOKEN", TOKEN).env("PAYONCE_APPROVALS", "adjust");
+    })
+    .await;
+    let bearer = format!("Bearer {TOKEN}");
+    let send = async |who: &str, path: &str, body: Value| {
+        let headers = [JSON, ("authorization", bearer.as_str()), ("x-operator", who)];
+        dashboard.send("POST", path, &headers, &body.to_string()).await
+    };
+    let wanted = json!({ "account": "a", "direction": "debit", "amount": 30, "currency": "EUR", "why": "w", "id": "x" });
+    for _ in 0..2 {
+        let proposed = send("anna", "/api/adjust", wanted.clone()).await;
+        assert_eq!((proposed.status, &proposed.json()["proposal"]["id"]), (202, &1.into()), "{proposed:?}");
+    }
+    let own = send("Anna", "/api/approvals/1/approve", json!({})).await;
+    assert_eq!((own.status, &own.json()["error"]["code"]), (403, &"own_proposal".into()), "{own:?}");
+    assert_eq!(send("bob", "/api/approvals/9/approve", json!({})).await.status, 404);
+    assert_eq!(world.account("a").await, Some((100, 0, 1)));
+
+    // Bob's page has the button, and the amount as people write it.
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let log_in = format!("name=bob&token={TOKEN}&next=%2Fapprovals");
+    let cookie = dashboard.send("POST", "/login", &[form], &log_in).await.header("set-cookie").to_owned();
+    let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
+    let page = dashboard.send("GET", "/approvals/1", &[("cookie", &cookie)], "").await;
+    assert!(page.body.contains("-0.30 EUR") && page.body.contains("Approve, and do it"), "{}", page.body);
+    let body = format!("csrf={}", csrf_of(&page));
+    let (first, second) = tokio::join!(
+        dashboard.send("POST", "/approvals/1/approve", &[form, ("cookie", &cookie)], &body),
+        dashboard.send("POST", "/approvals/1/approve", &[form, ("cookie", &cookie)], &body)
+    );
+    let statuses = [first.status, second.status];
+    assert!(statuses.contains(&303), "{first:?} {second:?}");
+    assert_eq!(world.account("a").await, Some((70, 0, 2)));
+    let again = send("bob", "/api/approvals/1/approve", json!({})).await;
+    assert_eq!((again.status, &again.json()["proposed_by"]), (200, &"anna".into()), "{again:?}");
+    let late = send("carl", "/api/approvals/1/approve", json!({})).await;
+    assert_eq!((late.status, &late.json()["error"]["code"]), (409, &"approved".into()), "{late:?}");
+    assert_eq!(send("carl", "/api/approvals/1/reject", json!({ "why": "w" })).await.status, 409);
+    let repeated = send("anna", "/api/adjust", wanted).await;
+    assert_eq!((repeated.status, &repeated.json()["outcome"]), (200, &"approved".into()), "{repeated:?}");
+    let trail = dashboard.send("GET", "/trail", &[("cookie", &cookie)], "").await.body;
+    assert!(trail.contains("bob") && trail.contains("proposed by anna"), "{trail}");
+    dashboard.stop().await;
+    world.audit().await;
     world.close().await;
 }

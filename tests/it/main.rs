@@ -8,6 +8,7 @@ mod access;
 mod addresses;
 mod adjust;
 mod api;
+mod approvals;
 mod audit;
 mod browser;
 mod claims;

@@ -90,6 +90,7 @@ async fn what_was_decided_before_a_freeze_is_decided_again() {
         who: "anna",
         via: Door::CommandLine,
         why: "why",
+        key: None,
     };
     let frozen = accounts::change(&mut first, &order).await.expect("it is frozen");
     assert_eq!(frozen, Ordered::Changed(AccountStatus::Open));

@@ -57,6 +57,7 @@ fn a_value_outside_its_limits_is_refused_with_its_name_its_origin_and_what_is_al
                 "many".to_owned(),
                 "99999999999999999999".to_owned(),
             ],
+            Domain::Words(_) => vec!["maybe".to_owned(), "adjust,adjust".to_owned(), "ADJUST".to_owned()],
             Domain::Word(_) => vec!["maybe".to_owned(), "REQUIRED".to_owned()],
             Domain::Text => vec!["x".repeat(201), "a\nb".to_owned()],
             Domain::Secret => continue,
@@ -166,6 +167,7 @@ fn the_example_file_names_every_setting_with_its_default_and_its_limits() {
         assert!(comment.contains(setting.help), "{name} says {comment:?}, not {:?}", setting.help);
         let limits = match setting.domain {
             Domain::Number { min, max } => format!("From {min} to {max}."),
+            Domain::Words(words) => format!("Any of {}.", words.join(", ")),
             Domain::Word(words) => format!("One of {}.", words.join(", ")),
             Domain::Text => "at most 200 bytes".to_owned(),
             Domain::Secret => "no default.".to_owned(),

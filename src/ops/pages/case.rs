@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::{quarantine::act_bar, trail};
 use crate::{
     ops::{
-        Pool,
+        Pool, actions as ops_actions,
         layout::{Frame, Place, ago, id, id_or_dash, link, number, state, visible},
         mask,
     },
@@ -115,6 +115,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
                     form method="post" action="/quarantine/act" {
                         (frame.csrf())
                         input type="hidden" name="id" value=(case.id);
+                        input type="hidden" name="key" value=(ops_actions::random_key());
                         fieldset.act {
                             legend.unseen { "Another account" }
                             label.why { "Account" input name="account" required maxlength="200" placeholder="to whom it belongs"; }

@@ -1,5 +1,7 @@
 //! The pages, one for each question an operator has. Each is a function from a request to markup; all SQL is in the store.
 
+pub(super) mod adjust;
+pub(super) mod approvals;
 pub(super) mod case;
 pub(super) mod debts;
 pub(super) mod duplicates;

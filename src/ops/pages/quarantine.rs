@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Form, State},
-    http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
@@ -20,6 +19,7 @@ use crate::{
         actions::{Door, Order, Verb},
         quarantine::{self, Filter, Page},
         report::CaseRow,
+        requests::Start,
     },
 };
 
@@ -253,6 +253,8 @@ fn verbs(state: &str) -> &'static [Verb] {
 /// Why, and a button for each action that cases in this state allow.
 pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
     html! {
+        // Made once for this form: sent twice, it is done once.
+        input type="hidden" name="key" value=(actions::random_key());
         fieldset.act {
             legend.unseen { "Actions" }
             (scope)
@@ -278,12 +280,8 @@ pub(in crate::ops) async fn act(
 ) -> Response {
     let now = pool.watch.now();
     let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| pair.1.as_str());
-    let refuse = |words: &str| {
-        let body = html! { h1 { "Nothing was done" } p { (words) } p { a href="/quarantine" { "Back to the cases" } } };
-        let mut response = frame.page(&now, Place::Quarantine, "Nothing was done", body);
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        response
-    };
+    let back = ("/quarantine", "Back to the cases");
+    let refuse = |words: &str| frame.refusal(&now, Place::Quarantine, words, back);
     let Some(verb) = Verb::parse(text("verb")) else {
         return refuse("The form did not say whether to replay, discard, reopen or assign.");
     };
@@ -293,13 +291,17 @@ pub(in crate::ops) async fn act(
     };
     let ids: Vec<i64> =
         pairs.iter().filter(|pair| pair.0 == "id").filter_map(|pair| pair.1.parse().ok()).collect();
+    let key = match actions::key(text("key")) {
+        Ok(key) => key,
+        Err(words) => return refuse(words),
+    };
     let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
     if verb == Verb::Assign {
         let [case] = ids[..] else { return refuse("One case at a time is handed to another account.") };
         let Ok(account) = AccountId::new(text("account")) else {
             return refuse("Name the account: 1 to 200 bytes without control characters.");
         };
-        return begin(&pool, &frame, actions::assignment(who, Door::Web, why, case, account)).await;
+        return begin(&pool, &frame, actions::assignment(who, Door::Web, (why, key), case, account)).await;
     }
     let is_all = text("scope") == "all";
     let filter = if is_all {
@@ -314,14 +316,29 @@ pub(in crate::ops) async fn act(
         return confirm(&pool, &frame, &pairs, &filter, verb, &why).await;
     }
     let chosen = filter.to_string();
-    begin(&pool, &frame, Order { who, via: Door::Web, verb, why, filter, chosen, assign_to: None }).await
+    let order = Order { who, via: Door::Web, verb, why, filter, chosen, assign_to: None, key };
+    begin(&pool, &frame, order).await
 }
 
 async fn begin(pool: &Arc<Pool>, frame: &Frame, order: Order) -> Response {
     match actions::start(pool, order).await {
-        Ok(action) => Redirect::to(&format!("/trail/{action}")).into_response(),
+        Ok(start) => shown(pool, frame, &start),
         Err(cause) => frame.unavailable(&pool.watch.now(), Place::Quarantine, &cause),
     }
+}
+
+/// Where a person reads on after a request.
+pub(super) fn shown(pool: &Pool, frame: &Frame, start: &Start) -> Response {
+    let words = match start {
+        Start::Begun(action) => return Redirect::to(&format!("/trail/{action}")).into_response(),
+        Start::Before(row) => return Redirect::to(&format!("/trail/{}", row.id)).into_response(),
+        Start::Proposed(row) => return Redirect::to(&format!("/approvals/{}", row.id)).into_response(),
+        Start::OtherContent(what) => {
+            format!("This form was sent before, with other content: {what}. Load the page again.")
+        }
+        Start::Refused(words) => words.clone(),
+    };
+    frame.refusal(&pool.watch.now(), Place::Quarantine, &words, ("/quarantine", "Back to the cases"))
 }
 
 /// All that fit and can be worked, but those that came after the first page was made.

@@ -196,6 +196,9 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
     html! {
         p.path { a href="/find" { "Find" } " / account" }
         h1 { "Account " (id(account_id)) }
+        @if let Some(story) = story {
+            p { a href=(link("/adjust", &[("account", account_id), ("currency", &story.currency)])) { "Adjust it" } }
+        }
         @match story {
             Some(story) => {
                 div.tiles {

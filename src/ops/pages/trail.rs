@@ -79,6 +79,7 @@ pub(in crate::ops) async fn one(
                 dt { "Which" } dd { (visible(&row.chosen)) }
                 dt { "Why" } dd { (visible(&row.why)) }
                 dt { "Who" } dd { (visible(&row.who)) " " span.faint { "by " (row.via) } }
+                @if let Some(by) = &row.proposed_by { dt { "Proposed by" } dd { (visible(by)) } }
                 dt { "Began" } dd { (ago(row.began_at)) }
                 @if let Some(at) = row.ended_at { dt { "Ended" } dd { (ago(at)) } }
             }
@@ -116,7 +117,10 @@ pub(super) fn table(rows: &[ActionRow]) -> Markup {
                         tr {
                             td { a href={ "/trail/" (row.id) } { (row.id) } }
                             td { (ago(row.began_at)) }
-                            td { (visible(&row.who)) br; span.faint { (row.via) } }
+                            td {
+                                (visible(&row.who)) br; span.faint { (row.via) }
+                                @if let Some(by) = &row.proposed_by { br; span.faint { "proposed by " (visible(by)) } }
+                            }
                             td { (row.action) }
                             td.detail { (visible(&row.chosen)) }
                             td.detail { (visible(&row.why)) }

@@ -30,6 +30,9 @@ async fn pages(world: &World) -> Vec<String> {
         "/debts",
         "/providers",
         "/providers/test",
+        "/approvals",
+        "/approvals?all=yes",
+        "/adjust?account=a&currency=EUR",
         "/workers",
         "/trail",
     ]
@@ -317,6 +320,7 @@ async fn an_empty_system_says_what_to_do_first() {
         ("/quarantine", "No case needs you"),
         ("/find", "Find an id"),
         ("/debts", "No account owes anything"),
+        ("/approvals", "Nothing waits for a second person"),
         ("/workers", "No worker has reported"),
         ("/trail", "Nobody has worked a case yet"),
     ] {
@@ -413,5 +417,46 @@ async fn servers_that_go_and_come_back_are_shown() {
         )
         .await;
     chrome.close().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_account_is_adjusted_by_clicking_on_a_phone() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "acct-1001", 10_000)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.resize(390, 844).await;
+    let fits = async |page: &str| {
+        let wide = chrome.script("return document.documentElement.scrollWidth - innerWidth").await;
+        assert_eq!(wide.as_i64(), Some(0), "{page} is wider than a phone");
+        let faults = chrome.accessibility_faults().await;
+        assert!(faults.is_empty(), "{page}: {faults:#?}");
+    };
+    chrome.open(&dashboard.url("/account?id=acct-1001")).await;
+    chrome.click_through("a[href^='/adjust']").await;
+    fits("the form").await;
+    chrome.find("input[name=amount]").await.send_keys("-120.50").await.unwrap();
+    chrome.find("input[name=why]").await.send_keys("booked twice").await.unwrap();
+    chrome.click_through("main form button[type=submit]").await;
+    assert_eq!(chrome.text("h1").await, "Post -120.50 EUR?");
+    let seen = chrome.text("main").await;
+    for words in ["100.00 EUR", "-20.50 EUR", "booked twice"] {
+        assert!(seen.contains(words), "{words} is not in {seen}");
+    }
+    fits("the confirmation").await;
+    chrome.click_through("main form button[type=submit]").await;
+    assert!(chrome.text("main").await.contains("adjustment.posted"), "{}", chrome.text("main").await);
+    assert_eq!(world.account("acct-1001").await, Some((-2_050, 0, 2)));
+    chrome.open(&dashboard.url("/debts")).await;
+    assert!(chrome.text("main").await.contains("20.50 EUR"));
+    fits("the debts").await;
+    is_calm(&chrome, &dashboard, "adjusting").await;
+    world.audit().await;
+    chrome.close().await;
+    dashboard.stop().await;
     world.close().await;
 }

@@ -1,9 +1,11 @@
-//! The operators' API: what the pages show and do, as JSON.
+//! The operators' API: what the pages show, as JSON. What they do is in `acts`.
+
+pub(super) mod acts;
 
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Json,
     body::{Body, to_bytes},
     extract::{Path, Query, Request, State},
     http::{HeaderValue, StatusCode, header},
@@ -16,8 +18,6 @@ use tracing::warn;
 
 use super::{
     Pool,
-    access::Visitor,
-    actions,
     history::{self, Range},
     mask,
     pages::{duplicates, quarantine::Asked},
@@ -25,13 +25,11 @@ use super::{
 };
 use crate::{
     answers,
-    ledger::{AccountId, Layer, Reason},
+    ledger::Layer,
     shown::safe_json,
     store::{
-        StoreError,
-        actions::{Door, Order, Verb},
-        debts, find, mismatch,
-        quarantine::{self, Filter, Page},
+        StoreError, debts, find, mismatch,
+        quarantine::{self, Page},
         report,
         workers::WorkerRow,
     },
@@ -48,6 +46,8 @@ pub(super) enum Problem {
     Store(StoreError),
     NotFound(&'static str),
     Wrong(String),
+    /// With this status and, where that says too little, a code of its own.
+    Refused(StatusCode, Option<&'static str>, String),
 }
 
 impl From<StoreError> for Problem {
@@ -75,6 +75,10 @@ impl IntoResponse for Problem {
             }
             Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
             Self::Wrong(words) => (StatusCode::BAD_REQUEST, words),
+            Self::Refused(status, code, words) => {
+                let code = code.unwrap_or_else(|| answers::code_of(status.as_u16()));
+                return (status, Json(answers::error(code, &words))).into_response();
+            }
         };
         (status, Json(answers::error(answers::code_of(status.as_u16()), &words))).into_response()
     }
@@ -268,105 +272,6 @@ pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> 
     value["routing_key"] =
         json!(detail.routing_key.as_deref().map(|key| mask::body(key.as_bytes(), &detail.identifiers())));
     Ok(Json(value).into_response())
-}
-
-/// Which cases, and why. Ids, or parts that must all fit, or all there are.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Asking {
-    #[serde(default)]
-    ids: Vec<i64>,
-    reason: Option<String>,
-    source: Option<String>,
-    account: Option<String>,
-    #[serde(default)]
-    all: bool,
-    why: String,
-}
-
-pub(super) async fn replay(
-    State(pool): State<Arc<Pool>>,
-    Extension(visitor): Extension<Visitor>,
-    Json(asking): Json<Asking>,
-) -> Answer {
-    act(&pool, visitor, asking, Verb::Replay).await
-}
-
-pub(super) async fn discard(
-    State(pool): State<Arc<Pool>>,
-    Extension(visitor): Extension<Visitor>,
-    Json(asking): Json<Asking>,
-) -> Answer {
-    act(&pool, visitor, asking, Verb::Discard).await
-}
-
-pub(super) async fn reopen(
-    State(pool): State<Arc<Pool>>,
-    Extension(visitor): Extension<Visitor>,
-    Json(asking): Json<Asking>,
-) -> Answer {
-    act(&pool, visitor, asking, Verb::Reopen).await
-}
-
-/// Which case, to whom it belongs, and why.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Assigning {
-    id: i64,
-    account: String,
-    why: String,
-}
-
-pub(super) async fn assign(
-    State(pool): State<Arc<Pool>>,
-    Extension(visitor): Extension<Visitor>,
-    Json(asking): Json<Assigning>,
-) -> Answer {
-    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
-    let account =
-        AccountId::new(&asking.account).map_err(|error| Problem::Wrong(format!("account: {error}")))?;
-    carry_out(&pool, actions::assignment(visitor.name, Door::Api, why, asking.id, account)).await
-}
-
-async fn act(pool: &Arc<Pool>, visitor: Visitor, asking: Asking, verb: Verb) -> Answer {
-    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
-    let reason = match &asking.reason {
-        Some(name) => {
-            let expected = || format!("reason: expected one of {}", Reason::names());
-            Some(Reason::parse(name).ok_or_else(|| Problem::Wrong(expected()))?)
-        }
-        None => None,
-    };
-    let filter = Filter {
-        ids: asking.ids,
-        reason,
-        source: asking.source,
-        account_id: asking.account,
-        ..Filter::default()
-    };
-    let names_some =
-        !filter.ids.is_empty() || reason.is_some() || filter.source.is_some() || filter.account_id.is_some();
-    if !names_some && !asking.all {
-        return Err(Problem::Wrong(
-            "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),
-        ));
-    }
-    let chosen = filter.to_string();
-    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen, assign_to: None };
-    carry_out(pool, order).await
-}
-
-/// Answers with the line of the trail.
-async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
-    let action = actions::start(pool, order).await?;
-    let row = pool
-        .reader
-        .run(async |connection| crate::store::actions::show(connection, action).await)
-        .await?
-        .ok_or(Problem::NotFound("line of the trail"))?;
-    // Not ended yet: the line of the trail goes on telling.
-    let status = if row.ended_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(row)).into_response())
 }
 
 /// What accounts owe: the sums of every currency, and of one the largest.

@@ -1,0 +1,316 @@
+//! What people do over the operators' API: cases, corrections, proposals. A request with an `Idempotency-Key` is answered as the first of that
+//! key was. What must not live here: how an act is carried out.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Answer, Pairs, Problem, ROWS_DEFAULT, ROWS_MAX, answer, found};
+use crate::{
+    ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, Reason},
+    ops::{
+        Pool,
+        access::Visitor,
+        actions,
+        pool::{Answered, Wanted},
+    },
+    store::{
+        self,
+        actions::{ActionRow, Door, Order, Verb},
+        acts::Adjusted,
+        proposals::{self, Objection},
+        quarantine::{self, Filter},
+        requests::Start,
+    },
+};
+
+/// The header that makes a request one (draft-ietf-httpapi-idempotency-key-header).
+const KEY_HEADER: &str = "idempotency-key";
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(KEY_HEADER) else { return Ok(None) };
+    let wrong = |words: &str| Problem::Wrong(format!("Idempotency-Key: {words}"));
+    let text = value.to_str().map_err(|_| wrong("expected visible ASCII"))?;
+    actions::key(text.trim().trim_matches('"')).map_err(wrong)
+}
+
+/// Which cases, and why. Ids, or parts that must all fit, or all there are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::ops) struct Asking {
+    #[serde(default)]
+    ids: Vec<i64>,
+    reason: Option<String>,
+    source: Option<String>,
+    account: Option<String>,
+    #[serde(default)]
+    all: bool,
+    why: String,
+}
+
+pub(in crate::ops) async fn replay(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+    Json(asking): Json<Asking>,
+) -> Answer {
+    act(&pool, visitor, &headers, asking, Verb::Replay).await
+}
+
+pub(in crate::ops) async fn discard(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+    Json(asking): Json<Asking>,
+) -> Answer {
+    act(&pool, visitor, &headers, asking, Verb::Discard).await
+}
+
+pub(in crate::ops) async fn reopen(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+    Json(asking): Json<Asking>,
+) -> Answer {
+    act(&pool, visitor, &headers, asking, Verb::Reopen).await
+}
+
+/// Which case, to whom it belongs, and why.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::ops) struct Assigning {
+    id: i64,
+    account: String,
+    why: String,
+}
+
+pub(in crate::ops) async fn assign(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+    Json(asking): Json<Assigning>,
+) -> Answer {
+    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    let account =
+        AccountId::new(&asking.account).map_err(|error| Problem::Wrong(format!("account: {error}")))?;
+    let states =
+        pool.reader.run(async |connection| quarantine::states(connection, &[asking.id]).await).await?;
+    if states.is_empty() {
+        return Err(Problem::NotFound("case"));
+    }
+    let how = (why, key(&headers)?);
+    carry_out(&pool, actions::assignment(visitor.name, Door::Api, how, asking.id, account)).await
+}
+
+async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: Asking, verb: Verb) -> Answer {
+    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    let reason = match &asking.reason {
+        Some(name) => {
+            let expected = || format!("reason: expected one of {}", Reason::names());
+            Some(Reason::parse(name).ok_or_else(|| Problem::Wrong(expected()))?)
+        }
+        None => None,
+    };
+    let filter = Filter {
+        ids: asking.ids,
+        states: verb.states().to_vec(),
+        reason,
+        source: asking.source,
+        account_id: asking.account,
+        ..Filter::default()
+    };
+    let names_some =
+        !filter.ids.is_empty() || reason.is_some() || filter.source.is_some() || filter.account_id.is_some();
+    if !names_some && !asking.all {
+        return Err(Problem::Wrong(
+            "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),
+        ));
+    }
+    let chosen = filter.to_string();
+    let key = key(headers)?;
+    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen, assign_to: None, key };
+    carry_out(pool, order).await
+}
+
+/// Answers with the line of the trail, or with the proposal that it is.
+async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
+    match actions::start(pool, order).await? {
+        Start::Begun(action) => line(pool, action).await,
+        other @ (Start::Before(_) | Start::Proposed(_) | Start::OtherContent(_) | Start::Refused(_)) => {
+            begun(other)
+        }
+    }
+}
+
+/// What is not carried out now.
+fn begun(start: Start) -> Answer {
+    match start {
+        Start::Begun(_) => Err(Problem::NotFound("line of the trail")),
+        Start::Before(row) => of_line(*row),
+        Start::Proposed(row) => {
+            let status = if row.state == "proposed" { StatusCode::ACCEPTED } else { StatusCode::OK };
+            Ok((status, Json(json!({ "outcome": row.state, "proposal": row }))).into_response())
+        }
+        Start::OtherContent(what) => {
+            let words = format!("the idempotency key was used for something else: {what}");
+            Err(Problem::Refused(StatusCode::UNPROCESSABLE_ENTITY, Some("key_reused"), words))
+        }
+        Start::Refused(words) => Err(Problem::Refused(StatusCode::CONFLICT, None, words)),
+    }
+}
+
+async fn line(pool: &Arc<Pool>, action: i64) -> Answer {
+    let row = pool.reader.run(async |connection| store::actions::show(connection, action).await).await?;
+    of_line(row.ok_or(Problem::NotFound("line of the trail"))?)
+}
+
+fn of_line(row: ActionRow) -> Answer {
+    let outcome = row.outcome();
+    // Of an assignment that was not made.
+    if let Some(refused) = outcome["refused"].as_str() {
+        let (status, code) = match refused {
+            "not_decoded" => (StatusCode::UNPROCESSABLE_ENTITY, "not_decoded"),
+            "unknown_account" => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_account"),
+            "is_receiver" => (StatusCode::UNPROCESSABLE_ENTITY, "is_receiver"),
+            _ => (StatusCode::CONFLICT, "ended"),
+        };
+        return Err(Problem::Refused(status, Some(code), row.result.unwrap_or_default()));
+    }
+    // Not ended yet: the line of the trail goes on telling.
+    let status = if row.ended_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut value = serde_json::to_value(&row).map_err(|error| Problem::Wrong(error.to_string()))?;
+    value["outcome"] = outcome;
+    Ok((status, Json(value)).into_response())
+}
+
+/// What is to be posted, to which account, and why.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::ops) struct Adjusting {
+    account: String,
+    direction: String,
+    amount: i64,
+    currency: String,
+    why: String,
+    id: Option<String>,
+}
+
+pub(in crate::ops) async fn adjust(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+    Json(asking): Json<Adjusting>,
+) -> Answer {
+    let wrong = |member: &str, words: &str| Problem::Wrong(format!("{member}: {words}"));
+    let why = actions::words(&asking.why).map_err(|words| wrong("why", words))?;
+    let id = match asking.id {
+        Some(id) => id,
+        None => key(&headers)?.unwrap_or_else(actions::random_key),
+    };
+    let correction = Correction {
+        id: EventId::new(&id).map_err(|error| wrong("id", &error.to_string()))?,
+        account_id: AccountId::new(&asking.account).map_err(|error| wrong("account", &error.to_string()))?,
+        direction: Direction::parse(&asking.direction)
+            .ok_or_else(|| wrong("direction", "expected credit or debit"))?,
+        amount: Some(asking.amount)
+            .filter(|amount| *amount >= 1)
+            .and_then(Amount::new)
+            .ok_or_else(|| wrong("amount", "expected minor units: an integer from 1 to 9007199254740991"))?,
+        currency: Currency::parse(&asking.currency)
+            .ok_or_else(|| wrong("currency", "expected an ISO 4217 code in capitals, such as EUR"))?,
+    };
+    let (account, currency) = (asking.account, correction.currency);
+    let wanted = Wanted { correction, who: visitor.name, via: Door::Api, why: Some(why) };
+    match actions::adjust(&pool, wanted).await? {
+        Answered::Start(start) => begun(start),
+        Answered::Adjusted(adjusted @ Adjusted::Posted { .. }) => {
+            let mut value = adjusted.outcome();
+            value["id"] = json!(id);
+            value["account_id"] = json!(account);
+            value["currency"] = json!(currency.as_str());
+            answer(&value)
+        }
+        Answered::Adjusted(adjusted @ Adjusted::OtherContent) => {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            Err(Problem::Refused(status, Some("key_reused"), adjusted.to_string()))
+        }
+        Answered::Adjusted(Adjusted::Refused { reason, detail }) => {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            Err(Problem::Refused(status, Some(reason.as_str()), format!("nothing was posted: {detail}")))
+        }
+    }
+}
+
+pub(in crate::ops) async fn proposals(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
+    let number = |name: &str| pairs.iter().find(|pair| pair.0 == name).and_then(|pair| pair.1.parse().ok());
+    let all = pairs.iter().any(|pair| pair.0 == "all" && pair.1 == "true");
+    let limit = number("limit").unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+    let before = number("before").unwrap_or(i64::MAX);
+    let rows =
+        pool.reader.run(async |connection| proposals::list(connection, all, before, limit).await).await?;
+    let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+    let next = rows.last().filter(|_| is_full).map(|last| last.id);
+    answer(&json!({ "proposals": rows, "next_before": next }))
+}
+
+pub(in crate::ops) async fn proposal(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {
+    let row = pool.reader.run(async |connection| proposals::show(connection, id).await).await?;
+    found(row, "proposal")
+}
+
+pub(in crate::ops) async fn approve(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(id): Path<i64>,
+) -> Answer {
+    if let Some(objection) = actions::approve(&pool, id, visitor.name, Door::Api).await? {
+        return Err(objected(&objection));
+    }
+    let row = pool.reader.run(async |connection| proposals::show(connection, id).await).await?;
+    match row.and_then(|row| row.action_id) {
+        Some(action) => line(&pool, action).await,
+        // Still at work.
+        None => Ok((StatusCode::ACCEPTED, Json(json!({ "outcome": "at work" }))).into_response()),
+    }
+}
+
+/// Why it is rejected.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::ops) struct Rejecting {
+    why: String,
+}
+
+pub(in crate::ops) async fn reject(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(id): Path<i64>,
+    Json(asking): Json<Rejecting>,
+) -> Answer {
+    let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
+    if let Some(objection) = actions::reject(&pool, id, &visitor.name, &why).await? {
+        return Err(objected(&objection));
+    }
+    proposal(State(pool), Path(id)).await
+}
+
+fn objected(objection: &Objection) -> Problem {
+    let (status, code) = match objection {
+        Objection::NotThere => (StatusCode::NOT_FOUND, "not_found"),
+        Objection::Own => (StatusCode::FORBIDDEN, "own_proposal"),
+        Objection::Expired => (StatusCode::CONFLICT, "expired"),
+        Objection::Rejected(_) => (StatusCode::CONFLICT, "rejected"),
+        Objection::Approved(..) => (StatusCode::CONFLICT, "approved"),
+        Objection::Changed { .. } => (StatusCode::CONFLICT, "changed"),
+        Objection::Forbidden(reason, _) => (StatusCode::UNPROCESSABLE_ENTITY, reason.as_str()),
+        Objection::Impossible(_) => (StatusCode::CONFLICT, "impossible"),
+    };
+    Problem::Refused(status, Some(code), objection.to_string())
+}
