@@ -256,6 +256,9 @@ pub fn of_cases(verb: Verb, cases: &[i64]) -> Filter {
     Filter { ids: cases.to_vec(), states: verb.states().to_vec(), ..Filter::default() }
 }
 
+/// Whether its time is up, whether it is this person's own, who has decided it, and by which line of the audit log it was carried out.
+type Locked = (bool, bool, Option<String>, Option<i64>);
+
 /// Locks a proposal until the end of the transaction; why this person may not approve it, if so.
 pub(super) async fn take(
     transaction: &mut PgConnection,
@@ -263,21 +266,20 @@ pub(super) async fn take(
     by: &str,
 ) -> Result<Option<Objection>, StoreError> {
     // Names are compared as the table's constraint does.
-    let found: Option<(String, bool, bool, Option<String>, Option<i64>)> = sqlx::query_as(
-        "select state, expires_at <= clock_timestamp(), lower(btrim(proposed_by)) = lower(btrim($2)), decided_by, action_id
+    let found: Option<Locked> = sqlx::query_as(
+        "select expires_at <= clock_timestamp(), lower(btrim(proposed_by)) = lower(btrim($2)), decided_by, action_id
          from proposals where id = $1 for update",
     )
     .bind(proposal)
     .bind(by)
     .fetch_optional(transaction)
     .await?;
-    let Some((state, is_expired, is_own, decided_by, action)) = found else {
+    let Some((is_expired, is_own, decided_by, action)) = found else {
         return Ok(Some(Objection::NotThere));
     };
     Ok(match (decided_by, action) {
         (Some(by), Some(action)) => Some(Objection::Approved(by, action)),
         (Some(by), None) => Some(Objection::Rejected(by)),
-        (None, _) if state != "proposed" => Some(Objection::NotThere),
         (None, _) if is_own => Some(Objection::Own),
         (None, _) => is_expired.then_some(Objection::Expired),
     })

@@ -508,9 +508,10 @@ async fn a_proposal_is_approved_by_another_person_over_page_and_api() {
     let page = dashboard.send("GET", "/approvals/1", &[("cookie", &cookie)], "").await;
     assert!(page.body.contains("-0.30 EUR") && page.body.contains("Approve, and do it"), "{}", page.body);
     let body = format!("csrf={}", csrf_of(&page));
+    let as_bob = [form, ("cookie", cookie.as_str())];
     let (first, second) = tokio::join!(
-        dashboard.send("POST", "/approvals/1/approve", &[form, ("cookie", &cookie)], &body),
-        dashboard.send("POST", "/approvals/1/approve", &[form, ("cookie", &cookie)], &body)
+        dashboard.send("POST", "/approvals/1/approve", &as_bob, &body),
+        dashboard.send("POST", "/approvals/1/approve", &as_bob, &body)
     );
     let statuses = [first.status, second.status];
     assert!(statuses.contains(&303), "{first:?} {second:?}");
