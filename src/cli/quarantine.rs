@@ -204,7 +204,7 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
         }
         Command::Show { id, json } => cases::show(config, id, json).await,
         Command::Replay { which, how, dry_run: true, .. } => {
-            dry_run::replay(config, which.chosen(config, Verb::Replay, how.all).await?, how.json).await
+            dry_run::replay(config, which.chosen(config, Verb::Replay, how.all).await?, how.by.json).await
         }
         Command::Replay { which, how, why, dry_run: false } => {
             work(config, (Verb::Replay, None), which, &how, &why, true).await
