@@ -1,5 +1,5 @@
-//! What happens on one connection, and until when the next thing has to: so that nobody holds a connection by sending a byte now and then.
-//! What must not live here: what a request says.
+//! What happens on one connection, and until when the next thing has to: so that nobody holds a connection by sending a byte now and then, and
+//! one that is idle holds no buffers. What must not live here: what a request says.
 
 use std::{
     io,
@@ -12,13 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::Version;
+use hyper::{Version, body::Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::edge::Limits;
 
 /// No headers have begun.
 const NONE: u64 = u64::MAX;
+/// So long after its last request a connection of HTTP/1.1 lets go of its buffers.
+const PARK_AFTER: Duration = Duration::from_millis(100);
 
 /// When something last happened on a connection, and how much is in work.
 pub(super) struct Activity {
@@ -32,6 +34,8 @@ pub(super) struct Activity {
     in_work: AtomicUsize,
     /// By HTTP/2 bytes come between requests that are no headers, and many requests at once: how long it is idle is all that counts.
     is_multiplexed: AtomicBool,
+    /// Something was written that has not left yet.
+    is_writing: AtomicBool,
 }
 
 impl Activity {
@@ -43,6 +47,7 @@ impl Activity {
             headers_ms: AtomicU64::new(0),
             in_work: AtomicUsize::new(0),
             is_multiplexed: AtomicBool::new(false),
+            is_writing: AtomicBool::new(false),
         }
     }
 
@@ -79,6 +84,16 @@ impl Activity {
         }
         at(headers_ms, self.limits.headers)
     }
+
+    /// When the connection may let go of its buffers; `None`: not while it is as it is.
+    pub(super) fn parks_at(&self) -> Option<Instant> {
+        let is_idle = self.in_work.load(Ordering::Relaxed) == 0
+            && self.headers_ms.load(Ordering::Relaxed) == NONE
+            && !self.is_writing.load(Ordering::Relaxed)
+            && !self.is_multiplexed.load(Ordering::Relaxed);
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        is_idle.then(|| self.began + last + PARK_AFTER)
+    }
 }
 
 /// A request in work.
@@ -92,10 +107,12 @@ impl Drop for InWork {
     }
 }
 
-/// A stream whose first byte of each request is seen.
+/// A stream whose reads and writes are noticed.
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) activity: Arc<Activity>,
+    /// Read before, and to be read again first.
+    pub(super) read_before: Bytes,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -104,6 +121,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.read_before.is_empty() {
+            let count = self.read_before.len().min(buffer.remaining());
+            buffer.put_slice(&self.read_before.split_to(count));
+            self.activity.bytes_came();
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
@@ -115,11 +138,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.activity.is_writing.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // hyper flushes after it has written all that it holds.
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.activity.is_writing.store(false, Ordering::Relaxed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,6 +160,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.activity.is_writing.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 

@@ -5,22 +5,26 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
 
-use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+use http_body_util::Full;
+use hyper::{
+    Request,
+    body::{Bytes, Incoming},
+    server::conn::{http1, http2},
+    service::{HttpService, service_fn},
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -39,6 +43,8 @@ const HEADER_BYTES_MAX: usize = 16_384;
 const STREAMS_MAX: u32 = 64;
 /// Bytes of a body that HTTP/2 takes before somebody reads them, by request and by connection.
 const WINDOW_BYTES: u32 = 65_535;
+/// What a client of HTTP/2 says first on a connection without TLS: of the preface (RFC 9113, 3.4) as much as no request of HTTP/1.1 begins with.
+const PREFACE: [u8; 4] = *b"PRI ";
 /// After an error of the listener, such as no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests in work may take after SIGTERM: longer than a confirm.
@@ -116,84 +122,171 @@ async fn connection(
 ) {
     // Answers are small: waiting for more to send would only make them late.
     drop(stream.set_nodelay(true));
-    // A client that says nothing costs no buffer.
-    let mut first = [0];
+    let activity = Arc::new(Activity::new(limits));
+    // A client that says nothing costs no buffer: what would hold some is not made before it speaks.
+    let mut first = [0; PREFACE.len()];
     let said = tokio::select! {
         said = tokio::time::timeout(limits.headers, stream.peek(&mut first)) => said,
         () = stop.cancelled() => return,
     };
-    if !matches!(said, Ok(Ok(1..))) {
-        return;
-    }
-    match tls {
-        None => requests(stream, peer.ip(), desk, limits, stop).await,
-        Some(tls) => match tokio::time::timeout(limits.headers, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => requests(stream, peer.ip(), desk, limits, stop).await,
-            Ok(Err(cause)) => debug!(cause = %cause, "a TLS handshake failed"),
-            Err(_) => debug!("a TLS handshake took too long"),
-        },
+    let Ok(Ok(1..)) = said else { return };
+    let client = Client { peer: peer.ip(), desk, activity, stop };
+    let Some(tls) = tls else {
+        return Box::pin(client.serve(stream, first == PREFACE)).await;
+    };
+    match Box::pin(tokio::time::timeout(limits.headers, tls.acceptor().accept(stream))).await {
+        Ok(Ok(stream)) => {
+            let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            Box::pin(client.serve(stream, is_http_2)).await;
+        }
+        Ok(Err(cause)) => debug!(cause = %cause, "a TLS handshake failed"),
+        Err(_) => debug!("a TLS handshake took too long"),
     }
 }
 
-async fn requests<S>(stream: S, peer: IpAddr, desk: Arc<Desk>, limits: Limits, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let activity = Arc::new(Activity::new(limits));
-    let seen = Arc::clone(&activity);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (desk, activity) = (Arc::clone(&desk), Arc::clone(&seen));
-        async move {
-            let _in_work = activity.begins(request.version());
-            Ok::<_, Infallible>(desk.answer(request, peer).await)
+/// A stream over TCP, plain or not.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Socket for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// How a connection was driven to where it is.
+enum Driven {
+    Ended,
+    /// It has answered all it was asked, and waits.
+    Idle,
+}
+
+/// One client, and what its requests are answered by.
+struct Client {
+    peer: IpAddr,
+    desk: Arc<Desk>,
+    activity: Arc<Activity>,
+    stop: CancellationToken,
+}
+
+impl Client {
+    async fn serve<S: Socket>(self, mut stream: S, is_http_2: bool) {
+        if is_http_2 {
+            return self.serve_http_2(stream).await;
         }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        // `Activity` ends headers that are late: hyper's own time-out would end idle connections too.
-        .header_read_timeout(None)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .http2()
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(4 * WINDOW_BYTES);
-    let stream = Watched { stream, activity: Arc::clone(&activity) };
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut stopping = pin!(stop.cancelled());
-    let mut is_stopping = false;
-    let mut due = activity.due();
-    let mut alarm = pin!(tokio::time::sleep_until(due.into()));
-    poll_fn(|cx| {
+        let mut read_before = Bytes::new();
         loop {
-            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
-                if let Err(cause) = ended {
-                    debug!(cause = %cause, "a connection ended");
-                }
-                return Poll::Ready(());
-            }
-            if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
-                is_stopping = true;
-                serving.as_mut().graceful_shutdown();
-                continue;
-            }
-            let now_due = activity.due();
-            if now_due != due {
-                due = now_due;
-                alarm.as_mut().reset(due.into());
-            }
-            match alarm.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                // Requests of HTTP/2 begin and end without waking this task: the time may have moved on.
-                Poll::Ready(()) if activity.due() > Instant::now() => {}
-                Poll::Ready(()) => {
-                    debug!("a connection was silent or slow for too long");
-                    return Poll::Ready(());
-                }
+            let Some((idle, rest)) = Box::pin(self.serve_http_1(stream, read_before)).await else { return };
+            (stream, read_before) = (idle, rest);
+            // Parked: no buffers, until the client says something more.
+            let mut first = [0];
+            let said = tokio::select! {
+                said = tokio::time::timeout_at(self.activity.due().into(), stream.tcp().peek(&mut first)) => said,
+                () = self.stop.cancelled() => return,
+            };
+            let Ok(Ok(1..)) = said else { return };
+        }
+    }
+
+    /// Answers requests until the connection ends, or is idle and can be parked: with what was read of it and belongs to no request yet.
+    async fn serve_http_1<S: Socket>(&self, stream: S, read_before: Bytes) -> Option<(S, Bytes)> {
+        let mut builder = http1::Builder::new();
+        // `Activity` ends headers that are late: hyper's own time-out would end idle connections too.
+        builder.header_read_timeout(None).max_headers(HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX);
+        let stream = Watched { stream, activity: Arc::clone(&self.activity), read_before };
+        let mut connection = builder.serve_connection(TokioIo::new(stream), self.service());
+        let shut_down = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
+        match self.drive(Pin::new(&mut connection), shut_down).await {
+            Driven::Ended => None,
+            Driven::Idle => {
+                let parts = connection.into_parts();
+                Some((parts.io.into_inner().stream, parts.read_buf))
             }
         }
-    })
-    .await;
+    }
+
+    async fn serve_http_2<S: Socket>(self, stream: S) {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(4 * WINDOW_BYTES);
+        let stream = Watched { stream, activity: Arc::clone(&self.activity), read_before: Bytes::new() };
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), self.service()));
+        let shut_down = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
+        self.drive(connection.as_mut(), shut_down).await;
+    }
+
+    fn service(
+        &self,
+    ) -> impl HttpService<Incoming, ResBody = Full<Bytes>, Error = Infallible, Future: Send + 'static>
+    + Unpin
+    + use<> {
+        let (desk, activity, peer) = (Arc::clone(&self.desk), Arc::clone(&self.activity), self.peer);
+        service_fn(move |request: Request<Incoming>| {
+            let (desk, activity) = (Arc::clone(&desk), Arc::clone(&activity));
+            async move {
+                let _in_work = activity.begins(request.version());
+                Ok::<_, Infallible>(desk.answer(request, peer).await)
+            }
+        })
+    }
+
+    /// Lets a connection go on until it ends, is too slow, or can be parked.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        shut_down: fn(Pin<&mut C>),
+    ) -> Driven {
+        let activity = &self.activity;
+        let next = |is_stopping: bool| match activity.parks_at() {
+            Some(parks_at) if !is_stopping => parks_at.min(activity.due()),
+            Some(_) | None => activity.due(),
+        };
+        let mut stopping = pin!(self.stop.cancelled());
+        let mut is_stopping = false;
+        let mut at = next(false);
+        let mut alarm = pin!(tokio::time::sleep_until(at.into()));
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    if let Err(cause) = ended {
+                        debug!(cause = %cause, "a connection ended");
+                    }
+                    return Poll::Ready(Driven::Ended);
+                }
+                if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
+                    is_stopping = true;
+                    shut_down(connection.as_mut());
+                    continue;
+                }
+                let next = next(is_stopping);
+                if next != at {
+                    at = next;
+                    alarm.as_mut().reset(at.into());
+                }
+                if alarm.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                // Requests of HTTP/2 begin and end without waking this task: the time may have moved on.
+                let now = Instant::now();
+                if activity.due() <= now {
+                    debug!("a connection was silent or slow for too long");
+                    return Poll::Ready(Driven::Ended);
+                }
+                if !is_stopping && activity.parks_at().is_some_and(|parks_at| parks_at <= now) {
+                    return Poll::Ready(Driven::Idle);
+                }
+            }
+        })
+        .await
+    }
 }
