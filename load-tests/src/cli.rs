@@ -283,6 +283,9 @@ pub struct ChaosArgs {
     /// Only these faults, each once, in this order; repeat for several.
     #[arg(long, value_enum, value_name = "NAME")]
     pub fault: Vec<chaos::Fault>,
+    /// Callbacks come as signed webhooks at a real ingress, from senders that repeat them until they are answered with yes.
+    #[arg(long)]
+    pub ingress: bool,
     /// Prints the names of all faults, one a line, and ends.
     #[arg(long)]
     pub list_faults: bool,
@@ -312,12 +315,15 @@ pub struct IngressArgs {
     /// Share of them that are copies of another one, 0 to 0.99.
     #[arg(long, default_value_t = 0.3, value_parser = share, value_name = "F")]
     pub duplicates: f64,
-    /// Webhooks offered per second; 0: as many as are answered.
+    /// Webhooks offered per second in the part of the run that measures latency; 0: a quarter of what was answered per second before.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
     pub rate: u32,
     /// Worker processes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
+    /// Hostile requests, after the webhooks.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000), value_name = "N")]
+    pub hostile: u32,
     /// Idle connections with which the ingress's memory is measured.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000), value_name = "N")]
     pub idle: u32,

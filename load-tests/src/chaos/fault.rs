@@ -129,6 +129,12 @@ pub enum Fault {
     RedisSilent,
     /// Claims are set, the answer does not come.
     ClaimAnswerSwallowed,
+    /// The connection to RabbitMQ breaks between a message and its confirm: it is on the queue, and its publisher does not know.
+    ConfirmCut,
+    /// kill -9 of the ingress, started again.
+    IngressKilled,
+    /// SIGTERM of the ingress in mid-work, another takes its place.
+    IngressTerminated,
 }
 
 impl Fault {
@@ -141,7 +147,25 @@ impl Fault {
     pub fn is_everyday(self) -> bool {
         let takes_long = matches!(self, Self::BrokerAway | Self::DatabaseTakesNoWrites);
         let is_special = matches!(self, Self::DiskFull | Self::ClocksShifted);
-        !takes_long && !is_special && !self.loses_commits()
+        !takes_long && !is_special && !self.loses_commits() && !self.is_of_ingress()
+    }
+
+    /// Whether there has to be an ingress for it.
+    pub fn is_of_ingress(self) -> bool {
+        matches!(self, Self::ConfirmCut | Self::IngressKilled | Self::IngressTerminated)
+    }
+
+    /// Whether webhooks must be refused or cut off by it, or it had no effect.
+    pub fn is_felt_by_the_ingress(self) -> bool {
+        matches!(
+            self,
+            Self::ConfirmCut
+                | Self::IngressKilled
+                | Self::BrokerKilled
+                | Self::BrokerRestarted
+                | Self::MemoryAlarm
+                | Self::BrokerSilent
+        )
     }
 
     /// Whether callbacks that were acknowledged are lost by it, until they are sent again.
@@ -260,6 +284,9 @@ impl Fault {
                 crash(&site.redis).await
             }
             Self::RedisSilent => slowly(&site.redis_proxy, PAUSE, |proxy| proxy.silence(true)).await,
+            Self::ConfirmCut => trap(&site.broker_proxy, Trap::ConfirmCut, 3, hold).await,
+            Self::IngressKilled => site.ingress()?.crash().await,
+            Self::IngressTerminated => site.ingress()?.replace().await,
             Self::ClaimAnswerSwallowed => trap(&site.redis_proxy, Trap::SetAnswerSwallowed, 3, hold).await,
         }
     }

@@ -11,6 +11,7 @@ mod proxy;
 mod schedule;
 mod servers;
 mod site;
+mod webhooks;
 mod witness;
 
 use std::{
@@ -73,6 +74,12 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     if args.list_faults {
         Fault::value_variants().iter().for_each(|fault| println!("{}", fault.name()));
         return Ok(());
+    }
+    if args.ingress {
+        return webhooks::run(args).await;
+    }
+    if let Some(fault) = args.fault.iter().find(|fault| fault.is_of_ingress()) {
+        return Err(Failure::Usage(format!("--fault {}: only with --ingress", fault.name())));
     }
     let mut schedule = Schedule::new(args.seed, &args.fault);
     let faults_max = usize::try_from(u64::from(args.seconds) / FAULT_SECONDS_MIN).unwrap_or(1).max(1);

@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use super::{proxy::Proxy, servers::Server, witness::Witness};
-use crate::{place::Place, signing::Signing};
+use crate::{ingress::process::Ingress, place::Place, signing::Signing};
 
 /// In every address, to be looked for in logs. The servers accept any password.
 pub const PASSWORD: &str = "chaos-secret-9f2c";
@@ -33,6 +33,8 @@ pub struct Site {
     pub redis_proxy: Proxy,
     pub broker: Server,
     pub broker_proxy: Proxy,
+    /// Where callbacks come as webhooks.
+    pub ingress: Option<Ingress>,
     /// What workers have acknowledged, and when.
     pub witness: Arc<Witness>,
     /// Rows that an asynchronous failover has lost: (source, event id).
@@ -81,6 +83,7 @@ impl Site {
             redis,
             broker_proxy: Proxy::start_amqp(broker.port()?, Arc::clone(&witness)).await?,
             broker,
+            ingress: None,
             witness,
             lost: HashSet::new(),
             beyond_plan: 0,
@@ -119,6 +122,11 @@ impl Site {
     /// The PostgreSQL that is the primary now.
     pub fn node(&self) -> anyhow::Result<&Server> {
         self.nodes.get(self.primary).and_then(Option::as_ref).context("no primary")
+    }
+
+    /// The ingress of the run.
+    pub fn ingress(&mut self) -> anyhow::Result<&mut Ingress> {
+        self.ingress.as_mut().context("the run has no ingress")
     }
 
     /// The proxy before it.

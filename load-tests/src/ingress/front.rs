@@ -1,6 +1,7 @@
-//! Endpoints of several providers, and a seeded plan of webhooks for them. What must not live here: what is right in the end.
+//! Endpoints of several providers, a seeded plan of webhooks for them, and what must be stored in the end. What must not live here: HTTP.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -8,6 +9,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use payonce::{
     config::EndpointConfig,
     ingress::{
@@ -19,9 +21,10 @@ use payonce::{
     signature::{Key, Kind, Policy, Rule},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use sqlx::PgConnection;
 use tempfile::TempDir;
 
-use crate::cli::IngressArgs;
+use crate::audit::Audit;
 
 /// Providers, their secrets, and the body of their yes.
 pub const PROVIDERS: [(&str, &str, &str); 6] = [
@@ -50,17 +53,17 @@ pub struct Webhook {
 pub struct Front {
     pub folder: TempDir,
     endpoints: Vec<(Endpoint, Secrets)>,
+    /// What somebody uses who does not know the secrets, by endpoint.
+    strangers: Vec<Secrets>,
 }
 
 impl Front {
     pub fn new() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("payonce-load-tests-").tempdir()?;
         let mut text = "[ingress]\nrate_per_second_max = 1000000\nrate_burst_max = 1000000\n".to_owned();
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut strangers) = (Vec::new(), Vec::new());
         for (provider, secret, _) in PROVIDERS {
-            let path = folder.path().join(provider);
-            fs::write(&path, secret)?;
-            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let path = put(&folder, provider, secret)?;
             let config = EndpointConfig {
                 path: format!("/{provider}"),
                 provider: provider.to_owned(),
@@ -79,6 +82,10 @@ impl Front {
             let endpoint = Endpoint::open(&config).map_err(anyhow::Error::msg)?;
             let names: Vec<&str> = endpoint.kind.names.iter().map(|(name, _)| *name).collect();
             let secrets = Secrets::load(&config.secrets_file, &names).map_err(anyhow::Error::msg)?;
+            // Of the same form, and another one.
+            let other = secret.replace("8E33", "8E34").replace("whsec_", "whsec_AAAA").replace("-", "+");
+            let other = put(&folder, &format!("{provider}-stranger"), &other)?;
+            strangers.push(Secrets::load(&other, &names).map_err(anyhow::Error::msg)?);
             text += &format!(
                 "[[ingress.endpoint]]\npath = {:?}\nprovider = {:?}\nsource = {:?}\nsecrets_file = {:?}\n",
                 config.path, config.provider, config.source, config.secrets_file
@@ -99,7 +106,7 @@ impl Front {
             }
             Ok::<_, KeysError>(())
         })?;
-        Ok(Self { folder, endpoints })
+        Ok(Self { folder, endpoints, strangers })
     }
 
     /// The keys file.
@@ -107,9 +114,32 @@ impl Front {
         self.folder.path().join("keys.toml")
     }
 
-    /// The request of a webhook, signed now.
-    pub fn request(&self, webhook: &Webhook) -> anyhow::Result<Vec<u8>> {
+    /// Lines of a log that hold an endpoint's secret.
+    pub fn secrets_in(&self, log: &str) -> Vec<String> {
+        let is_secret = |line: &str| {
+            PROVIDERS.iter().flat_map(|(_, text, _)| text.lines().next()).any(|secret| line.contains(secret))
+        };
+        log.lines().filter(|line| is_secret(line)).map(|_| "a secret, in a log".to_owned()).collect()
+    }
+
+    /// The parts of a webhook's request, signed so many seconds ago.
+    pub fn parts(&self, webhook: &Webhook, ago_s: u64) -> anyhow::Result<Parts> {
+        self.signed_with(None, webhook, ago_s)
+    }
+
+    /// The same, signed by somebody who does not know the secret.
+    pub fn forged(&self, webhook: &Webhook) -> anyhow::Result<Parts> {
+        self.signed_with(Some(&self.strangers), webhook, 0)
+    }
+
+    fn signed_with(
+        &self,
+        strangers: Option<&Vec<Secrets>>,
+        webhook: &Webhook,
+        ago_s: u64,
+    ) -> anyhow::Result<Parts> {
         let (endpoint, secrets) = &self.endpoints[webhook.endpoint];
+        let secrets = strangers.map_or(secrets, |strangers| &strangers[webhook.endpoint]);
         let sample = Sample {
             event: String::new(),
             id: webhook.id.clone(),
@@ -118,33 +148,103 @@ impl Front {
             currency: "EUR".to_owned(),
         };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let made = make(endpoint, secrets, &sample, now_s).map_err(anyhow::Error::msg)?;
-        let mut request =
-            format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", endpoint.path, made.body.len());
-        for (name, value) in &made.headers {
-            request += &format!("{name}: {value}\r\n");
-        }
-        Ok([request.as_bytes(), b"\r\n", &made.body].concat())
+        let made = make(endpoint, secrets, &sample, now_s - ago_s).map_err(anyhow::Error::msg)?;
+        Ok(Parts {
+            method: "POST",
+            path: endpoint.path.clone(),
+            headers: made.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            body: made.body,
+        })
     }
 }
 
+/// A request, to be changed before it is sent.
+pub struct Parts {
+    pub method: &'static str,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Parts {
+    pub fn bytes(&self) -> Vec<u8> {
+        let (method, path, length) = (self.method, &self.path, self.body.len());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n");
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        [head.as_bytes(), b"\r\n", &self.body].concat()
+    }
+}
+
+/// Compares accounts, ledger and quarantine with the webhooks that were sent: each moved its money once.
+pub async fn check(
+    database: &mut PgConnection,
+    webhooks: &[Arc<Webhook>],
+    audit: &mut Audit,
+) -> anyhow::Result<()> {
+    let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+    let mut counted = HashSet::new();
+    for webhook in webhooks.iter().filter(|webhook| counted.insert(&webhook.id)) {
+        *expected.entry(format!("acct-{}", webhook.account)).or_default() += i64::try_from(webhook.amount)?;
+    }
+    let found: Vec<(String, i64)> =
+        sqlx::query_as("select account_id, balance from accounts").fetch_all(&mut *database).await?;
+    let found: BTreeMap<String, i64> = found.into_iter().collect();
+    let differ = expected.iter().filter(|(account, balance)| found.get(*account) != Some(balance));
+    let mut differ: Vec<String> = differ
+        .map(|(account, balance)| format!("{account}: expected {balance}, found {:?}", found.get(account)))
+        .collect();
+    let unknown = found.keys().filter(|account| !expected.contains_key(*account));
+    differ.extend(unknown.map(|account| format!("{account}: not in the plan")));
+    audit.check("every_balance_is_the_plans", differ);
+    audit.applied = count(database, "select count(*) from ledger").await?;
+    let (applied, distinct) = (audit.applied, counted.len());
+    let differs = (applied != distinct as u64).then(|| format!("{applied} rows for {distinct} webhooks"));
+    audit.check("every_webhook_is_a_ledger_row_once", differs.into_iter().collect());
+    let cases: Vec<(String, i64)> = sqlx::query_as("select reason, count(*) from quarantine group by reason")
+        .fetch_all(&mut *database)
+        .await?;
+    audit.quarantined = cases.into_iter().map(|(reason, n)| (reason, n.unsigned_abs())).collect();
+    let cases = audit.quarantined.iter().map(|(reason, n)| format!("{n} cases of {reason}")).collect();
+    audit.check("nothing_is_a_case", cases);
+    let copies: Vec<(String, i64)> =
+        sqlx::query_as("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label")
+            .fetch_all(&mut *database)
+            .await?;
+    audit.duplicates = copies.into_iter().map(|(layer, n)| (layer, n.unsigned_abs())).collect();
+    Ok(())
+}
+
+async fn count(database: &mut PgConnection, sql: &'static str) -> anyhow::Result<u64> {
+    let n: i64 = sqlx::query_scalar(sql).fetch_one(database).await.context(sql)?;
+    Ok(n.unsigned_abs())
+}
+
+fn put(folder: &TempDir, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.path().join(name);
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    Ok(path)
+}
+
 /// The webhooks in the order they are sent, copies included, and how many are distinct.
-pub fn plan(args: &IngressArgs) -> (Vec<Arc<Webhook>>, usize) {
-    let mut random = StdRng::seed_from_u64(args.seed);
-    let events = args.events as usize;
+pub fn plan(events: u32, duplicates: f64, seed: u64) -> (Vec<Arc<Webhook>>, usize) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let events = events as usize;
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "at most 10 million events"
     )]
-    let copies = ((events as f64) * args.duplicates) as usize;
+    let copies = ((events as f64) * duplicates) as usize;
     let distinct = (events - copies).max(1);
     let mut webhooks: Vec<Arc<Webhook>> = (0..distinct)
         .map(|n| {
             Arc::new(Webhook {
                 endpoint: random.random_range(0..PROVIDERS.len()),
-                id: format!("{}x{n}", args.seed),
+                id: format!("{seed}x{n}"),
                 account: random.random_range(0..ACCOUNTS),
                 amount: random.random_range(1..=100_000),
             })

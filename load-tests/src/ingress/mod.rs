@@ -1,14 +1,16 @@
 //! `ingress`: signed webhooks of several providers over HTTP at a real `payonce ingress`, workers behind it, and an audit of every answer and
 //! every account. What one process can publish with confirms is measured in the same run.
 
-mod front;
+pub mod front;
+mod hostile;
+pub mod http;
+pub mod process;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File},
+    fs,
     net::SocketAddr,
     path::Path,
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,34 +18,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
-use payonce::broker::Publisher;
+use anyhow::{Context, ensure};
+use payonce::broker::{Names, Publisher, topology};
 use serde::Serialize;
-use sqlx::Row;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::{Child, Command},
-};
 
-use self::front::{Front, PROVIDERS, Webhook, plan};
+use self::{
+    front::{Front, PROVIDERS, Webhook, plan},
+    http::Client,
+    process::Ingress,
+};
 use crate::{
     audit::Audit,
     cli::{Failure, IngressArgs},
     latency::{Latencies, Percentiles},
     place::Place,
-    replay::wait_settled,
-    workers::{self, Workers, last_lines},
+    replay::{messages_left, wait_settled},
+    workers::{self, Workers},
 };
 
 /// Connections that send at once.
 const CONNECTIONS: usize = 64;
 /// Messages of the baseline that wait for a confirm.
 const UNCONFIRMED_MAX: usize = 1_000;
+/// Messages of the baseline.
+const BASELINE_MAX: usize = 20_000;
+/// Webhooks that are offered at a rate, at most; the others as fast as they are answered.
+const STEADY_MAX: usize = 20_000;
+/// Of the rate at which they are answered.
+const STEADY_SHARE: f64 = 0.25;
 /// How often a webhook that was answered with 503 is sent again.
 const TRIES_MAX: u32 = 1_000;
-const READY_DEADLINE: Duration = Duration::from_secs(30);
-const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// Requests that are signed before their time is measured. A signature is fresh for five minutes.
+const SIGNED_AHEAD: usize = 50_000;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The figures of one run.
 #[derive(Debug, Serialize)]
@@ -53,17 +60,24 @@ struct Report {
     applied: u64,
     quarantined: u64,
     duplicates: BTreeMap<String, u64>,
+    /// Of the webhooks that were sent as fast as they were answered: how long, and how many a second.
     seconds: f64,
     per_second: f64,
+    /// Of those that were offered at `steady_per_second`, from when each was due to its answer.
     latency_ms: Percentiles,
-    /// What one process publishes with confirms, a second, in the same run; and the ingress's rate over it.
+    steady_per_second: f64,
+    /// What one process publishes with confirms, a second, in the same run (before and after); and the ingress's rate over it.
     confirmed_per_second: f64,
     ratio: f64,
     /// Answers of 503 after which a webhook was sent again.
     sent_again: usize,
-    /// Resident memory of the ingress with that many idle connections, in MiB.
+    /// Resident memory of the ingress, in MiB: with so many idle connections, and at most in the whole run.
     idle_connections: usize,
     idle_mib: f64,
+    peak_mib: f64,
+    /// Hostile requests by their answer, `0`: none; and the memory of the ingress while the first and the second half came.
+    hostile: BTreeMap<u16, u64>,
+    hostile_memory_mib: [f64; 2],
     audit: serde_json::Value,
     seed: u64,
 }
@@ -92,125 +106,89 @@ pub async fn run(args: &IngressArgs) -> Result<(), Failure> {
 async fn measure(args: &IngressArgs, program: &Path, place: &Place) -> Result<(Report, Audit), Failure> {
     workers::migrate(program, place).await?;
     let front = Arc::new(Front::new()?);
-    let (webhooks, distinct) = plan(args);
-    let confirmed_per_second = baseline(place, webhooks.len().min(20_000)).await?;
+    let (webhooks, distinct) = plan(args.events, args.duplicates, args.seed);
+    let webhooks = Arc::new(webhooks);
     let logs = front.folder.path().join("logs");
     fs::create_dir_all(&logs).context("no folder for logs")?;
+    let connection = place.broker().await?;
+    topology::declare(&connection, &place.names()).await.context("no queue")?;
+    let mut ingress = Ingress::start(program, place, &front, &logs).await?;
+
+    // Nothing but the ingress and its clients is at work now, as nothing but the publisher is in the baseline.
+    let (fast, steady) = webhooks.split_at(webhooks.len() - (webhooks.len() / 5).min(STEADY_MAX));
+    let before = baseline(place, &connection).await?;
+    let mut sent = send_all(&front, ingress.address, fast, None).await?;
+    let after = baseline(place, &connection).await?;
+    let confirmed_per_second = (before + after) / 2.0;
+    let per_second = rate(fast.len(), sent.seconds);
+
     let mut workers = Workers::start_with_keys(args.workers, program, place, &logs, &front.keys())?;
-    let (mut ingress, address) = start(program, place, &front, &logs).await?;
-    let webhooks = Arc::new(webhooks);
-    let next = Arc::new(AtomicUsize::new(0));
-    let began = Instant::now();
-    let sending: Vec<_> = (0..CONNECTIONS)
-        .map(|_| {
-            let (front, webhooks, next) = (Arc::clone(&front), Arc::clone(&webhooks), Arc::clone(&next));
-            let rate = args.rate;
-            tokio::spawn(async move { send(&front, address, &webhooks, &next, (rate, began)).await })
-        })
-        .collect();
-    let mut latencies = Latencies::new()?;
-    let (mut sent_again, mut wrong) = (0, Vec::new());
-    for sent in sending {
-        let sent = sent.await.context("a sender panicked")??;
-        sent.latencies_us.iter().for_each(|latency| latencies.record_us(*latency));
-        sent_again += sent.sent_again;
-        wrong.extend(sent.wrong);
-    }
-    let seconds = began.elapsed().as_secs_f64();
     let mut database = place.connect().await?;
+    wait_settled(&mut database, &mut workers, fast.len()).await?;
+    let offered = if args.rate > 0 { f64::from(args.rate) } else { per_second * STEADY_SHARE };
+    let steadily = send_all(&front, ingress.address, steady, Some(offered)).await?;
+    sent.sent_again += steadily.sent_again;
+    sent.wrong.extend(steadily.wrong);
     wait_settled(&mut database, &mut workers, webhooks.len()).await?;
-    let (idle_connections, idle_mib) = idle(args.idle as usize, address, &ingress).await?;
-    if let Some(id) = ingress.id() {
-        Command::new("kill").args(["-s", "TERM", &id.to_string()]).status().await.context("no kill")?;
-    }
-    let ended = ingress.wait().await.context("the ingress is gone")?;
+    let hostile = hostile::flood(&front, &webhooks, &ingress, args.hostile, args.seed).await?;
+    let (idle_connections, idle_mib) = idle(args.idle as usize, &ingress).await?;
+    let peak_mib = ingress.memory_mib("VmHWM")?.round();
+    let ended = ingress.terminate().await?;
     workers.stop().await?;
 
     let mut audit = Audit::default();
-    audit.check("every_answer_is_the_providers_yes", wrong);
-    audit.check("the_ingress_ends_well", if ended.success() { Vec::new() } else { vec![ended.to_string()] });
-    let mut expected: BTreeMap<String, i64> = BTreeMap::new();
-    let mut counted = std::collections::HashSet::new();
-    for webhook in webhooks.iter().filter(|webhook| counted.insert(webhook.id.clone())) {
-        *expected.entry(format!("acct-{}", webhook.account)).or_default() +=
-            i64::try_from(webhook.amount).unwrap_or(i64::MAX);
-    }
-    let rows = sqlx::query("select account_id, balance from accounts").fetch_all(&mut database).await;
-    let rows = rows.context("accounts cannot be read")?;
-    let found: BTreeMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let differ = expected.iter().filter(|(account, balance)| found.get(*account) != Some(balance));
-    let mut differ: Vec<String> = differ
-        .map(|(account, balance)| format!("{account}: expected {balance}, found {:?}", found.get(account)))
-        .collect();
-    differ.extend(
-        found
-            .keys()
-            .filter(|account| !expected.contains_key(*account))
-            .map(|account| format!("{account}: not in the plan")),
-    );
-    audit.check("every_balance_is_the_plans", differ);
-    let applied = count(&mut database, "select count(*) from ledger").await?;
-    audit.check(
-        "every_webhook_is_a_ledger_row_once",
-        if applied == distinct as u64 { Vec::new() } else { vec![format!("{applied} of {distinct}")] },
-    );
-    let quarantined = count(&mut database, "select count(*) from quarantine").await?;
-    audit.check(
-        "nothing_is_a_case",
-        if quarantined == 0 { Vec::new() } else { vec![format!("{quarantined} cases")] },
-    );
+    audit.check("every_answer_is_the_providers_yes", sent.wrong);
+    audit.check("hostile_requests_are_refused", hostile.wrong);
+    let [first, second] = hostile.memory_mib;
+    let grown =
+        format!("{first} MiB at most in the first half of the hostile requests, {second} MiB in the second");
+    audit.check("memory_is_flat", (second > first * 1.25 + 16.0).then_some(grown).into_iter().collect());
+    audit.check("the_ingress_ends_well", (!ended.success()).then(|| ended.to_string()).into_iter().collect());
+    front::check(&mut database, &webhooks, &mut audit).await?;
+    let names = place.names();
+    audit.check("queues_are_empty", messages_left(place, &[&names.queue, &names.dead_queue]).await?);
     let own =
         workers::command(program, place).args(["audit"]).status().await.context("payonce does not run")?;
-    audit.check("payonce_audit", if own.success() { Vec::new() } else { vec![own.to_string()] });
-    let rows =
-        sqlx::query("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label")
-            .fetch_all(&mut database)
-            .await;
-    let duplicates = rows
-        .context("tallies cannot be read")?
-        .iter()
-        .map(|row| (row.get(0), u64::try_from(row.get::<i64, _>(1)).unwrap_or(0)))
-        .collect();
-    #[expect(clippy::cast_precision_loss, reason = "at most 10 million webhooks")]
-    let per_second = webhooks.len() as f64 / seconds.max(f64::EPSILON);
+    audit.check("payonce_audit", (!own.success()).then(|| own.to_string()).into_iter().collect());
     let violations = audit.violations();
     let report = Report {
         published: webhooks.len(),
         distinct,
-        applied,
-        quarantined,
-        duplicates,
-        seconds,
+        applied: audit.applied,
+        quarantined: audit.quarantined.values().sum(),
+        duplicates: audit.duplicates.clone(),
+        seconds: sent.seconds,
         per_second: per_second.round(),
-        latency_ms: latencies.percentiles(),
+        latency_ms: steadily.latencies.percentiles(),
+        steady_per_second: offered.round(),
         confirmed_per_second: confirmed_per_second.round(),
         ratio: (per_second / confirmed_per_second * 1_000.0).round() / 1_000.0,
-        sent_again,
+        sent_again: sent.sent_again,
         idle_connections,
         idle_mib,
+        peak_mib,
+        hostile: hostile.answers,
+        hostile_memory_mib: hostile.memory_mib,
         audit: if violations.is_empty() { "ok".into() } else { violations.into() },
         seed: args.seed,
     };
     Ok((report, audit))
 }
 
-async fn count(database: &mut sqlx::PgConnection, sql: &'static str) -> anyhow::Result<u64> {
-    let n: i64 = sqlx::query_scalar(sql).fetch_one(database).await.context(sql)?;
-    Ok(u64::try_from(n).unwrap_or(0))
+#[expect(clippy::cast_precision_loss, reason = "at most 10 million webhooks")]
+fn rate(count: usize, seconds: f64) -> f64 {
+    count as f64 / seconds.max(f64::EPSILON)
 }
 
-/// What one process publishes with confirms, a second: messages of the size of a callback, with nothing else to do. They are taken away again.
-async fn baseline(place: &Place, messages: usize) -> Result<f64, Failure> {
-    Ok(publish_all(&place.broker().await?, place, messages).await?)
-}
-
-async fn publish_all(connection: &lapin::Connection, place: &Place, messages: usize) -> anyhow::Result<f64> {
-    payonce::broker::topology::declare(connection, &place.names()).await?;
-    let publisher = Publisher::open(connection, &place.names()).await?;
+/// What one process publishes with confirms, a second: messages of the size of a callback to a queue of their own, with nothing else to do.
+async fn baseline(place: &Place, connection: &lapin::Connection) -> anyhow::Result<f64> {
+    let names = Names::new(&format!("{}baseline.", place.prefix));
+    topology::declare(connection, &names).await?;
+    let publisher = Publisher::open(connection, &names).await?;
     let body = vec![b'x'; 300];
     let mut waiting = VecDeque::new();
     let began = Instant::now();
-    for _ in 0..messages {
+    for _ in 0..BASELINE_MAX {
         waiting.push_back(publisher.publish("baseline", &body).await?);
         if waiting.len() > UNCONFIRMED_MAX
             && let Some(confirm) = waiting.pop_front()
@@ -223,51 +201,56 @@ async fn publish_all(connection: &lapin::Connection, place: &Place, messages: us
     }
     let seconds = began.elapsed().as_secs_f64();
     let channel = connection.create_channel().await?;
-    channel.queue_purge(place.names().queue.as_str().into(), Default::default()).await?;
-    #[expect(clippy::cast_precision_loss, reason = "at most 20 000 messages")]
-    Ok(messages as f64 / seconds.max(f64::EPSILON))
+    for queue in [&names.queue, &names.dead_queue] {
+        channel.queue_delete(queue.as_str().into(), Default::default()).await?;
+    }
+    for exchange in [&names.exchange, &names.events_exchange] {
+        channel.exchange_delete(exchange.as_str().into(), Default::default()).await?;
+    }
+    Ok(rate(BASELINE_MAX, seconds))
 }
 
-async fn start(
-    program: &Path,
-    place: &Place,
+/// What became of webhooks.
+struct Sent {
+    seconds: f64,
+    latencies: Latencies,
+    sent_again: usize,
+    wrong: Vec<String>,
+}
+
+/// A webhook and its request.
+type Ready = (Arc<Webhook>, Vec<u8>);
+
+/// Sends webhooks over [`CONNECTIONS`] connections, `offered` a second, or as fast as they are answered. Signing takes no part in the time.
+async fn send_all(
     front: &Front,
-    logs: &Path,
-) -> anyhow::Result<(Child, SocketAddr)> {
-    // A port that was free a moment ago.
-    let free = || Ok::<_, anyhow::Error>(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?);
-    let (address, health) = (free()?, free()?);
-    let log = logs.join("ingress.log");
-    let mut child = workers::command(program, place)
-        .arg("ingress")
-        .args(["--listen", &address.to_string(), "--health-listen", &health.to_string()])
-        .arg("--config")
-        .arg(front.folder.path().join("payonce.toml"))
-        .env("PAYONCE_KEYS_FILE", front.keys())
-        .env("PAYONCE_SIGNATURES", "required")
-        .stderr(File::create(&log)?)
-        .stdout(Stdio::null())
-        .spawn()
-        .context("payonce does not run")?;
-    let began = Instant::now();
-    loop {
-        if let Ok(mut stream) = TcpStream::connect(health).await {
-            let mut answer = String::new();
-            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
-            drop(stream.read_to_string(&mut answer).await);
-            if answer.starts_with("HTTP/1.1 200") {
-                return Ok((child, address));
-            }
+    address: SocketAddr,
+    webhooks: &[Arc<Webhook>],
+    offered: Option<f64>,
+) -> anyhow::Result<Sent> {
+    let mut sent = Sent { seconds: 0.0, latencies: Latencies::new()?, sent_again: 0, wrong: Vec::new() };
+    for chunk in webhooks.chunks(SIGNED_AHEAD) {
+        let ready =
+            chunk.iter().map(|webhook| anyhow::Ok((Arc::clone(webhook), front.parts(webhook, 0)?.bytes())));
+        let ready: Arc<Vec<Ready>> = Arc::new(ready.collect::<Result<_, _>>()?);
+        let next = Arc::new(AtomicUsize::new(0));
+        let began = Instant::now();
+        let sending: Vec<_> = (0..CONNECTIONS)
+            .map(|_| tokio::spawn(send(address, Arc::clone(&ready), Arc::clone(&next), offered, began)))
+            .collect();
+        for one in sending {
+            let one = one.await.context("a sender panicked")??;
+            one.latencies_us.iter().for_each(|latency| sent.latencies.record_us(*latency));
+            sent.sent_again += one.sent_again;
+            sent.wrong.extend(one.wrong);
         }
-        if child.try_wait()?.is_some() || began.elapsed() > READY_DEADLINE {
-            bail!("the ingress is not ready\n{}", last_lines(&log));
-        }
-        tokio::time::sleep(POLL_PAUSE).await;
+        sent.seconds += began.elapsed().as_secs_f64();
     }
+    Ok(sent)
 }
 
 #[derive(Default)]
-struct Sent {
+struct SentByOne {
     latencies_us: Vec<u64>,
     sent_again: usize,
     wrong: Vec<String>,
@@ -275,73 +258,54 @@ struct Sent {
 
 /// Sends what is next, on one connection, until nothing is left; what is answered with 503 is sent again, as providers do.
 async fn send(
-    front: &Front,
     address: SocketAddr,
-    webhooks: &[Arc<Webhook>],
-    next: &AtomicUsize,
-    (rate, began): (u32, Instant),
-) -> anyhow::Result<Sent> {
-    let mut sent = Sent::default();
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    ready: Arc<Vec<Ready>>,
+    next: Arc<AtomicUsize>,
+    offered: Option<f64>,
+    began: Instant,
+) -> anyhow::Result<SentByOne> {
+    let mut sent = SentByOne::default();
+    let mut client = Client::new(address);
     loop {
         let at = next.fetch_add(1, Ordering::Relaxed);
-        let Some(webhook) = webhooks.get(at) else { return Ok(sent) };
-        if rate > 0 {
-            let due = began + Duration::from_secs(1) * u32::try_from(at).unwrap_or(u32::MAX) / rate;
-            tokio::time::sleep_until(due.into()).await;
-        }
+        let Some((webhook, request)) = ready.get(at) else { return Ok(sent) };
+        let due = match offered {
+            #[expect(clippy::cast_precision_loss, reason = "at most SIGNED_AHEAD")]
+            Some(offered) => began + Duration::from_secs_f64(at as f64 / offered.max(1.0)),
+            None => Instant::now(),
+        };
+        tokio::time::sleep_until(due.into()).await;
         for tries in 0.. {
             ensure!(tries < TRIES_MAX, "{} was answered with 503 {TRIES_MAX} times", webhook.id);
-            let request = front.request(webhook)?;
-            let asked = Instant::now();
-            stream.write_all(&request).await?;
-            let (status, body) = answer(&mut stream).await?;
-            if status == 503 {
+            let answer = client.ask(request).await?;
+            if answer.status == 503 {
                 sent.sent_again += 1;
-                tokio::time::sleep(POLL_PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
             }
-            sent.latencies_us.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+            sent.latencies_us.push(u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX));
             let (provider, _, yes) = PROVIDERS[webhook.endpoint];
-            if (status, body.as_str()) != (200, yes) {
-                sent.wrong.push(format!("{provider} {}: {status} {body:?}", webhook.id));
+            if (answer.status, answer.body.as_str()) != (200, yes) {
+                sent.wrong.push(format!("{provider} {}: {answer:?}", webhook.id));
             }
             break;
         }
     }
 }
 
-/// Reads one answer; the connection stays open.
-async fn answer(stream: &mut TcpStream) -> anyhow::Result<(u16, String)> {
-    let mut bytes = Vec::with_capacity(512);
-    loop {
-        ensure!(stream.read_buf(&mut bytes).await? > 0, "the ingress closed the connection");
-        let text = String::from_utf8_lossy(&bytes);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head
-            .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if body.len() >= length.unwrap_or(0) {
-            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-            return Ok((status.context("no status")?, body.to_owned()));
-        }
-    }
-}
-
 /// Memory of the ingress with so many connections that had a request each and are silent now.
-async fn idle(connections: usize, address: SocketAddr, ingress: &Child) -> anyhow::Result<(usize, f64)> {
+async fn idle(connections: usize, ingress: &Ingress) -> anyhow::Result<(usize, f64)> {
     let mut open = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let mut stream = TcpStream::connect(address).await.context("no further connection: ulimit -n?")?;
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
-        answer(&mut stream).await?;
-        open.push(stream);
+        let mut client = Client::new(ingress.address);
+        client
+            .ask(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .context("no further connection: ulimit -n?")?;
+        open.push(client);
     }
-    let id = ingress.id().context("the ingress is gone")?;
-    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse::<u32>().ok());
-    Ok((open.len(), f64::from(kib.context("no VmRSS")?) / 1_024.0))
+    let memory = ingress.memory_mib("VmRSS")?;
+    // Whoever was ended meanwhile is not counted.
+    let still_open = open.iter().filter(|client| client.is_open()).count();
+    Ok((still_open, (memory * 10.0).round() / 10.0))
 }
