@@ -318,7 +318,7 @@ fn check(name: &str, vector: &Value) -> Result<String, String> {
 }
 
 /// An endpoint of each provider, with a request that it was recorded with.
-pub(crate) fn one_of_each_provider() -> Vec<(Endpoint, Request)> {
+pub(crate) fn one_of_each_provider() -> Vec<(Endpoint, Request, i64)> {
     let folder = tempfile::tempdir().unwrap();
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     let chosen = [
@@ -336,7 +336,7 @@ pub(crate) fn one_of_each_provider() -> Vec<(Endpoint, Request)> {
     ];
     let each = chosen.iter().map(|name| {
         let vector: Value = serde_json::from_slice(&fs::read(own.join(name)).unwrap()).unwrap();
-        (endpoint(&vector, &folder).unwrap(), request(&vector))
+        (endpoint(&vector, &folder).unwrap(), request(&vector), vector["now"].as_i64().unwrap_or(NOW_S))
     });
     each.collect()
 }
