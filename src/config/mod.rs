@@ -80,6 +80,8 @@ pub struct WorkerConfig {
     pub conflict_retries_max: u64,
     /// How long deliveries are held while PostgreSQL is away.
     pub outage_hold: Duration,
+    /// How long a delivery is kept that cannot be written while others are.
+    pub aside_hold_max: Duration,
     /// How long a started batch may take after SIGTERM.
     pub shutdown_deadline: Duration,
     /// How long a callback waits for money, an account, or room within its payment's sums.
@@ -373,6 +375,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             },
             conflict_retries_max: values.number("conflict_retries_max")?,
             outage_hold: values.duration("outage_hold_ms")?,
+            aside_hold_max: values.duration("aside_hold_max_ms")?,
             shutdown_deadline: values.duration("shutdown_deadline_ms")?,
             order_wait: values.duration("order_wait_ms")?,
             waiting_max: values.duration("waiting_max_ms")?,

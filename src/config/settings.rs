@@ -229,6 +229,13 @@ pub const SETTINGS: &[Setting] = &[
         "How long a worker holds deliveries while PostgreSQL is away, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes",
     ),
     number(
+        "aside_hold_max_ms",
+        1_000,
+        1_200_000,
+        "900000",
+        "How long a worker keeps a delivery that cannot be written while others are, in milliseconds, before it gives back all that it has; below RabbitMQ's consumer_timeout of 30 minutes",
+    ),
+    number(
         "shutdown_deadline_ms",
         100,
         600_000,

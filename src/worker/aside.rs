@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{batch::Taken, disposition::Why};
@@ -19,10 +19,6 @@ use crate::{
 
 /// Deliveries that a lane sets aside at most. When so many wait it takes no new ones until some of them are settled.
 pub(super) const ASIDE_MAX: usize = 5_000;
-
-/// How long a delivery waits here before it is given back to the broker with all others of its session, in good order: half of RabbitMQ's
-/// consumer_timeout (30 minutes by default), after which it would close the channel.
-pub(super) const ASIDE_HOLD_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// What waits together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use tracing::{Span, warn};
 
 use super::{
     Worker,
-    aside::{ASIDE_HOLD_MAX, Aside, Retry},
+    aside::{Aside, Retry},
     batch::{self, Taken},
     process::{self, Fate, Trial},
     sleep_unless,
@@ -122,7 +122,7 @@ impl Lane {
         let mut is_behind = false;
         let end = loop {
             self.worker.vitals.holds(&self.writer, self.aside.oldest());
-            if self.aside.oldest().is_some_and(|since| since.elapsed() > ASIDE_HOLD_MAX) {
+            if self.aside.oldest().is_some_and(|since| since.elapsed() > self.worker.config.aside_hold_max) {
                 break LaneEnd::HeldTooLong;
             }
             let done = match self.next(&mut deliveries, is_behind).await {

@@ -1,5 +1,6 @@
 //! One bad thing slows only itself: a locked row, a row that cannot be written or read, a database that takes no writes.
 
+use payonce::store::{self, Grantee};
 use sqlx::PgConnection;
 
 use crate::support::{Event, SOURCE, World, eventually};
@@ -211,6 +212,72 @@ async fn a_database_that_takes_no_writes_turns_no_payment_into_a_case() {
     assert_eq!(world.ready_messages(&queue).await, 40);
     run(&mut operator, WRITABLE).await;
     applied(&world, "select count(*) from ledger where event_id like 'p%'", 40).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, []);
+    world.audit().await;
+    world.close().await;
+}
+
+/// A right that is taken from a worker that runs: it says which, and takes nothing until it has it again.
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_named_and_turns_no_payment_into_a_case() {
+    let world = with_accounts().await;
+    let role = format!("{}_worker", world.database_name());
+    let mut owner = world.connect().await;
+    let mut by_owner = async |statement: String| {
+        let text = statement.clone();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut owner).await.expect(&text);
+    };
+    by_owner(format!("create role {role} login password 'worker'")).await;
+    by_owner(format!("grant execute on function pg_control_system() to {role}")).await;
+    store::grant(&mut world.connect().await, &role, Grantee::Worker).await.unwrap();
+    let mut url = url::Url::parse(&world.database_url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("worker")).unwrap();
+    let limited = world.by(url.to_string());
+    let queue = world.names().queue;
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("outage_hold_ms", "1000"));
+    let worker = limited.worker_with(&settings).await;
+    by_owner(format!("revoke insert on ledger from {role}")).await;
+    let payments: Vec<Event> =
+        (0..40).map(|n| debit(&format!("p{n}"), &format!("a{}", n % OTHERS))).collect();
+    world.publish(&payments).await;
+    eventually("ready", false, || async { worker.readiness.is_ready() }).await;
+    eventually("the deliveries are back on the queue", 40, || world.ready_messages(&queue)).await;
+    let refused =
+        store::check_worker_rights(&mut limited.connect().await).await.expect_err("a right is missing");
+    let words = refused.to_string();
+    assert!(words.contains("INSERT on ledger") && words.contains("--grant-worker"), "{words}");
+    store::grant(&mut world.connect().await, &role, Grantee::Worker).await.unwrap();
+    applied(&world, "select count(*) from ledger where event_id like 'p%'", 40).await;
+    worker.stop().await;
+    assert_eq!(world.cases().await, []);
+    world.audit().await;
+    by_owner(format!("drop owned by {role}; drop role {role}")).await;
+    world.close().await;
+}
+
+/// Before RabbitMQ would close the channel of a worker that keeps a delivery for too long.
+#[tokio::test]
+async fn what_stays_locked_is_given_back_in_time_and_applied_when_it_is_free() {
+    let world = with_accounts().await;
+    let queue = world.names().queue;
+    let mut operator = held(&world, "update accounts set balance = balance where account_id = 'a7'").await;
+    // The pause before the next session is long enough to see the queue in.
+    let worker = world
+        .worker_with(&[
+            ("lanes", "1"),
+            ("aside_hold_max_ms", "1000"),
+            ("retry_delay_min_ms", "3000"),
+            ("retry_delay_max_ms", "3000"),
+        ])
+        .await;
+    let locked: Vec<Event> = (0..10).map(|n| debit(&format!("locked{n}"), "a7")).collect();
+    world.publish(&locked).await;
+    eventually("the deliveries are back on the queue", 10, || world.ready_messages(&queue)).await;
+    run(&mut operator, "rollback").await;
+    applied(&world, "select count(*) from ledger where event_id like 'locked%'", 10).await;
     worker.stop().await;
     assert_eq!(world.cases().await, []);
     world.audit().await;
