@@ -9,12 +9,10 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 
-/// (name, content type, text). uPlot is by Leon Sorokin, under the MIT licence beside it.
-const ASSETS: [(&str, &str, &str); 5] = [
+/// (name, content type, text).
+const ASSETS: [(&str, &str, &str); 3] = [
     ("app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
     ("app.css", "text/css; charset=utf-8", include_str!("assets/app.css")),
-    ("uplot.js", "text/javascript; charset=utf-8", include_str!("assets/uPlot.iife.min.js")),
-    ("uplot.css", "text/css; charset=utf-8", include_str!("assets/uPlot.min.css")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
 ];
 

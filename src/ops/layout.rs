@@ -174,9 +174,7 @@ impl Frame {
                     meta name="color-scheme" content="light dark";
                     title { (title) " · payonce" }
                     link rel="icon" href=(address("icon.svg")) type="image/svg+xml";
-                    link rel="stylesheet" href=(address("uplot.css"));
                     link rel="stylesheet" href=(address("app.css"));
-                    script src=(address("uplot.js")) defer {}
                     script src=(address("app.js")) defer {}
                 }
                 body data-live=[inside.map(|_| "/live")] {

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Pool, history::SERIES, pages::workers, totals::rates, watch::Now};
+use super::{Pool, pages::workers, watch::Now};
 
 /// Pages that may listen at once.
 pub(super) const LISTENERS_MAX: usize = 200;
@@ -54,27 +54,17 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> R
             return None;
         }
         let now = Arc::clone(&listener.readings.borrow_and_update());
-        let event = Event::default().data(event(&listener.pool, &now));
+        let event = Event::default().data(event(&now));
         Some((Ok::<_, Infallible>(event), listener))
     });
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// The texts of the page, the rows of the workers, and the newest point of the finest chart.
-fn event(pool: &Pool, now: &Now) -> String {
-    let samples = pool.watch.samples();
-    let point = match samples.as_slice() {
-        [.., before, last] => {
-            let (stack, _) = rates(before, last);
-            json!({ "t": last.at_ms / 1_000, "y": stack })
-        }
-        _ => json!(null),
-    };
+/// The texts of the page, and the rows of the workers.
+fn event(now: &Now) -> String {
     json!({
         "texts": now.texts(),
         "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string() },
-        "series": SERIES,
-        "point": point,
     })
     .to_string()
 }

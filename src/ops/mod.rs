@@ -9,6 +9,7 @@ mod audits;
 mod backlog;
 mod clock;
 mod edge;
+mod figure;
 mod history;
 mod layout;
 mod live;

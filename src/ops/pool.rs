@@ -20,7 +20,7 @@ use super::{
     api, assets,
     audits::Auditor,
     edge::{EdgeSources, EdgeWatch},
-    exposition, live, pages, readiness, scrape,
+    exposition, figure, live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
@@ -210,6 +210,7 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/trail", get(pages::trail::page))
         .route("/trail/{action}", get(pages::trail::one))
         .route("/live", get(live::live))
+        .route("/figure", get(figure::fragment))
         .route("/logout", post(pages::login::log_out))
         .merge(api_routes())
         .route("/metrics", get(metrics))

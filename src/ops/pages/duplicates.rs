@@ -114,7 +114,7 @@ pub(in crate::ops) async fn page(
     let body = html! {
         h1 { "Duplicates" }
         (mismatches(&seen.mismatches))
-        (chart(range, "/duplicates", &parameters, &title, Some("duplicates")))
+        (chart(&pool, range, "/duplicates", &parameters, &title, Some("duplicates")).await)
         div.columns {
             (layers(&seen.totals, range))
             (sources(&seen.sources, range))

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::workers;
 use crate::ops::{
     Pool,
+    figure::figure,
     history::{RANGES, Range},
     layout::{Frame, Place, link},
     watch::Now,
@@ -39,7 +40,7 @@ pub(in crate::ops) async fn page(
             (tile(&now, "Duplicates rejected", "duplicates", html! { "in total, " (live(&now, "duplicate-share")) " of what came" }))
             (tile(&now, "Quarantined", "quarantined", html! { "in total, " a href="/quarantine" { (live(&now, "open")) " open" } ", " a href="/quarantine?state=waiting" { (live(&now, "waiting")) " waiting" } }))
         }
-        (chart(range, "/", &[], "Callbacks per second, by what became of them", None))
+        (chart(&pool, range, "/", &[], "Callbacks per second, by what became of them", None).await)
         div.columns {
             section.card {
                 h2 { "Backlog" }
@@ -106,8 +107,9 @@ fn servers(now: &Now) -> Markup {
     }
 }
 
-/// A chart with its ranges. The script draws it from `/api/history`.
-pub(in crate::ops) fn chart(
+/// A chart with its ranges. The script fetches the figure again from `/figure`.
+pub(in crate::ops) async fn chart(
+    pool: &Pool,
     range: Range,
     path: &str,
     parameters: &[(&str, &str)],
@@ -126,8 +128,9 @@ pub(in crate::ops) fn chart(
                     }
                 }
             }
-            figure.chart data-chart=(range.name) data-source=[source] data-only=[only] aria-label={ (title) ", over the last " (range.title) } {}
-            p.note.quiet-note data-chart-note {}
+            figure.chart data-chart=(range.name) data-step=(range.step_s) data-source=[source] data-only=[only] aria-label={ (title) ", over the last " (range.title) } {
+                (figure(pool, range, source, only).await)
+            }
         }
     }
 }

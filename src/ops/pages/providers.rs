@@ -160,7 +160,13 @@ pub(in crate::ops) async fn one(
         [] => {
             return frame.not_found(&now, Place::Providers, "No callback, case or endpoint has this source.");
         }
-        [provider] => detail(provider, &edge, Range::named(asked.range.as_deref(), "24h")),
+        [provider] => {
+            let range = Range::named(asked.range.as_deref(), "24h");
+            let source = provider.source.as_str();
+            let title = "Callbacks per second, by what became of them";
+            let chart = chart(&pool, range, &address(source), &[("source", source)], title, None).await;
+            detail(provider, &edge, &chart)
+        }
         several => html! {
             h1 { (title) }
             p.lead { "These endpoints are of this provider." }
@@ -261,7 +267,7 @@ fn window(edge: &Edge) -> String {
     format!("last {}", duration(seconds.max(1.0)))
 }
 
-fn detail(provider: &Provider, edge: &Edge, range: Range) -> Markup {
+fn detail(provider: &Provider, edge: &Edge, chart: &Markup) -> Markup {
     let source = provider.source.as_str();
     html! {
         h1 { (id(source)) }
@@ -274,7 +280,7 @@ fn detail(provider: &Provider, edge: &Edge, range: Range) -> Markup {
             (traffic(provider))
             (refusals(provider, edge))
         }
-        (chart(range, &address(source), &[("source", source)], "Callbacks per second, by what became of them", None))
+        (chart)
         (unmapped(provider))
         (endpoints(provider, edge))
     }

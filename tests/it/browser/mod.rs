@@ -223,7 +223,10 @@ async fn numbers_workers_and_chart_move_by_themselves() {
         )
         .await;
     chrome
-        .until("the chart has a canvas", "return document.querySelector('[data-chart] canvas')?.width > 300")
+        .until(
+            "the chart has its areas",
+            "return document.querySelectorAll('[data-chart] polygon').length === 7",
+        )
         .await;
     assert_eq!(chrome.text("[data-text=workers]").await, "1 of 1");
     worker.stop().await;

@@ -50,7 +50,7 @@ async fn pictures_of_every_page_come_out_in_light_and_dark() {
         }
         chrome.until(name, "return document.getElementById('link').dataset.state === 'up'").await;
         if ["overview", "overview-dark", "duplicates"].contains(&name) {
-            chrome.until(name, "return !!document.querySelector('[data-chart] canvas')").await;
+            chrome.until(name, "return !!document.querySelector('[data-chart] polygon')").await;
         }
         let picture = chrome.screenshot(HEIGHT_MAX).await;
         assert!(picture.starts_with(PNG), "{name} is no picture");
