@@ -45,7 +45,7 @@ test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchai
 chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, then ten seeds of two minutes
 	@scripts/chaos
 
-sdks: ## Install the providers' own SDKs, which sign and verify webhooks in a test
+sdks: ## Install from npm what tests borrow: the providers' own SDKs, and axe-core
 	@scripts/sdks
 
 schemathesis: ## Install what checks the api's answers against its description

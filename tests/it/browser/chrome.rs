@@ -13,7 +13,8 @@ use tokio::{
 
 use crate::support::DEADLINE;
 
-const AXE: &str = include_str!("../../assets/axe-core/axe.min.js");
+/// axe-core, as `make sdks` installs it.
+const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.local/sdks/node_modules/axe-core/axe.min.js");
 
 /// A browser window. Ended when dropped.
 pub struct Chrome {
@@ -211,8 +212,9 @@ impl Chrome {
 
     /// Serious and critical accessibility faults of the page, by axe-core.
     pub async fn accessibility_faults(&self) -> Vec<String> {
+        let axe = std::fs::read_to_string(AXE).expect("axe-core is installed: run `make sdks`");
         let script = format!(
-            "{AXE};\nconst done = arguments[arguments.length - 1];\n\
+            "{axe};\nconst done = arguments[arguments.length - 1];\n\
              axe.run(document, {{ resultTypes: ['violations'] }}).then((found) => done(found.violations\
                .filter((fault) => ['serious', 'critical'].includes(fault.impact))\
                .map((fault) => `${{fault.id}}: ${{fault.help}}: ${{fault.nodes.map((node) => node.html + ' ' + node.failureSummary).join(' | ')}}`)), \
