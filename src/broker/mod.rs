@@ -8,16 +8,17 @@ mod consume;
 mod depth;
 mod envelope;
 mod events;
+pub mod frame;
 mod link;
 mod publish;
 mod settle;
 pub mod topology;
+mod transport;
 
 use std::time::Duration;
 
 use lapin::{
     Connection, ConnectionProperties,
-    runtime::default_runtime,
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
@@ -125,11 +126,11 @@ pub async fn connect(url: &str, connection_name: &str, files: &TlsConfig) -> Res
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let properties = ConnectionProperties::default().with_connection_name(connection_name.into());
         let opening = async {
-            if uri.scheme == AMQPScheme::AMQP {
-                return Ok(Connection::connect_uri(uri, properties).await?);
-            }
-            let tls = tls_of(files)?;
-            Ok(Connection::connect_uri_with_config(uri, properties, tls, default_runtime()?).await?)
+            let tls = match uri.scheme {
+                AMQPScheme::AMQP => OwnedTLSConfig::default(),
+                AMQPScheme::AMQPS => tls_of(files)?,
+            };
+            Ok(transport::open(uri, properties, tls).await?)
         };
         match answer("open a connection", opening).await {
             Ok(connection) => return Ok(connection),

@@ -7,6 +7,7 @@ mod book;
 mod deployment;
 mod draft;
 mod dry_runs;
+mod frames;
 mod hostile_input;
 mod links;
 mod model;

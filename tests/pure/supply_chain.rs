@@ -61,14 +61,10 @@ fn what_is_shipped_checks_its_arithmetic() {
 fn every_dependency_is_from_the_registry_and_held_to_a_checksum() {
     let lock = toml("Cargo.lock");
     let own = ["payonce", "load-tests"];
-    let manifest = toml("Cargo.toml");
-    let patches =
-        manifest.get("patch").and_then(|patch| patch.get("crates-io")).and_then(toml::Value::as_table);
-    let patched: Vec<&str> = patches.into_iter().flat_map(|table| table.keys()).map(String::as_str).collect();
     let mut checked = 0;
     for package in lock["package"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
-        if own.contains(&name) || patched.contains(&name) {
+        if own.contains(&name) {
             continue;
         }
         let source = package.get("source").and_then(toml::Value::as_str).unwrap_or_default();
@@ -77,12 +73,30 @@ fn every_dependency_is_from_the_registry_and_held_to_a_checksum() {
         checked += 1;
     }
     assert!(checked > 100, "{checked}");
-    // What is patched is beside the program, with its licence and the reason.
-    for name in patched {
-        for file in ["LICENSE", "README.md"] {
-            assert!(root().join(format!("vendor/{name}/{file}")).is_file(), "vendor/{name}/{file}");
+}
+
+/// A manifest of a copy, a licence of its own, a build for browsers: what somebody else wrote comes from a registry, by version and hash.
+#[test]
+fn no_file_that_somebody_else_wrote_is_in_the_tree() {
+    let listed = Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git runs");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let files: Vec<&str> = listed.lines().filter(|path| root().join(path).is_file()).collect();
+    assert!(files.len() > 300, "{} files", files.len());
+    let theirs = ["vendor/", "third_party/", "node_modules/", ".min.js", ".min.css", ".LICENSE"];
+    for path in &files {
+        assert!(!theirs.iter().any(|mark| path.contains(mark)), "{path}");
+        let is_licence = path.rsplit('/').next().is_some_and(|name| name.starts_with("LICEN"));
+        assert!(!is_licence || !path.contains('/'), "{path}: a licence below the root is somebody else's");
+        // A licence's head in a file of source; this test names the words in pieces.
+        let is_source = [".rs", ".js", ".css", ".sh", ".py", ".toml"].iter().any(|end| path.ends_with(end));
+        let text = if is_source { read(path) } else { String::new() };
+        for words in
+            [["Permission is hereby", "granted, free"], ["All rights", "reserved"], ["Copyright", "(c)"]]
+        {
+            assert!(!text.contains(&words.join(" ")), "{path}: {}", words.join(" "));
         }
     }
+    assert!(toml("Cargo.toml").get("patch").is_none(), "a dependency is replaced by a copy");
 }
 
 #[test]

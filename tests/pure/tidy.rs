@@ -147,8 +147,9 @@ const IMPORTS: [(&str, &[&str]); 30] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 20] = [
+const PLACES: [(&str, &[&str]); 21] = [
     ("sqlx", &["store"]),
+    ("async_rs", &["broker"]),
     ("lapin", &["broker"]),
     ("redis", &["balances", "dedupe"]),
     ("axum", &["api", "ops"]),
