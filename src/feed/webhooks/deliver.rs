@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Subscriber, history_webhook_id, post::Answer, sink::Shared, webhook_id};
+use super::{Subscriber, clock::now_s, history_webhook_id, post::Answer, sink::Shared, webhook_id};
 use crate::{
     config::RetryConfig,
     feed::{
@@ -338,8 +338,7 @@ impl Run {
                 return None;
             }
         };
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let Some(signed) = self.subscriber.sign(id, now_s, &body) else {
+        let Some(signed) = self.subscriber.sign(id, now_s(), &body) else {
             tried.failure = Some(("no secret signs".to_owned(), pause));
             return None;
         };

@@ -2,6 +2,7 @@
 //! which rows they want. The feed's reading only notes which accounts have news (`sink`); what is noted is delivered at each account's own
 //! pace (`deliver`), one request at a time per account (`post`). What must not live here: SQL.
 
+mod clock;
 mod deliver;
 mod network;
 mod post;
