@@ -179,7 +179,8 @@ struct Client {
 impl Client {
     async fn serve<S: Socket>(self, mut stream: S, is_http_2: bool) {
         if is_http_2 {
-            return self.serve_http_2(stream).await;
+            // In a box, or every parked connection would have room for one of these.
+            return Box::pin(self.serve_http_2(stream)).await;
         }
         let mut read_before = Bytes::new();
         loop {
