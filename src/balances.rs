@@ -30,6 +30,17 @@ const WRITE: &str = "
     end
     return written";
 
+/// Only where the mark is still the one that was read: another process may have the lease by now, or Redis have gone back.
+const SET_MARK: &str = "
+    local known = redis.call('HMGET', KEYS[1], 'epoch', 'txn')
+    if (known[1] or '') ~= ARGV[1] or (known[2] or '') ~= ARGV[2] then
+        return 0
+    end
+    local now = redis.call('TIME')
+    local at_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+    redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'txn', ARGV[4], 'at_ms', at_ms)
+    return 1";
+
 /// What the cache holds of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance {
@@ -62,6 +73,7 @@ pub struct Balances {
     ttl: Duration,
     connection: Option<MultiplexedConnection>,
     write: Script,
+    set_mark: Script,
 }
 
 impl Balances {
@@ -77,8 +89,8 @@ impl Balances {
         files: &TlsConfig,
     ) -> Result<Self, String> {
         let clients = open_clients(url, files)?;
-        let write = Script::new(WRITE);
-        Ok(Self { clients, prefix: prefix.to_owned(), timeout, ttl, connection: None, write })
+        let (write, set_mark) = (Script::new(WRITE), Script::new(SET_MARK));
+        Ok(Self { clients, prefix: prefix.to_owned(), timeout, ttl, connection: None, write, set_mark })
     }
 
     /// Connects to the first host that takes writes.
@@ -127,26 +139,20 @@ impl Balances {
         Ok(found.0.zip(found.1).map(|(epoch, txn)| Mark { epoch, txn }))
     }
 
-    /// Says how far it is written, and when.
+    /// Says how far it is written, and when, in place of the mark that was read before. False: there is another one by now, and nothing is
+    /// written.
     ///
     /// # Errors
     /// The kind of failure, in words.
-    pub async fn set_mark(&mut self, mark: &Mark) -> Result<(), String> {
-        let name = self.mark_name();
+    pub async fn set_mark(&mut self, known: Option<&Mark>, mark: &Mark) -> Result<bool, String> {
         let mut connection = self.connection()?;
-        let (seconds, micros): (i64, i64) = cmd("TIME").query_async(&mut connection).await.map_err(gone)?;
-        let at_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
-        cmd("HSET")
-            .arg(name)
-            .arg("epoch")
-            .arg(&mark.epoch)
-            .arg("txn")
-            .arg(mark.txn)
-            .arg("at_ms")
-            .arg(at_ms)
-            .query_async::<()>(&mut connection)
-            .await
-            .map_err(gone)
+        let mut call = self.set_mark.key(self.mark_name());
+        match known {
+            Some(known) => call.arg(&known.epoch).arg(known.txn),
+            None => call.arg("").arg(""),
+        };
+        call.arg(&mark.epoch).arg(mark.txn);
+        call.invoke_async::<bool>(&mut connection).await.map_err(gone)
     }
 
     /// Writes what is newer than what is there.

@@ -286,6 +286,10 @@ pub struct ChaosArgs {
     /// Callbacks come as signed webhooks at a real ingress, from senders that repeat them until they are answered with yes.
     #[arg(long)]
     pub ingress: bool,
+    /// Two feed processes beside the workers, which keep the balance cache, and every other fault one that they are afraid of. A reader of the feed
+    /// and one of the cache must come to what the database has.
+    #[arg(long, conflicts_with = "ingress")]
+    pub feed: bool,
     /// Prints the names of all faults, one a line, and ends.
     #[arg(long)]
     pub list_faults: bool,

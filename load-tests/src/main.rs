@@ -7,6 +7,7 @@
 
 mod audit;
 mod body;
+mod books;
 mod chaos;
 mod cli;
 mod compare;

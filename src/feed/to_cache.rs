@@ -48,12 +48,14 @@ impl Sink for ToCache {
         let found = self.balances.mark().await.map_err(SinkError::Away)?;
         let written = self.mark.as_ref().map_or_else(|| whole_transactions(position), |mark| mark.txn);
         // A Redis that has nothing has nothing that is old: readers miss, and ask elsewhere.
-        if let Some(found) = found.filter(|found| found.epoch == self.epoch && found.txn < written) {
+        if let Some(found) = found.as_ref().filter(|found| found.epoch == self.epoch && found.txn < written) {
             self.mark = None;
             return Err(SinkError::Rewind(Position { txn: found.txn, within: None }));
         }
         let mark = Mark { epoch: self.epoch.clone(), txn: whole_transactions(position) };
-        self.balances.set_mark(&mark).await.map_err(SinkError::Away)?;
+        if !self.balances.set_mark(found.as_ref(), &mark).await.map_err(SinkError::Away)? {
+            return Err(SinkError::Away("somebody else has written the balance cache's mark".to_owned()));
+        }
         self.mark = Some(mark);
         Ok(())
     }

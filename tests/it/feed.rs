@@ -1,7 +1,7 @@
 //! The feed: every committed row, once or more, per account in the order of versions and without a gap, whatever is killed when.
 
 use payonce::{
-    balances::{Balance, Balances},
+    balances::{Balance, Balances, Mark},
     store::{self, SchemaError},
 };
 use rand::{SeedableRng, seq::SliceRandom};
@@ -287,6 +287,27 @@ async fn the_balance_cache_follows_the_ledger_also_when_redis_forgets_or_goes_ba
     now("b", 2).await;
     assert_eq!(cached(&mut world.cache().await, &epoch, "a").await, None);
     feed.stop().await;
+    world.close().await;
+}
+
+/// A feed that was stopped in mid-work and goes on must not say of what another has written, or of a Redis that has gone back meanwhile, that
+/// it is complete.
+#[tokio::test]
+async fn the_mark_of_the_balance_cache_is_only_set_where_it_is_the_one_that_was_read() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.cache().await, world.cache().await);
+    let mark = |txn| Mark { epoch: "E".to_owned(), txn };
+    assert!(first.set_mark(None, &mark(10)).await.unwrap());
+    assert!(!second.set_mark(None, &mark(5)).await.unwrap(), "it was not there when it was read");
+    assert!(second.set_mark(Some(&mark(10)), &mark(20)).await.unwrap());
+    assert!(!first.set_mark(Some(&mark(10)), &mark(30)).await.unwrap(), "another has gone on since");
+    assert_eq!(first.mark().await.unwrap(), Some(mark(20)));
+    let name = format!("{}payonce:balances", world.prefix);
+    let at_ms: String =
+        redis::cmd("HGET").arg(&name).arg("at_ms").query_async(&mut world.redis().await).await.unwrap();
+    assert!(at_ms.len() == 13 && at_ms.bytes().all(|byte| byte.is_ascii_digit()), "{at_ms} milliseconds");
+    redis::cmd("DEL").arg(&name).query_async::<()>(&mut world.redis().await).await.unwrap();
+    assert!(!second.set_mark(Some(&mark(20)), &mark(30)).await.unwrap(), "Redis has forgotten it since");
     world.close().await;
 }
 

@@ -27,7 +27,7 @@ pub async fn terminate_sessions(site: &Site, hold: Duration) -> anyhow::Result<u
     while Instant::now() < end {
         let count: i64 = sqlx::query_scalar(
             "select count(*) from (select pg_terminate_backend(pid) from pg_stat_activity
-                                   where application_name like 'payonce-worker%') as terminated",
+                                   where application_name ~ '^payonce-(worker|feed)') as terminated",
         )
         .fetch_one(&mut connection)
         .await?;

@@ -135,6 +135,12 @@ pub enum Fault {
     IngressKilled,
     /// SIGTERM of the ingress in mid-work, another takes its place.
     IngressTerminated,
+    /// Redis dies, and a replica that lagged is promoted: what was written last is gone.
+    RedisFailedOver,
+    /// kill -9 of the feed that has the lease.
+    FeedKilled,
+    /// SIGSTOP of the feed that has the lease, until another has taken over and longer; then SIGCONT.
+    FeedPaused,
 }
 
 impl Fault {
@@ -143,11 +149,30 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether every run that nobody asked for this very fault can have it: not what takes long, needs root, or loses commits.
+    /// What the feed and the balance cache are afraid of most: with `--feed`, every other fault is one of these.
+    pub const OF_FEED: [Self; 9] = [
+        Self::FeedKilled,
+        Self::BrokerKilled,
+        Self::RedisTimeTravel,
+        Self::FeedPaused,
+        Self::DatabaseKilled,
+        Self::RedisFailedOver,
+        Self::FailoverSynchronous,
+        Self::RedisFlushed,
+        Self::BrokerSilent,
+    ];
+
+    /// Whether it is nothing without a feed.
+    pub fn needs_feed(self) -> bool {
+        matches!(self, Self::FeedKilled | Self::FeedPaused)
+    }
+
+    /// Whether every run that nobody asked for this very fault can have it: not what takes long, needs root, loses commits, or is the feed's.
     pub fn is_everyday(self) -> bool {
+        let is_the_feeds = self.needs_feed() || self == Self::RedisFailedOver;
         let takes_long = matches!(self, Self::BrokerAway | Self::DatabaseTakesNoWrites);
         let is_special = matches!(self, Self::DiskFull | Self::ClocksShifted);
-        !takes_long && !is_special && !self.loses_commits() && !self.is_of_ingress()
+        !is_the_feeds && !takes_long && !is_special && !self.loses_commits() && !self.is_of_ingress()
     }
 
     /// Whether there has to be an ingress for it.
@@ -288,6 +313,9 @@ impl Fault {
             Self::IngressKilled => site.ingress()?.crash().await,
             Self::IngressTerminated => site.ingress()?.replace().await,
             Self::ClaimAnswerSwallowed => trap(&site.redis_proxy, Trap::SetAnswerSwallowed, 3, hold).await,
+            Self::RedisFailedOver => site.fail_redis_over(hold).await,
+            Self::FeedKilled => pool.feeds()?.kill(site).await,
+            Self::FeedPaused => pool.feeds()?.pause(site, hold).await,
         }
     }
 }

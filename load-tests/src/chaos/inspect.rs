@@ -127,8 +127,13 @@ pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) ->
     let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let names: Vec<String> = redis::cmd("KEYS").arg("*payonce:*").query_async(&mut connection).await?;
     let (mut without_row, mut without_end) = (Vec::new(), Vec::new());
-    for name in names {
-        let value: Option<Vec<u8>> = redis::cmd("GET").arg(&name).query_async(&mut connection).await?;
+    // The mark of the balance cache: one for each prefix.
+    for name in names.into_iter().filter(|name| !name.ends_with("payonce:balances")) {
+        let kind: String = redis::cmd("TYPE").arg(&name).query_async(&mut connection).await?;
+        let value: Option<Vec<u8>> = match kind.as_str() {
+            "string" => redis::cmd("GET").arg(&name).query_async(&mut connection).await?,
+            _ => None,
+        };
         let left_ms: i64 = redis::cmd("PTTL").arg(&name).query_async(&mut connection).await?;
         // -1: no end; -2: it has ended since it was listed.
         if left_ms == -1 {

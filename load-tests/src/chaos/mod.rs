@@ -1,8 +1,10 @@
 //! `chaos`: load with copies, stories and bad messages, while a seeded schedule breaks workers, servers and links; then everything is
 //! healed and drained, and audited against the plan.
 
+mod cache;
 mod database;
 mod fault;
+mod feeds;
 mod inspect;
 mod means;
 mod offer;
@@ -30,6 +32,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};
 
 use self::{
+    feeds::Feeds,
     offer::{Offer, Published, publish_all},
     pool::Pool,
     schedule::Schedule,
@@ -38,6 +41,7 @@ use self::{
 use crate::{
     audit::{self, Audit, Copies},
     body,
+    books::Books,
     cli::{ChaosArgs, Failure, ReplayArgs},
     plan::{Plan, Sending},
     replay,
@@ -68,6 +72,26 @@ struct ChaosReport {
     lost_and_sent_again: usize,
     /// Largest resident size of any worker, in MiB.
     worker_peak_mib: u64,
+    /// What a reader of the feed has met; nothing where the run has no feed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<FeedReport>,
+}
+
+/// Events that a reader of the feed had to leave, or to take again.
+#[derive(Debug, Serialize)]
+struct FeedReport {
+    rows: i64,
+    copies: u64,
+    early: u64,
+    outdated: u64,
+    replaced: u64,
+}
+
+impl FeedReport {
+    fn new(books: &Books) -> Self {
+        let Books { copies, early, outdated, replaced, .. } = *books;
+        Self { rows: books.rows(), copies, early, outdated, replaced }
+    }
 }
 
 pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
@@ -81,7 +105,8 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     if let Some(fault) = args.fault.iter().find(|fault| fault.is_of_ingress()) {
         return Err(Failure::Usage(format!("--fault {}: only with --ingress", fault.name())));
     }
-    let mut schedule = Schedule::new(args.seed, &args.fault);
+    let has_feed = args.feed || args.fault.iter().any(|fault| fault.needs_feed());
+    let mut schedule = Schedule::new(args.seed, &args.fault, has_feed);
     let faults_max = usize::try_from(u64::from(args.seconds) / FAULT_SECONDS_MIN).unwrap_or(1).max(1);
     let shape = shape(args, &schedule, faults_max);
     let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
@@ -90,7 +115,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     eprintln!("chaos: seed {}, {} s; starting servers", args.seed, args.seconds);
     let mut site = Site::start(has_small_disk, shape.signing()?).await?;
     let result = tokio::select! {
-        result = chaos(args, &shape, &plan, &program, &mut site, &mut schedule) => result,
+        result = chaos(args, has_feed, &shape, &plan, &program, &mut site, &mut schedule) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
     };
     let (report, audit) = result?;
@@ -128,6 +153,7 @@ fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs
 
 async fn chaos(
     args: &ChaosArgs,
+    has_feed: bool,
     shape: &ReplayArgs,
     plan: &Arc<Plan>,
     program: &Path,
@@ -140,6 +166,9 @@ async fn chaos(
     let published = Arc::new(Published::new(Arc::clone(plan)));
     publish_all(&published, &direct, &plan.opening).await?;
     let mut pool = Pool::start(args.workers as usize, program.to_owned(), site.place())?;
+    if has_feed {
+        pool.feeds = Some(Feeds::start(program.to_owned(), site).await?);
+    }
     // Nothing breaks before something was settled.
     let opened = "select count(*) from accounts";
     wait_for(site, &mut pool, opened, i64::from(plan.own_from)).await?;
@@ -165,6 +194,9 @@ async fn chaos(
         }
         let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
         site.heal();
+        if let Some(feeds) = &pool.feeds {
+            feeds.moved(site)?;
+        }
         offer.go_on();
         if times == 0 {
             return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));
@@ -185,7 +217,8 @@ async fn chaos(
     let seconds = started.elapsed().as_secs_f64();
     wait_until_nothing_waits(site, &mut pool).await?;
     let workers_left = inspect::sessions(&mut site.connect().await?).await?;
-    let (logs, worker_peak_mib) = pool.stop().await?;
+    let feeds = pool.feeds.take();
+    let (mut logs, worker_peak_mib) = pool.stop().await?;
 
     let copies = published.confirmed.load(Ordering::Relaxed).saturating_sub(plan.distinct.len() as u64);
     // What a failover lost was counted by the rows that it lost.
@@ -206,6 +239,11 @@ async fn chaos(
     let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &inspect::twins(plan)).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
+    let mut feed = None;
+    if let Some(feeds) = feeds {
+        logs.push_str(&feeds.said());
+        feed = Some(FeedReport::new(&feeds.finish(site, &mut audit).await?));
+    }
     inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
     audit.check("logs_hold_no_password", inspect::secrets(&logs));
     let report = ChaosReport {
@@ -215,6 +253,7 @@ async fn chaos(
         published_in_all: published.confirmed.load(Ordering::Relaxed),
         lost_and_sent_again: lost.sent_again,
         worker_peak_mib,
+        feed,
     };
     Ok((report, audit))
 }
@@ -403,6 +442,13 @@ impl ChaosReport {
             "published in all: {}; lost by failovers and sent again: {}; a worker's peak: {} MiB",
             self.published_in_all, self.lost_and_sent_again, self.worker_peak_mib
         );
+        if let Some(feed) = &self.feed {
+            println!(
+                "{} rows read from the feed; {} copies, {} came early and again, {} of a history that was over, {} replaced by another \
+                 history",
+                feed.rows, feed.copies, feed.early, feed.outdated, feed.replaced
+            );
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
     process::Child,
 };
 
-use super::servers::signal_all;
+use super::{feeds::Feeds, servers::signal_all};
 use crate::{
     place::Place,
     workers::{command, last_lines},
@@ -79,12 +79,15 @@ pub struct Pool {
     started: usize,
     /// Largest resident size of any worker, in MiB.
     peak_mib: u64,
+    /// The feed processes beside them, where the run has any.
+    pub feeds: Option<Feeds>,
 }
 
 impl Pool {
     pub fn start(count: usize, program: PathBuf, place: Place) -> anyhow::Result<Self> {
         let logs = TempDir::new().context("no folder for logs")?;
-        let mut pool = Self { program, place, logs, members: Vec::new(), started: 0, peak_mib: 0 };
+        let mut pool =
+            Self { program, place, logs, members: Vec::new(), started: 0, peak_mib: 0, feeds: None };
         for _ in 0..count {
             let member = pool.spawn(&[])?;
             pool.members.push(member);
@@ -101,6 +104,11 @@ impl Pool {
         command.arg("worker").args(SETTINGS).arg(format!("--listen={LISTEN_HOST}:{port}")).stderr(file);
         command.envs([HOLD]).envs(environment.iter().copied());
         Ok(Member { child: command.spawn().context("payonce does not run")?, log, port })
+    }
+
+    /// The feed processes.
+    pub fn feeds(&mut self) -> anyhow::Result<&mut Feeds> {
+        self.feeds.as_mut().context("this run has no feed: --feed")
     }
 
     pub fn members(&self) -> &[Member] {
@@ -120,7 +128,7 @@ impl Pool {
                 bail!("a worker ended by itself: {status}\n{}", last_lines(&member.log));
             }
         }
-        Ok(())
+        self.feeds.as_mut().map_or(Ok(()), Feeds::check)
     }
 
     /// Kills the first `count` workers and starts others; says how many there were.

@@ -14,6 +14,9 @@ const STRIDE: u64 = 11;
 /// What loses commits comes first in every fifth seed: what is lost is sent again later than what followed it, so the plan of such a run has
 /// no stories, whose end would depend on that.
 const LOSS_EVERY: u64 = 5;
+/// Where the feed's faults begin in runs with consecutive seeds: three short ones have them all.
+const OF_FEED_STRIDE: u64 = 3;
+const OF_FEED_RUNS: u64 = 3;
 const HOLD_MIN_MS: u64 = 1_000;
 const HOLD_MAX_MS: u64 = 4_000;
 
@@ -25,8 +28,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Every everyday fault in turn, or only these.
-    pub fn new(seed: u64, only: &[Fault]) -> Self {
+    /// Every everyday fault in turn, or only these; with a feed, its own in between.
+    pub fn new(seed: u64, only: &[Fault], has_feed: bool) -> Self {
         let mut order: Vec<Fault> = only.to_vec();
         let mut next = 0;
         if order.is_empty() {
@@ -36,6 +39,15 @@ impl Schedule {
             if seed.is_multiple_of(LOSS_EVERY) {
                 let losing = Fault::value_variants().iter().copied().filter(|fault| fault.loses_commits());
                 order.splice(next..next, losing);
+            }
+            if has_feed {
+                order.rotate_left(next);
+                let of_feed = Fault::OF_FEED
+                    .into_iter()
+                    .cycle()
+                    .skip(usize::try_from(seed % OF_FEED_RUNS * OF_FEED_STRIDE).unwrap_or(0));
+                order = of_feed.zip(order).flat_map(|(of_feed, any)| [of_feed, any]).collect();
+                next = 0;
             }
         }
         Self { order, next, random: StdRng::seed_from_u64(seed) }
@@ -72,7 +84,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_schedule() {
         let take = |seed| {
-            let mut schedule = Schedule::new(seed, &[]);
+            let mut schedule = Schedule::new(seed, &[], false);
             (0..50).map(|_| schedule.next()).collect::<Vec<_>>()
         };
         assert_eq!(take(3), take(3));
@@ -80,10 +92,20 @@ mod tests {
     }
 
     #[test]
+    fn consecutive_seeds_with_a_feed_have_every_fault_that_it_is_afraid_of() {
+        let mut seen = BTreeSet::new();
+        for seed in 31..=33 {
+            let mut schedule = Schedule::new(seed, &[], true);
+            seen.extend((0..6).map(|_| schedule.next().0));
+        }
+        assert!(Fault::OF_FEED.iter().all(|fault| seen.contains(fault)), "{seen:?}");
+    }
+
+    #[test]
     fn ten_seeds_have_every_everyday_fault_even_if_each_has_time_for_few() {
         let mut seen = BTreeSet::new();
         for seed in 1..=10 {
-            let mut schedule = Schedule::new(seed, &[]);
+            let mut schedule = Schedule::new(seed, &[], false);
             seen.extend((0..9).map(|_| schedule.next().0));
         }
         let all: BTreeSet<Fault> =

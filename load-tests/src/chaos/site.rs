@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use redis::aio::MultiplexedConnection;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::{proxy::Proxy, servers::Server, witness::Witness};
 use crate::{ingress::process::Ingress, place::Place, signing::Signing};
@@ -18,6 +20,8 @@ pub const PASSWORD: &str = "chaos-secret-9f2c";
 pub const DATABASE: &str = "payonce_chaos";
 /// Nothing listens there.
 const CLOSED_PORT: u16 = 1;
+/// How long a replica of Redis may take to follow.
+const FOLLOW_DEADLINE: Duration = Duration::from_secs(30);
 /// Of the disk that can be filled.
 const DISK_MIB: u32 = 1_500;
 
@@ -210,6 +214,36 @@ impl Site {
         Ok(happened)
     }
 
+    /// Makes a replica of Redis, cuts it off for `lag`, kills Redis, and puts the replica in its place.
+    pub async fn fail_redis_over(&mut self, lag: Duration) -> anyhow::Result<u64> {
+        let label = format!("redis-{}", self.next_label());
+        let link = Proxy::start(self.redis.port()?).await?;
+        let replica = Server::start("redis", &self.folder, &label).await?;
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", replica.port()?))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let replicate = async |connection: &mut MultiplexedConnection, host: &str, port: &str| {
+            redis::cmd("REPLICAOF").arg(host).arg(port).query_async::<()>(connection).await
+        };
+        replicate(&mut connection, "127.0.0.1", &link.port().to_string()).await?;
+        let following = async {
+            loop {
+                let said: String = redis::cmd("INFO").arg("replication").query_async(&mut connection).await?;
+                if said.contains("master_link_status:up") {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(FOLLOW_DEADLINE, following).await.context("the replica of Redis does not follow")??;
+        link.silence(true);
+        tokio::time::sleep(lag).await;
+        self.redis.kill().await?;
+        replicate(&mut connection, "NO", "ONE").await?;
+        self.redis_proxy.lead_to(replica.port()?);
+        std::mem::replace(&mut self.redis, replica).clean().await?;
+        Ok(1)
+    }
+
     /// The former primary's address comes back for a while with a standby of the new one behind it, which answers and refuses writes; and
     /// every session is broken, so that workers have to choose anew.
     async fn lead_former_place_to_standby(&mut self, hold: Duration) -> anyhow::Result<()> {
@@ -360,5 +394,5 @@ async fn wait_until(connection: &mut PgConnection, question: &str) -> anyhow::Re
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), asking).await.with_context(|| question.to_owned())?
+    timeout(Duration::from_secs(30), asking).await.with_context(|| question.to_owned())?
 }
