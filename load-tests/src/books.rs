@@ -10,7 +10,6 @@ use std::{
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use lapin::{
-    Connection,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
         QueueDeclareOptions,
@@ -180,7 +179,7 @@ type Row = (String, String, i64, i64, i64);
 pub struct Reader {
     books: Arc<Mutex<Books>>,
     place: Place,
-    queue: String,
+    queue: EventQueue,
     reading: JoinHandle<()>,
 }
 
@@ -188,16 +187,13 @@ impl Reader {
     /// The queue is there when this returns: all that is sent from now on is read.
     pub async fn start(place: &Place) -> Result<Self, Failure> {
         let books = Arc::new(Mutex::new(Books::default()));
-        let queue = format!("{}rebuild-{}", place.prefix, now_us());
-        let connection = place.broker().await?;
-        declare(&connection, place, &queue).await?;
+        let queue = EventQueue::declare(place).await?;
         let reading = tokio::spawn({
-            let (books, place, queue) = (Arc::clone(&books), place.clone(), queue.clone());
+            let (books, place, queue) = (Arc::clone(&books), place.clone(), queue.0.clone());
             async move {
-                let mut connection = Some(connection);
                 loop {
                     // How it ended does not matter: what was not acknowledged comes again.
-                    drop(read(connection.take(), &place, &queue, &books).await);
+                    drop(read(&place, &queue, &books).await);
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
@@ -236,54 +232,55 @@ impl Reader {
     /// Ends the reading, removes the queue, and hands over the books.
     pub async fn close(self) -> Result<Books, Failure> {
         self.reading.abort();
-        let connection = self.place.broker().await?;
+        let books = std::mem::take(&mut *self.books());
+        self.queue.remove(&self.place).await?;
+        Ok(books)
+    }
+}
+
+/// A queue of a run's own for all events. It lives through a broker that is killed, so that nothing that was confirmed is missed.
+pub struct EventQueue(String);
+
+impl EventQueue {
+    /// Declares and binds it: from now on it gets all that is sent.
+    pub async fn declare(place: &Place) -> Result<Self, Failure> {
+        let connection = place.broker().await?;
         let channel = connection.create_channel().await.context("no channel")?;
-        let removed = channel.queue_delete(self.queue.as_str().into(), Default::default()).await;
-        removed.context("the reader's queue is not deleted")?;
-        Ok(std::mem::take(&mut *self.books()))
+        let (name, exchange) =
+            (format!("{}events-{}", place.prefix, now_us()), place.names().events_exchange);
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let topic = lapin::ExchangeKind::Topic;
+        channel
+            .exchange_declare(exchange.as_str().into(), topic, durable, FieldTable::default())
+            .await
+            .context("no exchange of events")?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        // A run that is interrupted leaves no queue behind for long.
+        arguments.insert("x-expires".into(), AMQPValue::LongUInt(UNUSED_MAX_MS));
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(name.as_str().into(), durable, arguments).await.context("no queue")?;
+        let (all, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(name.as_str().into(), exchange.as_str().into(), "#".into(), all, none)
+            .await
+            .context("no binding")?;
+        Ok(Self(name))
     }
-}
 
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.reading.abort();
+    /// Removes it, with what is in it.
+    pub async fn remove(self, place: &Place) -> Result<(), Failure> {
+        let connection = place.broker().await?;
+        let channel = connection.create_channel().await.context("no channel")?;
+        let removed = channel.queue_delete(self.0.as_str().into(), Default::default()).await;
+        removed.context("the queue of events is not deleted")?;
+        Ok(())
     }
-}
-
-/// The queue lives through a broker that is killed, so that nothing that was confirmed is missed.
-async fn declare(connection: &Connection, place: &Place, queue: &str) -> anyhow::Result<()> {
-    let channel = connection.create_channel().await.context("no channel")?;
-    let exchange = place.names().events_exchange;
-    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let topic = lapin::ExchangeKind::Topic;
-    channel
-        .exchange_declare(exchange.as_str().into(), topic, durable, FieldTable::default())
-        .await
-        .context("no exchange of events")?;
-    let mut quorum = FieldTable::default();
-    quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    // A run that is interrupted leaves no queue behind for long.
-    quorum.insert("x-expires".into(), AMQPValue::LongUInt(UNUSED_MAX_MS));
-    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(queue.into(), durable, quorum).await.context("no queue")?;
-    let all = QueueBindOptions::default();
-    channel
-        .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), all, FieldTable::default())
-        .await
-        .context("no binding")
 }
 
 /// Reads until the connection is gone.
-async fn read(
-    connection: Option<Connection>,
-    place: &Place,
-    queue: &str,
-    books: &Mutex<Books>,
-) -> anyhow::Result<()> {
-    let connection = match connection {
-        Some(connection) => connection,
-        None => place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?,
-    };
+async fn read(place: &Place, queue: &str, books: &Mutex<Books>) -> anyhow::Result<()> {
+    let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(PREFETCH_MAX, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    chaos, compare, growth, hostile, ingress, pages, place::Place, rebuild, replay, signing::Signing,
+    api, chaos, compare, growth, hostile, ingress, pages, place::Place, rebuild, replay, signing::Signing,
 };
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
@@ -31,6 +31,8 @@ enum Command {
     Chaos(ChaosArgs),
     /// Floods workers with messages of somebody who can write to the queue and wants to mint money; audits, and watches their memory.
     Hostile(HostileArgs),
+    /// Asks `payonce api` at a fixed rate beside a loaded pool: accounts, pages of entries, payments, balances of the past; checks the answers.
+    Api(api::ApiArgs),
     /// Sends signed webhooks of several providers at `payonce ingress`, workers behind it; audits every answer and account.
     Ingress(IngressArgs),
     /// Measures how long each page of the dashboard takes over a big ledger and many cases; fails where one takes too long.
@@ -403,6 +405,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Growth(args) => growth::run(&args).await,
         Command::Chaos(args) => chaos::run(&args).await,
         Command::Hostile(args) => hostile::run(&args).await,
+        Command::Api(args) => api::run(&args).await,
         Command::Ingress(args) => ingress::run(&args).await,
         Command::Pages(args) => pages::run(&args).await,
         Command::RecreateDatabase => Place::recreate_database().await,

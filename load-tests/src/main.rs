@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod audit;
 mod body;
 mod books;
@@ -14,6 +15,7 @@ mod compare;
 mod content;
 mod growth;
 mod hostile;
+mod http;
 mod ingress;
 mod latency;
 mod money;

@@ -43,6 +43,10 @@ pub struct Place {
 const HISTORY: &str = "/providers/history";
 /// Accounts that they are spread over.
 const HISTORY_ACCOUNTS: u32 = 100_000;
+/// One of them, with many rows.
+pub const DEEP_ACCOUNT: &str = "history-deep";
+/// Before its first row, in seconds since 1970.
+pub const DEEP_SINCE_S: i64 = 1_600_000_000;
 /// Rows of the history per transaction.
 const HISTORY_CHUNK: u32 = 500_000;
 
@@ -183,6 +187,28 @@ impl Place {
                  from (select number, left(md5(number::text), 16) as id
                        from generate_series({first}, {end} - 1) as number) as numbered
                  order by id"
+            );
+            execute(&self.database_url, &insert).await?;
+        }
+        execute(&self.database_url, "vacuum analyze").await?;
+        self.has_history = true;
+        Ok(())
+    }
+
+    /// One account with so many rows of 1 each, a second apart, the first at [`DEEP_SINCE_S`]: after `n` seconds its version and its balance are `n`.
+    pub async fn write_deep_account(&mut self, rows: u32) -> Result<(), Failure> {
+        let account = format!(
+            "insert into accounts (account_id, currency, balance, held, version) values ('{DEEP_ACCOUNT}', 'EUR', {rows}, 0, {rows})"
+        );
+        execute(&self.database_url, &account).await?;
+        for first in (1..=rows).step_by(HISTORY_CHUNK as usize) {
+            let last = rows.min(first.saturating_add(HISTORY_CHUNK - 1));
+            let insert = format!(
+                "insert into ledger (source, event_id, type, account_id, account_version, amount, currency, balance_delta, held_delta,
+                                     balance_after, held_after, payload_sha256, recorded_at)
+                 select '{HISTORY}', 'deep_' || n, 'deposit.succeeded', '{DEEP_ACCOUNT}', n, 1, 'EUR', 1, 0, n, 0, sha256(n::text::bytea),
+                        to_timestamp({DEEP_SINCE_S}::bigint + n)
+                 from generate_series({first}, {last}) as n"
             );
             execute(&self.database_url, &insert).await?;
         }

@@ -311,7 +311,7 @@ impl Site {
         self.node_proxy().reset();
         // Sessions end when the server notices; what they commit until then counts.
         let sessions = "select not exists (select from pg_stat_activity
-                                           where datname = current_database() and pid <> pg_backend_pid())";
+                                           where datname = current_database() and application_name ~ '^payonce')";
         wait_until(&mut primary, sessions).await?;
         let before = stored(&mut primary).await?;
         drop(primary);

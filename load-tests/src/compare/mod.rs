@@ -7,14 +7,16 @@ mod ceilings;
 mod rules;
 mod textbook;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, process::Stdio, sync::Arc};
 
+use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
 use self::textbook::Take;
 use crate::{
     audit::{self, Audit},
+    books::EventQueue,
     cli::{CompareArgs, Failure, ReplayArgs},
     place::Place,
     plan::Plan,
@@ -35,6 +37,8 @@ pub enum Runner {
     Payonce,
     /// Itself, with nothing signed or verified.
     SignaturesOff,
+    /// Itself, with `payonce feed` beside it and a queue bound for all of its events. Only where it is asked for.
+    FeedRunning,
     Textbook,
     TextbookSequential,
     TextbookBatched,
@@ -43,9 +47,10 @@ pub enum Runner {
 }
 
 impl Runner {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Payonce,
         Self::SignaturesOff,
+        Self::FeedRunning,
         Self::Textbook,
         Self::TextbookSequential,
         Self::TextbookBatched,
@@ -57,6 +62,7 @@ impl Runner {
         match self {
             Self::Payonce => "payonce",
             Self::SignaturesOff => "payonce, signatures off",
+            Self::FeedRunning => "payonce, feed running",
             Self::Textbook => "textbook consumer, 32 at once",
             Self::TextbookSequential => "textbook consumer, one at a time",
             Self::TextbookBatched => "textbook consumer, 500 in one transaction",
@@ -97,6 +103,7 @@ pub async fn run(args: &CompareArgs) -> Result<(), Failure> {
         Runner::Payonce => true,
         _ if !args.against.is_empty() => args.against.contains(runner),
         Runner::SignaturesOff => shape.signatures == "required",
+        Runner::FeedRunning => false,
         Runner::Textbook
         | Runner::TextbookSequential
         | Runner::TextbookBatched
@@ -141,6 +148,10 @@ async fn measure(
             replay::replay(shape, plan, program, &place).await.map(|(report, _)| report)
         }
         Runner::SignaturesOff => replay::replay(shape, plan, program, &place).await.map(|(report, _)| report),
+        Runner::FeedRunning => {
+            let place = place.clone().signed_by(shape.signing()?);
+            with_feed(shape, plan, program, &place).await
+        }
         Runner::Textbook
         | Runner::TextbookSequential
         | Runner::TextbookBatched
@@ -149,6 +160,33 @@ async fn measure(
     };
     place.remove().await?;
     report
+}
+
+/// payonce while a feed sends its rows to a queue, which nobody empties.
+async fn with_feed(
+    shape: &ReplayArgs,
+    plan: &Arc<Plan>,
+    program: &Path,
+    place: &Place,
+) -> Result<Report, Failure> {
+    workers::migrate(program, place).await?;
+    let queue = EventQueue::declare(place).await?;
+    let mut feed = workers::command(program, place)
+        .arg("feed")
+        .stderr(Stdio::null())
+        .spawn()
+        .context("payonce does not run")?;
+    let (report, _) = replay::replay(shape, plan, program, place).await?;
+    let sent: Option<i64> = sqlx::query_scalar("select sum(sent)::bigint from feeds")
+        .fetch_one(&mut place.connect().await?)
+        .await
+        .context("feeds cannot be read")?;
+    feed.kill().await.context("the feed cannot be ended")?;
+    queue.remove(place).await?;
+    match sent {
+        Some(sent) if sent > 0 => Ok(report),
+        Some(_) | None => Err(Failure::No("the feed sent nothing meanwhile".to_owned())),
+    }
 }
 
 /// Every runner but payonce.
@@ -172,6 +210,7 @@ async fn other(
         Runner::Drain => ceilings::drain(place, shape.workers, plan.published()).await?,
         Runner::Payonce
         | Runner::SignaturesOff
+        | Runner::FeedRunning
         | Runner::Textbook
         | Runner::TextbookSequential
         | Runner::TextbookBatched => {
@@ -180,6 +219,7 @@ async fn other(
                 Runner::Textbook => Take::Single(TEXTBOOK_AT_WORK),
                 Runner::Payonce
                 | Runner::SignaturesOff
+                | Runner::FeedRunning
                 | Runner::TextbookSequential
                 | Runner::Drain
                 | Runner::SqlOnly => Take::Single(1),
