@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage deny sbom bench lint fmt
+.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,6 +30,9 @@ build: toolchain ## Build the programs, optimised
 demo: services build ## See it work: the dashboard, two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo
 
+example: services build ## A shop of three services on the feed, killed again and again; ends with exit code 0 where all is right
+	@scripts/example
+
 screenshots: services browser build ## Take the pictures of docs/screenshots from a run like that of `make demo`
 	@scripts/screenshots
 
@@ -42,7 +45,7 @@ test-pure: toolchain ## Only the tests that need no servers
 test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
 
-chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, then ten seeds of two minutes
+chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, then ten seeds of two minutes, then three with feeds
 	@scripts/chaos
 
 sdks: ## Install from npm what tests borrow: the providers' own SDKs, and axe-core

@@ -4,6 +4,7 @@
 use std::{collections::HashSet, fs::File, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 use sqlx::PgConnection;
 use tempfile::TempDir;
 use tokio::{process::Child, time::Instant};
@@ -154,6 +155,23 @@ impl Feeds {
             member.child.kill().await.context("a feed cannot be ended")?;
         }
         self.reader.close().await
+    }
+}
+
+/// Events that a reader of the feed had to leave, or to take again.
+#[derive(Debug, Serialize)]
+pub struct FeedReport {
+    pub rows: i64,
+    pub copies: u64,
+    pub early: u64,
+    pub outdated: u64,
+    pub replaced: u64,
+}
+
+impl FeedReport {
+    pub fn new(books: &Books) -> Self {
+        let Books { copies, early, outdated, replaced, .. } = *books;
+        Self { rows: books.rows(), copies, early, outdated, replaced }
     }
 }
 

@@ -32,7 +32,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};
 
 use self::{
-    feeds::Feeds,
+    feeds::{FeedReport, Feeds},
     offer::{Offer, Published, publish_all},
     pool::Pool,
     schedule::Schedule,
@@ -41,7 +41,6 @@ use self::{
 use crate::{
     audit::{self, Audit, Copies},
     body,
-    books::Books,
     cli::{ChaosArgs, Failure, ReplayArgs},
     plan::{Plan, Sending},
     replay,
@@ -75,23 +74,6 @@ struct ChaosReport {
     /// What a reader of the feed has met; nothing where the run has no feed.
     #[serde(skip_serializing_if = "Option::is_none")]
     feed: Option<FeedReport>,
-}
-
-/// Events that a reader of the feed had to leave, or to take again.
-#[derive(Debug, Serialize)]
-struct FeedReport {
-    rows: i64,
-    copies: u64,
-    early: u64,
-    outdated: u64,
-    replaced: u64,
-}
-
-impl FeedReport {
-    fn new(books: &Books) -> Self {
-        let Books { copies, early, outdated, replaced, .. } = *books;
-        Self { rows: books.rows(), copies, early, outdated, replaced }
-    }
 }
 
 pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {

@@ -136,7 +136,7 @@ async fn chaos(
 
     let started = Instant::now();
     let senders = Senders::start(front, &webhooks, address, args.rate);
-    let mut schedule = Schedule::new(args.seed, faults);
+    let mut schedule = Schedule::new(args.seed, faults, false);
     let (mut happened, mut noticed) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     let mut recovery = BTreeMap::<String, f64>::new();
     let mut due = if args.fault.is_empty() { usize::MAX } else { faults.len() };
