@@ -80,7 +80,7 @@ enum TurnEnd {
     Rewind(Position, Epoch),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("another process has taken the lease")]
+    #[error("another process has taken the lease, or the database goes on in another history")]
     LeaseLost,
 }
 

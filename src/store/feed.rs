@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::{Epoch, StoreError, epoch, rows::storable};
+use super::{EPOCH, Epoch, StoreError, epoch, rows::storable};
 
 /// Transactions whose rows one look sorts at most: it is given up after `database_deadline_ms`, whatever the backlog.
 const STEP_MAX_TRANSACTIONS: i64 = 1 << 14;
@@ -250,7 +250,9 @@ pub async fn take(
     }))
 }
 
-/// Keeps the position after so many more rows, and the right to read on. False: somebody else has taken it, and nothing is written.
+/// Keeps the position after so many more rows of the history `epoch`, and the right to read on. False: somebody else has taken it, or the database
+/// goes on in another history, and nothing is written. There the lease is still this holder's, as it was in the copy that was promoted or
+/// restored, and the position may lie behind rows that nobody has sent.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -264,22 +266,23 @@ pub async fn keep(
     sent: usize,
 ) -> Result<bool, StoreError> {
     let (account_id, version) = position.within.clone().unzip();
-    let updated = sqlx::query(
+    let sql = format!(
         "update feeds set txn = $4, account_id = $5, account_version = $6, epoch = $7, sent = sent + $8,
                           lease_until = clock_timestamp() + make_interval(secs => $3), updated_at = clock_timestamp(),
                           last_error = null
-         where name = $1 and holder = $2",
-    )
-    .bind(name)
-    .bind(holder)
-    .bind(lease.as_secs_f64())
-    .bind(position.txn)
-    .bind(account_id)
-    .bind(version)
-    .bind(epoch.as_str())
-    .bind(i64::try_from(sent).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
+         where name = $1 and holder = $2 and $7 = ({EPOCH})"
+    );
+    let updated = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(name)
+        .bind(holder)
+        .bind(lease.as_secs_f64())
+        .bind(position.txn)
+        .bind(account_id)
+        .bind(version)
+        .bind(epoch.as_str())
+        .bind(i64::try_from(sent).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
     Ok(updated.rows_affected() > 0)
 }
 

@@ -167,19 +167,18 @@ pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, StoreE
     Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(connection).await?)
 }
 
+/// The history that a connection reads and writes, as SQL.
+const EPOCH: &str = "select system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+        || '-' || (select oid from pg_database where datname = current_database())
+        || '-' || pg_relation_filenode('ledger')
+        || '-' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+    from pg_control_system()";
+
 /// Reads the [`Epoch`] from the writable primary.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] on a standby, which has no current write position.
 pub async fn epoch(connection: &mut PgConnection) -> Result<Epoch, StoreError> {
-    let epoch: String = sqlx::query_scalar(
-        "select system_identifier || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
-             || '-' || (select oid from pg_database where datname = current_database())
-             || '-' || pg_relation_filenode('ledger')
-             || '-' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
-         from pg_control_system()",
-    )
-    .fetch_one(connection)
-    .await?;
+    let epoch: String = sqlx::query_scalar(EPOCH).fetch_one(connection).await?;
     Ok(Epoch(epoch))
 }

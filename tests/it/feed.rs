@@ -2,7 +2,7 @@
 
 use payonce::{
     balances::{Balance, Balances, Mark},
-    store::{self, SchemaError},
+    store::{self, SchemaError, feed::Position},
 };
 use rand::{SeedableRng, seq::SliceRandom};
 use sqlx::Connection as _;
@@ -199,6 +199,27 @@ async fn readers_are_told_that_the_database_goes_on_in_another_history() {
     reader.knows(2).await;
     feed.stop().await;
     world.close().await;
+}
+
+/// A feed loses its connection while it delivers, and the next one leads to a copy of the database that was promoted or restored: the lease
+/// is there as it was, and the position of the history before lies behind rows that were never sent.
+#[tokio::test]
+async fn a_position_of_another_history_is_never_kept() {
+    let (world, other) = (World::new().await, World::new().await);
+    let mut connection = world.connect().await;
+    let lease = std::time::Duration::from_secs(600);
+    let taken =
+        store::feed::take(&mut connection, "main", "one", lease).await.unwrap().expect("nobody has it");
+    let elsewhere = store::epoch(&mut other.connect().await).await.unwrap();
+    let ahead = Position { txn: i64::MAX - 1, within: None };
+    let mut keep = async |epoch: &store::Epoch| {
+        store::feed::keep(&mut connection, "main", "one", lease, &ahead, epoch, 1).await.unwrap()
+    };
+    assert!(!keep(&elsewhere).await);
+    assert_eq!(world.number("select txn + sent from feeds").await, 0);
+    assert!(keep(&taken.epoch).await);
+    world.close().await;
+    other.close().await;
 }
 
 /// A dump brings rows of transactions that the cluster it is restored into has yet to reach.
