@@ -208,8 +208,10 @@ async fn a_position_of_another_history_is_never_kept() {
     let (world, other) = (World::new().await, World::new().await);
     let mut connection = world.connect().await;
     let lease = std::time::Duration::from_secs(600);
-    let taken =
-        store::feed::take(&mut connection, "main", "one", lease).await.unwrap().expect("nobody has it");
+    let taken = store::feed::take(&mut connection, "main", "one", lease, false)
+        .await
+        .unwrap()
+        .expect("nobody has it");
     let elsewhere = store::epoch(&mut other.connect().await).await.unwrap();
     let ahead = Position { txn: i64::MAX - 1, within: None };
     let mut keep = async |epoch: &store::Epoch| {
