@@ -1,7 +1,8 @@
 //! Load tests for payonce: seeded plans of callbacks, real servers, real worker processes, and an audit with arithmetic of its own.
 //!
 //! What must not live here: anything that asks payonce's own code what is right. Its broker module publishes, its keys and
-//! signatures modules sign; beyond that only `compare` uses it, for the ceiling that is its own SQL, never for the audit.
+//! signatures modules sign, its store names the history of a database; beyond that only `compare` uses it, for the ceiling that is its own
+//! SQL, never for the audit.
 
 #![forbid(unsafe_code)]
 
