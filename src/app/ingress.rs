@@ -31,7 +31,7 @@ const SECRETS_REFRESH_PAUSE: Duration = Duration::from_secs(5);
 pub fn endpoints(config: &Config, keys: &Keys) -> Result<Endpoints, AppError> {
     if config.ingress.endpoint.is_empty() {
         return Err(AppError::Usage(
-            "ingress.endpoint: none is configured; `payonce ingress init stripe` writes one".to_owned(),
+            "ingress.endpoint: none is configured; name the file by --config, or `payonce ingress init stripe` writes one".to_owned(),
         ));
     }
     let (endpoints, mut problems) = match Endpoints::open(&config.ingress.endpoint) {

@@ -145,6 +145,12 @@ fn known(provider: &str) -> Result<&'static Kind, Failure> {
 
 fn init(config: &Config, file: Option<&Path>, args: &InitArgs) -> Result<(), Failure> {
     let kind = known(&args.provider)?;
+    if file.is_none() && Path::new(DEFAULT_FILE).exists() {
+        // It was not read: what it says already would be said twice.
+        return Err(Failure::Usage(format!(
+            "{DEFAULT_FILE} is there already; to add to it, say --config {DEFAULT_FILE}"
+        )));
+    }
     let file = file.unwrap_or(Path::new(DEFAULT_FILE));
     let folder = file.parent().unwrap_or(Path::new(""));
     let ask = |needed: bool, given: &Option<String>, what: &str| match given {
@@ -242,7 +248,16 @@ fn ask(what: &str) -> Result<String, Failure> {
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |cause: std::io::Error| Failure::Usage(format!("{}: {cause}", path.display()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = opened.map_err(|cause| {
+        if cause.kind() != std::io::ErrorKind::AlreadyExists {
+            return failed(cause);
+        }
+        Failure::Usage(format!(
+            "{}: is there already, and no endpoint of this configuration uses it; move it away, or name another --path",
+            path.display()
+        ))
+    })?;
     file.write_all(text.as_bytes()).map_err(failed)
 }
 
@@ -269,7 +284,7 @@ async fn send(config: &Config, args: &SendArgs) -> Result<(), Failure> {
     };
     let found = config.ingress.endpoint.iter().find(is_asked).ok_or_else(|| {
         Failure::Usage(format!(
-            "the configuration has no such endpoint; `payonce ingress init {}` writes one",
+            "the configuration has no such endpoint; name its file by --config, or `payonce ingress init {}` writes one",
             kind.name
         ))
     })?;

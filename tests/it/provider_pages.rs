@@ -183,3 +183,44 @@ async fn a_source_that_sent_at_this_hour_a_week_ago_and_sends_nothing_now_is_sho
     dashboard.stop().await;
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_newcomer_is_told_which_file_to_name_and_no_file_is_written_twice_over() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |arguments: &[&str], input: &str| {
+        let mut command = world.program(arguments);
+        command
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // One that refuses at once reads nothing.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()).await);
+        let output = child.wait_with_output().await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let init = ["ingress", "init", "stripe", "--purpose", "deposit"];
+    assert_eq!(run(&init, "whsec_x\n").await.0, Some(0));
+    let written = std::fs::read_to_string(folder.path().join("payonce.toml")).unwrap();
+    let square = "key\nnotification_url = https://example.com/square\n";
+    for (arguments, input, expected) in [
+        (vec!["ingress", "check"], "", "name the file by --config"),
+        (vec!["ingress", "send", "stripe"], "", "name its file by --config"),
+        (vec!["ingress", "init", "square", "--purpose", "deposit"], square, "say --config payonce.toml"),
+    ] {
+        let (code, said) = run(&arguments, input).await;
+        assert!(code == Some(2) && said.contains(expected), "{arguments:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.path().join("payonce.toml")).unwrap(), written);
+    let with_file = ["ingress", "init", "square", "--purpose", "deposit", "--config", "payonce.toml"];
+    assert_eq!(run(&with_file, square).await.0, Some(0));
+    let (code, said) = run(&["ingress", "check", "--config", "payonce.toml"], "").await;
+    assert!(
+        code == Some(0) && said.contains("/square: square") && said.contains("/stripe: stripe"),
+        "{said}"
+    );
+    world.close().await;
+}

@@ -1,12 +1,15 @@
 //! The providers' own SDKs, installed by `make sdks`, against the ingress: what they sign is accepted, and what `payonce ingress send` makes
 //! is right to them.
 
-use std::{path::Path, process::Stdio};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
-use payonce::ingress::{
-    endpoint::{Endpoint, Endpoints},
-    mapping::Outcome,
-    request::Request,
+use payonce::{
+    config::EndpointConfig,
+    ingress::{
+        endpoint::{Endpoint, Endpoints},
+        mapping::Outcome,
+        request::Request,
+    },
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -25,7 +28,7 @@ async fn what_the_providers_own_sdks_sign_is_accepted_and_our_samples_are_right_
     let asked = PROVIDERS.map(|provider| {
         let made = ingress.sample(provider, "", "1001", 1_999);
         let config = ingress.configs.iter().find(|config| config.provider == provider).unwrap();
-        let secrets = std::fs::read_to_string(&config.secrets_file).unwrap();
+        let secrets = fs::read_to_string(&config.secrets_file).unwrap();
         let headers: serde_json::Map<String, Value> =
             made.headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
         json!({
@@ -68,4 +71,66 @@ async fn what_the_providers_own_sdks_sign_is_accepted_and_our_samples_are_right_
     assert_eq!((answers.as_array().unwrap().len(), signed), (5, 3));
     ingress.stop().await;
     world.close().await;
+}
+
+#[tokio::test]
+async fn notifications_that_the_sdks_of_alipay_and_wechat_pay_verify_are_money_here() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let installed = root.join(".local/sdks");
+    assert!(installed.join("installed").exists(), "the SDKs are not installed: run `make sdks`");
+    let output = Command::new("node")
+        .arg(root.join("tests/sdks/rsa.mjs"))
+        .current_dir(&installed)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("node runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for one in made.as_array().unwrap() {
+        let provider = one["provider"].as_str().unwrap();
+        assert_eq!(one["verified"], json!(true), "{provider}'s SDK refuses it");
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &Value| {
+            let path = folder.path().join(name);
+            fs::write(&path, text.as_str().unwrap()).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        for (name, text) in one["files"].as_object().unwrap() {
+            put(name, text);
+        }
+        let endpoint = Endpoint::open(&EndpointConfig {
+            path: "/here".to_owned(),
+            provider: provider.to_owned(),
+            source: "/providers/here".to_owned(),
+            purpose: Some("deposit".to_owned()),
+            account: None,
+            account_until: None,
+            secrets_file: put("secrets", &one["secrets"]),
+            capture: None,
+            live: None,
+        })
+        .unwrap();
+        let headers = one["headers"].as_object().unwrap().iter();
+        let headers = headers.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
+        let headers: Vec<_> = headers.collect();
+        let body = one["body"].as_str().unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now_s = i64::try_from(now.as_secs()).unwrap();
+        let request = Request::new(headers.clone(), body.as_bytes().to_vec());
+        assert_eq!(endpoint.provider.verify(&request, now_s), Ok(()), "{provider}");
+        let items = endpoint.provider.map(&request, &endpoint.terms).unwrap();
+        let Outcome::Accepted(accepted) = &items[0].outcome else { panic!("{provider}: {items:?}") };
+        let event: Value = serde_json::from_slice(&accepted.body).unwrap();
+        assert_eq!(
+            (&event["subject"], &event["data"]["amount"]),
+            (&json!("acct-1001"), &json!(1_999)),
+            "{event}"
+        );
+        // One byte more, and neither believes it.
+        let changed = Request::new(headers, format!("x{body}").into_bytes());
+        assert!(endpoint.provider.verify(&changed, now_s).is_err(), "{provider}");
+    }
+    assert_eq!(made.as_array().unwrap().len(), 2);
 }
