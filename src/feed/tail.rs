@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,15 +31,16 @@ const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// How long a delivery that has begun may take after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// How many tails neither deliver nor stand by; shared with the health endpoint.
+/// How many tails neither deliver nor stand by, and whether there are any yet; shared with the health endpoint.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicUsize>);
+pub struct Readiness(Arc<(AtomicUsize, AtomicBool)>);
 
 impl Readiness {
     /// True while each receiver is served from here, or from another process.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        let (unready, has_begun) = &*self.0;
+        has_begun.load(Ordering::Acquire) && unready.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -123,11 +124,13 @@ impl Tail {
     }
 
     fn is_ready(&mut self, ready: bool) {
+        let (unready, has_begun) = &*self.feed.readiness.0;
         if ready && self.counts_as_unready {
-            self.feed.readiness.0.fetch_sub(1, Ordering::Relaxed);
+            unready.fetch_sub(1, Ordering::Relaxed);
         } else if !ready && !self.counts_as_unready {
-            self.feed.readiness.0.fetch_add(1, Ordering::Relaxed);
+            unready.fetch_add(1, Ordering::Relaxed);
         }
+        has_begun.store(true, Ordering::Release);
         self.counts_as_unready = !ready;
     }
 

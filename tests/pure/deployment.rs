@@ -278,7 +278,8 @@ fn the_image_is_built_from_what_is_here_and_runs_without_rights() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path} is not here");
     }
     let members = manifest["workspace"]["members"].as_array().unwrap().iter().filter_map(toml::Value::as_str);
-    let needed = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "migrations", "vendor", "benches", "tests"];
+    let needed =
+        ["Cargo.toml", "Cargo.lock", "build.rs", "src", "migrations", "benches", "tests", "examples/shop"];
     for path in members.filter(|member| *member != ".").chain(needed) {
         assert!(sent.contains(path), "{path} is not sent to the builder");
     }

@@ -153,3 +153,23 @@ fn a_debit_and_its_refund_that_were_stored_at_one_moment_are_applied_when_the_ti
     assert_eq!(book.ledger().len(), 3, "{:?}", book.view().cases);
     assert_eq!(reasons(&book.view()), []);
 }
+
+/// A callback that names no account has no guard while it waits: a copy of it can be applied at the moment at which it is stored. What
+/// begins to wait then is not tried together with it, which the ledger's keys would refuse for ever.
+#[test]
+fn what_a_concurrent_writer_has_applied_is_not_tried_together_with_what_begins_to_wait() {
+    let mut book = Book::default();
+    let first = build(&[
+        Draft::new("opening", Kind::DepositSucceeded, 10),
+        Draft::new("hold", Kind::PaymentAuthorized, 10),
+        Draft::new("capture", Kind::PaymentCaptured, 5).nameless(),
+    ]);
+    let plan = book.decide(&first);
+    book.take(&first[2..]);
+    book.apply(&first, plan).unwrap();
+    assert_eq!((book.ledger().len(), reasons(&book.view())), (3, vec![Reason::WaitingForPayment]));
+    // With the capture once more there would be as much to refund as it wants.
+    book.take(&build(&[Draft::new("back", Kind::RefundSucceeded, 8)]));
+    book.sweep(&[1], Expires::Nothing);
+    assert_eq!((book.ledger().len(), reasons(&book.view())), (3, vec![Reason::WaitingForFunds]));
+}

@@ -188,17 +188,15 @@ impl<'a> Book<'a> {
     /// A payment and a deposit can have one id, and have nothing else in common.
     fn try_payment_together(&mut self, key: &PaymentKey, of_deposit: bool, moved: &mut Vec<Moved>) -> bool {
         let mut waiters = self.of_payment(key);
-        // Of two events of one fact only one can be applied.
+        // Of two events of one fact only one can be applied, and of one that a concurrent writer applied none.
         let mut operations = Vec::new();
         waiters.retain(|at| {
-            let Some(callback) = self.waiter(*at).map(|waiter| waiter.callback) else { return false };
-            if callback.kind.is_of_deposit() != of_deposit {
+            let Some(waiter) = self.waiter(*at) else { return false };
+            if waiter.callback.kind.is_of_deposit() != of_deposit || self.is_settled(waiter) {
                 return false;
             }
-            let operation = callback.operation_key();
-            let is_first = operation.as_ref().is_none_or(|key| {
-                !operations.contains(key) && !self.operations.get(key).is_some_and(|(_, applied)| *applied)
-            });
+            let operation = waiter.callback.operation_key();
+            let is_first = operation.as_ref().is_none_or(|key| !operations.contains(key));
             operations.extend(operation);
             is_first
         });
@@ -217,6 +215,15 @@ impl<'a> Book<'a> {
             rest.remove(left_out);
             self.apply_together(&rest, moved)
         })
+    }
+
+    /// Whether what is known of its key or its fact by now ends a waiter.
+    fn is_settled(&self, waiter: Waiter<'a>) -> bool {
+        let by_key = match waiter.who {
+            Who::Stored(id) => self.known_besides(id, waiter.callback),
+            Who::InBatch(_) => None,
+        };
+        by_key.or_else(|| self.settled_operation(waiter.callback)).is_some()
     }
 
     fn apply_together(&mut self, waiters: &[usize], moved: &mut Vec<Moved>) -> bool {
