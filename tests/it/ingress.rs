@@ -157,11 +157,13 @@ async fn more_requests_than_there_is_room_for_are_shed() {
     let world = World::new().await;
     let config = IngressConfig { requests_max: 1, ..IngressConfig::default() };
     let ingress = RunningIngress::start(&world, &world.amqp_url, config, None).await;
-    // Holds the only place: its body does not end.
-    let mut slow = TcpStream::connect(ingress.address).await.unwrap();
-    slow.write_all(&head("POST", "/stripe", &[], 100)).await.unwrap();
     let shed = async {
+        let mut slow = Vec::new();
         loop {
+            // Its body does not end: one of these holds the only place, if the request below does not when it comes.
+            let mut stream = TcpStream::connect(ingress.address).await.unwrap();
+            stream.write_all(&head("POST", "/stripe", &[], 100)).await.unwrap();
+            slow.push(stream);
             let answer = ingress.request("POST", "/stripe", &[], b"").await;
             if answer.status == 503 {
                 return answer;

@@ -216,8 +216,12 @@ fn change_signature(parts: &mut Parts, random: &mut StdRng) {
     if let Some((before, after)) = body.split_once(mark) {
         parts.body = format!("{before}{mark}{}", other(after)).into_bytes();
     } else if let Some((_, value)) = parts.headers.last_mut() {
-        // `t=…,v1=…` and `v1,…`; base64 may end in `=`.
-        let prefix = value.find("v1").map_or(0, |at| at + "v1=".len());
+        // `t=…,v1=…`, `v1,…`, or the signature alone, in which `v1` can stand by chance.
+        let prefix = match value.get(..2) {
+            Some("t=") => value.find(",v1=").map_or(0, |at| at + ",v1=".len()),
+            Some("v1") => "v1,".len(),
+            Some(_) | None => 0,
+        };
         *value = format!("{}{}", &value[..prefix], other(&value[prefix..]));
     }
 }
