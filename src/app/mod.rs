@@ -185,7 +185,8 @@ pub async fn run_feed(
 ) -> Result<(), AppError> {
     warn_of_risks(&config);
     let stop = stop_on_signal()?;
-    let name = process_name("payonce-feed");
+    // More than host and process id: in two containers both can be the same, and the lease is this name's.
+    let name = format!("{}-{:08x}", process_name("payonce-feed"), rand::random::<u32>());
     let readiness = feed::Readiness::default();
     let ready = readiness.clone();
     let balances =

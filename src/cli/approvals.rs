@@ -201,7 +201,14 @@ pub(super) fn report_start(start: &Start, json: bool) -> Result<(), Failure> {
                     table::time(row.expires_at),
                     row.id
                 ),
-                state => say!("Proposal {} is {state}: {what}", row.id),
+                "approved" => say!("Proposal {} is approved: {what}", row.id),
+                // Expired, or rejected: nothing was done, and nothing will be.
+                state => {
+                    return Err(Failure::No(format!(
+                        "proposal {} is {state}: {what}. Propose it anew, under another idempotency key",
+                        row.id
+                    )));
+                }
             }
             Ok(())
         }

@@ -239,8 +239,6 @@ impl Tail {
         let Some(Lease { mut position, epoch_before, epoch }) = taken else { return Ok(Turn::StandBy) };
         if self.from_beginning {
             position = Position::default();
-            self.keep(&position, &epoch, 0).await?;
-            self.from_beginning = false;
             info!(feed = self.name, "sending all rows again");
         }
         sink.open(&epoch).await?;
@@ -249,7 +247,9 @@ impl Tail {
             sink.history_changed(&before, &position).await?;
         }
         check(sink, &position, &epoch).await?;
+        // Not before the news of another history is out: with this epoch kept, nobody would send it any more.
         self.keep(&position, &epoch, 0).await?;
+        self.from_beginning = false;
         self.is_ready(true);
         metrics::feed_is_leader(&self.name, true);
         info!(feed = self.name, txn = position.txn, "has the lease and feeds");

@@ -142,6 +142,12 @@ fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
     if purpose.is_some() && !kind.needs_purpose {
         return Err(format!("purpose: not for {}, whose events say themselves what they are", kind.title));
     }
+    if config.live.is_some() && !kind.says_live {
+        return Err(format!(
+            "live: not for {}, whose test events have an endpoint and secrets of their own",
+            kind.title
+        ));
+    }
     let capture = match config.capture.as_deref() {
         Some("automatic") => Capture::Automatic,
         Some("manual") => Capture::Manual,

@@ -270,12 +270,12 @@ impl Facts {
     }
 
     /// Whether the sums stay within their bounds: captures within the highest total ever authorized (and `over_capture_percent` of it
-    /// more), refunds within all that was ever captured or debited, and what came back of either within it. The bounds only grow, so what is too much now may fit later.
-    pub(super) fn check_bounds(&self, over_capture_percent: u32) -> Result<(), Obstacle> {
+    /// more; `None`: they are not asked about), refunds within all that was ever captured or debited, and what came back of either within it. The bounds only grow, so what is too much now may fit later.
+    pub(super) fn check_bounds(&self, over_capture_percent: Option<u32>) -> Result<(), Obstacle> {
         let authorized = i128::from(self.authorizations.max(self.adjusted_max));
-        let capturable = authorized * (100 + i128::from(over_capture_percent)) / 100;
+        let capturable = over_capture_percent.map(|percent| authorized * (100 + i128::from(percent)) / 100);
         let captured = self.captured_ever().saturating_sub(self.captures_failed);
-        if i128::from(captured) > capturable {
+        if capturable.is_some_and(|capturable| i128::from(captured) > capturable) {
             let detail = format!("authorized {authorized}, captured with this one {captured}");
             return Err(Obstacle::TooMuch(Reason::OverCapture, detail));
         }

@@ -122,13 +122,19 @@ pub const CHECKS: &[Check] = &[
               where case
                     when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
                     when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
-                         or not (balance_delta = amount or members ? 'cumulative' and balance_delta between 0 and amount)
+                         or not (balance_delta = amount or balance_delta between 0 and amount and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
-                         or not (balance_delta = -amount or members ? 'cumulative' and balance_delta between -amount and 0)
+                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type = 'payment.authorized' then balance_delta <> 0 or held_delta not between 0 and amount
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
-                         or not (balance_delta = -amount or members ? 'cumulative' and balance_delta between -amount and 0)
+                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
                     when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
                     when type = 'payment.succeeded' then balance_delta not between -amount and 0 or held_delta <> 0
@@ -145,13 +151,19 @@ pub const CHECKS: &[Check] = &[
               where recorded_at >= $1 and (case
                     when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
                     when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
-                         or not (balance_delta = amount or members ? 'cumulative' and balance_delta between 0 and amount)
+                         or not (balance_delta = amount or balance_delta between 0 and amount and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
-                         or not (balance_delta = -amount or members ? 'cumulative' and balance_delta between -amount and 0)
+                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type = 'payment.authorized' then balance_delta <> 0 or held_delta not between 0 and amount
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
-                         or not (balance_delta = -amount or members ? 'cumulative' and balance_delta between -amount and 0)
+                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                         ))
                     when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
                     when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
                     when type = 'payment.succeeded' then balance_delta not between -amount and 0 or held_delta <> 0
@@ -192,16 +204,24 @@ pub const CHECKS: &[Check] = &[
         promise: "no (source, type, operation_id) is applied twice; of what happens once per payment its id stands in for a missing one",
         sql: "select format('%s %s %s: %s rows', source, type, coalesce(operation_id, payment_id), count(*))
               from ledger
-              where leg = 0 and (operation_id is not null or type in ('payment.authorized', 'payment.succeeded'))
-              group by source, type, coalesce(operation_id, payment_id) having count(*) > 1",
+              where leg = 0 and (operation_id is not null or payment_id is not null
+                                 and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+              group by source, type, coalesce(operation_id, payment_id)
+              -- Two deposits with one payment id were allowed before schema 14.
+              having count(*) > 1 and (type <> 'deposit.succeeded' or bool_or(operation_id is not null)
+                     or max(recorded_at) >= (select installed_on from _sqlx_migrations where version = 14))",
         since: Since::Sql(
             "select format('%s %s %s: %s rows', l.source, l.type, coalesce(l.operation_id, l.payment_id), count(*))
              from (select distinct source, type, coalesce(operation_id, payment_id) as operation_id from ledger
                    where recorded_at >= $1 and leg = 0
-                     and (operation_id is not null or type in ('payment.authorized', 'payment.succeeded'))) n
+                     and (operation_id is not null or payment_id is not null
+                          and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))) n
              join ledger l on l.source = n.source and l.type = n.type and coalesce(l.operation_id, l.payment_id) = n.operation_id
-                  and l.leg = 0 and (l.operation_id is not null or l.type in ('payment.authorized', 'payment.succeeded'))
-             group by l.source, l.type, coalesce(l.operation_id, l.payment_id) having count(*) > 1",
+                  and l.leg = 0 and (l.operation_id is not null or l.payment_id is not null
+                                     and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+             group by l.source, l.type, coalesce(l.operation_id, l.payment_id)
+             having count(*) > 1 and (l.type <> 'deposit.succeeded' or bool_or(l.operation_id is not null)
+                    or max(l.recorded_at) >= (select installed_on from _sqlx_migrations where version = 14))",
         ),
     },
     Check {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, FromRow, PgConnection};
 
-use super::{StoreError, feed::Entry, rows::storable};
+use super::{EPOCH, Epoch, StoreError, feed::Entry, rows::storable};
 
 /// Accounts of one subscriber that may be behind at once. Where there are more, its feed reads no further until some are taken.
 pub const ACCOUNTS_BEHIND_MAX: i64 = 10_000;
@@ -111,7 +111,7 @@ pub async fn schedule_history(
 /// The subscriber, before a delivery.
 #[derive(Debug, Clone, FromRow)]
 pub struct Standing {
-    /// Whether anything may be sent now: it is enabled, and the one who asks has the lease.
+    /// Whether anything may be sent now: it is enabled, and the one who asks has the lease, in the history that it knows.
     pub may_send: bool,
     /// Rises with each act of a person.
     pub acts: i64,
@@ -129,16 +129,18 @@ pub async fn standing(
     connection: &mut PgConnection,
     name: &str,
     holder: &str,
+    epoch: &Epoch,
 ) -> Result<Option<Standing>, StoreError> {
-    Ok(sqlx::query_as(
-        "select w.disabled_at is null
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select w.disabled_at is null and $3 = ({EPOCH})
                 and exists (select from feeds f where f.name = w.name and f.holder = $2 and f.lease_until > clock_timestamp())
                 as may_send,
                 w.acts, w.history_before, w.history_txn
-         from webhooks w where w.name = $1",
-    )
+         from webhooks w where w.name = $1"
+    )))
     .bind(name)
     .bind(holder)
+    .bind(epoch.as_str())
     .fetch_optional(connection)
     .await?)
 }
@@ -282,7 +284,7 @@ pub async fn keep(
     .execute(&mut *transaction)
     .await?;
     let taken: i64 = tried.iter().map(|one| one.taken).sum();
-    let is_told = tried.iter().any(|one| one.account_id == HISTORY_ACCOUNT && one.failure.is_none());
+    let is_told = tried.iter().any(|one| one.account_id == HISTORY_ACCOUNT && one.taken > 0);
     sqlx::query(
         "update webhooks
          set delivered = delivered + $2,

@@ -25,6 +25,7 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("each_row_follows_the_one_before", "update ledger set held_after = held_after + 1 where event_id = 'auth'", true),
     ("bounds_hold_at_every_version", "update ledger set held_after = -1 where event_id = 'auth'", true),
     ("deltas_fit_the_type", "update ledger set type = 'refund.succeeded' where event_id = 'cap'", true),
+    ("deltas_fit_the_type", "update ledger set balance_delta = 1 where event_id = 'd2'", true),
     ("currencies_agree", "update ledger set currency = 'USD' where event_id = 'd2'", true),
     (
         "keys_are_unique",
@@ -35,6 +36,11 @@ const HARMS: &[(&str, &str, bool)] = &[
         "operations_are_unique",
         "insert into ledger select (jsonb_populate_record(l, '{\"event_id\": \"other\", \"account_version\": 99}')).*
          from ledger l where event_id = 'debit'",
+        true,
+    ),
+    (
+        "operations_are_unique",
+        "update ledger set payment_id = 'twin', operation_id = null where event_id in ('d1', 'd2')",
         true,
     ),
     ("payments_are_ledger_sums", "update payments set captured = captured + 1 where payment_id = 'p'", true),

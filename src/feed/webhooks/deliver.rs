@@ -149,9 +149,9 @@ impl Deliverer {
         if room == 0 || stop.is_cancelled() {
             return Ok(());
         }
-        let holder = &self.feed.name;
+        let (holder, epoch) = (&self.feed.name, &self.origin.epoch);
         let standing =
-            self.query(async |connection| webhooks::standing(connection, name, holder).await).await?;
+            self.query(async |connection| webhooks::standing(connection, name, holder, epoch).await).await?;
         let Some(standing) = standing.filter(|standing| standing.may_send) else { return Ok(()) };
         if standing.acts != self.acts {
             (self.acts, self.looks, self.next_look) = (standing.acts, 0, None);

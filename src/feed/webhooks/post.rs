@@ -37,6 +37,8 @@ use crate::{
 
 /// Bytes of an answer that are read, so that its connection serves again; of a longer one the connection is closed.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long the rest of an answer may take after its status, for the same; a longer one is cut off, its status counts.
+const ANSWER_REST_MAX: Duration = Duration::from_secs(1);
 /// How long a connection is kept without use, less than servers do.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Longest `Retry-After` that is believed.
@@ -136,24 +138,24 @@ impl Address {
     pub(super) async fn post(&self, signed: &Headers, body: Vec<u8>) -> Answer {
         let body = Bytes::from(body);
         match tokio::time::timeout(self.timeout, self.exchange(signed, body)).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok((response, link))) => self.read(response, link).await,
             Ok(Err(problem)) => Answer::Unreachable(problem),
             Err(_) => Answer::TimedOut,
         }
     }
 
-    async fn exchange(&self, signed: &Headers, body: Bytes) -> Result<Answer, String> {
+    async fn exchange(&self, signed: &Headers, body: Bytes) -> Result<(Response<Incoming>, Link), String> {
         // The other side may close what it has kept long enough at any time: that is no failure of its.
         if let Some(mut link) = self.kept()
             && link.ready().await.is_ok()
             && let Ok(response) = link.send_request(self.request(signed, body.clone())?).await
         {
-            return Ok(self.read(response, link).await);
+            return Ok((response, link));
         }
         let mut link = self.connect().await?;
         let response =
             link.send_request(self.request(signed, body)?).await.map_err(|cause| cause.to_string())?;
-        Ok(self.read(response, link).await)
+        Ok((response, link))
     }
 
     fn request(&self, signed: &Headers, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
@@ -178,8 +180,9 @@ impl Address {
         let status = response.status();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        // What it says beside the status is nobody's here; it is read so that the connection can be used again.
-        if Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.is_ok() {
+        // What it says beside the status is nobody's here; it is read so that the connection can be used again, and only if it ends soon.
+        let rest = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+        if matches!(tokio::time::timeout(ANSWER_REST_MAX, rest).await, Ok(Ok(_))) {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), link));
         }
         match status.as_u16() {
@@ -201,9 +204,12 @@ impl Address {
             .await
             .map_err(|cause| cause.to_string())?;
         let mut problem = "the name has no address".to_owned();
-        for address in found.into_iter().take(ADDRESSES_MAX) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
+        let addresses: Vec<_> = found.into_iter().take(ADDRESSES_MAX).collect();
+        // One that drops what is sent to it leaves time for the others, and for the request.
+        let patience = self.timeout / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+        for address in addresses {
+            match tokio::time::timeout(patience, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
                     // Small requests, each waited for: nothing is gained by holding one back.
                     drop(stream.set_nodelay(true));
                     return match &self.tls {
@@ -214,7 +220,8 @@ impl Address {
                         None => handshake(stream).await,
                     };
                 }
-                Err(cause) => problem = cause.to_string(),
+                Ok(Err(cause)) => problem = cause.to_string(),
+                Err(_) => problem = format!("{address} did not answer within {} ms", patience.as_millis()),
             }
         }
         Err(problem)

@@ -38,6 +38,8 @@ pub(in crate::feed) struct ToSubscriber {
     connection: Shared,
     /// Told when there is something to deliver.
     news: Arc<Notify>,
+    /// Ready to begin, once all that comes before the first row is kept.
+    deliverer: Option<Deliverer>,
     delivering: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -48,6 +50,7 @@ impl ToSubscriber {
             subscriber: Arc::clone(subscriber),
             connection: Arc::new(Mutex::new(store::Connection::new(Arc::clone(&feed.database)))),
             news: Arc::default(),
+            deliverer: None,
             delivering: None,
         }
     }
@@ -64,15 +67,13 @@ impl Sink for ToSubscriber {
     async fn open(&mut self, epoch: &Epoch) -> Result<(), SinkError> {
         self.close().await;
         self.run(async |connection| webhooks::make(connection, &self.subscriber.name).await).await?;
-        let stop = CancellationToken::new();
-        let deliverer = Deliverer::new(
+        self.deliverer = Some(Deliverer::new(
             &self.feed,
             &self.subscriber,
             &self.connection,
             &self.news,
             Origin::new(&self.feed.config.name, epoch.clone()),
-        );
-        self.delivering = Some((stop.clone(), tokio::spawn(deliverer.run(stop))));
+        ));
         Ok(())
     }
 
@@ -82,8 +83,13 @@ impl Sink for ToSubscriber {
             .await
     }
 
-    /// What it has taken is the subscriber's to lose; a person can have it sent again.
+    /// What it has taken is the subscriber's to lose; a person can have it sent again. News of another history is kept by now: no row may
+    /// be sent before it.
     async fn check(&mut self, _position: &Position) -> Result<(), SinkError> {
+        if let Some(deliverer) = self.deliverer.take() {
+            let stop = CancellationToken::new();
+            self.delivering = Some((stop.clone(), tokio::spawn(deliverer.run(stop))));
+        }
         Ok(())
     }
 
@@ -111,6 +117,7 @@ impl Sink for ToSubscriber {
     }
 
     async fn close(&mut self) {
+        self.deliverer = None;
         let Some((stop, mut task)) = self.delivering.take() else { return };
         stop.cancel();
         if tokio::time::timeout(STOP_GRACE, &mut task).await.is_err() {

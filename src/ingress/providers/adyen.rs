@@ -26,6 +26,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "/",
     needs_purpose: true,
     needs_capture: true,
+    says_live: false,
     names: &[
         ("merchant_account", "an account whose items are money here; several lines for several"),
         ("basic", "user:password of the webhook's basic authentication"),

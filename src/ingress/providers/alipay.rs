@@ -23,6 +23,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[
         ("app_id", "an application whose notifies are money here; several lines for several"),
         ("seller_id", "a seller whose notifies are money here; several lines for several"),

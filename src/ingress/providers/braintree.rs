@@ -18,6 +18,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[("public_key", "the API key's public half"), ("private_key", "the API key's private half")],
     rows: &ROWS,
     build: |secrets| {
@@ -42,6 +43,11 @@ const ROWS: [Row; 6] = [
 /// Events under these names that no row knows may be money.
 const MONEY: [&str; 2] = ["transaction_", "subscription_charged_"];
 
+fn is_challenge(text: &str) -> bool {
+    let is_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    is_hex && CHALLENGE_DIGITS.contains(&text.len())
+}
+
 struct Braintree {
     public_key: String,
     key: Mac,
@@ -52,6 +58,10 @@ impl Provider for Braintree {
         let members = form::members(&request.body).map_err(Refused::Malformed)?;
         let signature = form::text(&members, "bt_signature").ok_or(Cause::Missing)?;
         let payload = form::text(&members, "bt_payload").ok_or(Cause::Missing)?;
+        // A challenge is signed for anybody who asks (`probe`): such a text is nobody's webhook.
+        if is_challenge(payload) {
+            return Err(Cause::NoMatch.into());
+        }
         // One pair for each key of the merchant; only that of our key is ours to judge.
         let pairs = signature.split('&').take(CLAIMS_MAX).filter_map(|pair| pair.split_once('|'));
         let ours = pairs.filter(|(key, _)| *key == self.public_key);
@@ -79,9 +89,7 @@ impl Provider for Braintree {
     fn probe(&self, probe: Probe<'_>) -> Option<Answer> {
         let challenge = form::members(probe.query.as_bytes()).ok()?;
         let challenge = form::text(&challenge, "bt_challenge").filter(|_| probe.method == "GET")?;
-        let is_hex = challenge.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        let is_sound = is_hex && CHALLENGE_DIGITS.contains(&challenge.len());
-        let tag = is_sound.then(|| to_hex(&self.key.tag(&[challenge.as_bytes()])))?;
+        let tag = is_challenge(challenge).then(|| to_hex(&self.key.tag(&[challenge.as_bytes()])))?;
         Some(Answer::text(200, format!("{}|{tag}", self.public_key)))
     }
 }

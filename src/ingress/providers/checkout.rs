@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: true,
+    says_live: false,
     names: &[],
     rows: &ROWS,
     build: |secrets| SAYS.with(secrets, "the webhook's signature key", ""),

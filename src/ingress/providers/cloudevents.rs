@@ -31,6 +31,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: false,
     needs_capture: false,
+    says_live: false,
     names: &[("bearer", "a token of 16 bytes or more, where the sender cannot sign")],
     rows: &[],
     build: |secrets| {

@@ -138,6 +138,8 @@ pub struct Kind {
     pub needs_purpose: bool,
     /// Whether the endpoint must say what an authorisation is.
     pub needs_capture: bool,
+    /// Whether `live` chooses among its events, which say whether they are.
+    pub says_live: bool,
     /// Names of lines in its secrets file, with what each holds; a line without a name is a secret.
     pub names: &'static [(&'static str, &'static str)],
     /// What its events mean.

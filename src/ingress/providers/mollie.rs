@@ -18,6 +18,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[],
     rows: &ROWS,
     build: |secrets| SAYS.with(secrets, "the webhook's secret", ""),

@@ -27,6 +27,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[
         ("webhook_id", "the webhook's id, as the developer dashboard shows it; several lines for several"),
         ("certificate", "PEM file with the certificate that PayPal signs with; several lines for several"),

@@ -21,6 +21,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[(
         "notification_url",
         "the address of this endpoint, byte for byte as Square's dashboard has it",

@@ -25,6 +25,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: false,
     needs_capture: false,
+    says_live: false,
     names: &[],
     rows: &[],
     build: |secrets| {

@@ -27,6 +27,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: true,
     names: &[],
     rows: &ROWS,
     build: |secrets| {

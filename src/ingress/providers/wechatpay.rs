@@ -29,6 +29,7 @@ pub(super) const KIND: Kind = Kind {
     account_until: "",
     needs_purpose: true,
     needs_capture: false,
+    says_live: false,
     names: &[
         ("apiv3_key", "the merchant's APIv3 key, 32 bytes; two lines while it changes"),
         ("public_key", "PUB_KEY_ID_… and a PEM file, separated by a blank"),

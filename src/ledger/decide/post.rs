@@ -175,8 +175,10 @@ impl<'a> Book<'a> {
                         .map_err(|obstacle| self.stopped_by(callback, obstacle))?;
                 }
                 if let Some(callback) = callbacks.last() {
+                    // What was captured under another setting stands, and what comes of it is not measured by this one.
+                    let captures = callbacks.iter().any(|it| it.kind == Kind::PaymentCaptured);
                     facts
-                        .check_bounds(self.rules.over_capture_percent)
+                        .check_bounds(captures.then_some(self.rules.over_capture_percent))
                         .map_err(|obstacle| self.stopped_by(callback, obstacle))?;
                 }
                 Ok(Whole::Payment(key.clone(), Payment { facts, ..payment.clone() }))
