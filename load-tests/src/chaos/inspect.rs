@@ -49,9 +49,10 @@ pub async fn changed_rows(database: &mut PgConnection, before: RowVersions) -> a
     Ok(changed.map(|(key, version)| format!("{key:?}: was {version}, is {:?}", now.get(&key))).collect())
 }
 
-/// Messages whose acknowledgement reached the broker before the row that they depend on was committed: the one with the same body in
-/// quarantine, or the one with the same key in ledger or quarantine; of an event whose fact is applied under another event's key, that
-/// one's (`twins`). Keys that a failover has `lost` are left out.
+/// Messages whose acknowledgement reached the broker before the row that they depend on was committed: of a contradiction or what has no key
+/// the one with the same body in quarantine, else the first one with the same key in ledger or quarantine (one that names no account can be
+/// stored as waiting at the moment at which its copy is applied); of an event whose fact is applied under another event's key, that one's
+/// (`twins`). Keys that a failover has `lost` are left out.
 pub async fn acknowledged_early(
     database: &mut PgConnection,
     acked: Vec<Acked>,
@@ -64,7 +65,9 @@ pub async fn acknowledged_early(
     let sql = format!(
         "select source, event_id, null::bytea, {} from ledger
          union all
-         select coalesce(source, ''), coalesce(event_id, ''), body, {} from quarantine",
+         select coalesce(source, ''), coalesce(event_id, ''),
+                case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end, {}
+         from quarantine",
         us("pg_xact_commit_timestamp(xmin)"),
         us("first_seen_at")
     );
