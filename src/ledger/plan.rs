@@ -56,6 +56,19 @@ impl Known {
         }
     }
 
+    /// The case, where it is open and has this callback's content.
+    #[must_use]
+    pub fn open_case_of(&self, callback: &Callback) -> Option<CaseId> {
+        match self {
+            Self::Case { id, fingerprint, state: CaseState::Open, .. }
+                if *fingerprint == callback.fingerprint =>
+            {
+                Some(*id)
+            }
+            Self::Case { .. } | Self::Ledger(_) => None,
+        }
+    }
+
     /// Of several owners of one second key, the lowest rank is the one that counts: the ledger, then the oldest case that a
     /// person has not discarded.
     #[must_use]
@@ -87,6 +100,16 @@ pub struct Snapshot {
     pub movements: HashMap<OperationKey, Movement>,
     /// Callbacks that wait for those payments or for money of those accounts, oldest first; of each no more than a batch can bear.
     pub waiting: Vec<StoredCase>,
+    /// Open cases that a person has assigned to another account, and of whose callbacks the batch has copies.
+    pub assigned: Vec<StoredCase>,
+}
+
+impl Snapshot {
+    /// The callback of a case as a person has assigned it; `None`: nobody has.
+    #[must_use]
+    pub fn assigned(&self, id: CaseId) -> Option<&Callback> {
+        self.assigned.iter().find(|case| case.id == id).map(|case| &case.callback)
+    }
 }
 
 /// A ledger row that another callback names by its operation id.

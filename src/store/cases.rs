@@ -283,14 +283,17 @@ pub(super) async fn update(
     }
     if !plan.resolved_cases.is_empty() {
         let resolved = sqlx::query(
+            // What was decided before somebody assigned the case is about another account: it is decided again.
             "update quarantine q
              set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
                  resolved_at = case when r.state in ('open', 'waiting') then null else clock_timestamp() end,
                  resolved_by = case when r.state in ('open', 'waiting') then null else $6 end,
                  resolved_why = r.why,
                  waits_since = case when r.state = 'waiting' then clock_timestamp() else q.waits_since end
-             from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) as r(id, state, reason, detail, why)
-             where q.id = r.id and q.state in ('waiting', 'open')",
+             from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $7::text[])
+                  as r(id, state, reason, detail, why, account_id)
+             where q.id = r.id and q.state in ('waiting', 'open')
+               and (q.members is null or not q.members ? 'assigned' or q.account_id is not distinct from r.account_id)",
         )
         .bind(each(&plan.resolved_cases, |case| case.id.0))
         .bind(each(&plan.resolved_cases, |case| match &case.end {
@@ -313,6 +316,7 @@ pub(super) async fn update(
             CaseEnd::Open(..) => None,
         }))
         .bind(resolver.by)
+        .bind(each(&plan.resolved_cases, |case| case.account_id.as_ref().map(AccountId::as_str)))
         .execute(&mut *transaction)
         .await?
         .rows_affected();

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     StoreError,
-    columns::{column, fingerprint},
+    columns::{CASE_COLUMNS, column, fingerprint, stored_case},
     rows::each,
 };
 use crate::ledger::{Callback, CaseId, CaseState, Fingerprint, Key, Known, OperationKey, Reason, Snapshot};
@@ -147,6 +147,30 @@ pub(super) async fn add_cases(
         .fetch_all(&mut *connection)
         .await?;
     wanted.add(rows, snapshot)
+}
+
+/// Of the open cases that these callbacks are copies of, those that a person has assigned to another account than the copy names.
+pub(super) async fn load_assigned(
+    connection: &mut PgConnection,
+    callbacks: &[Callback],
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let known = callbacks.iter().filter_map(|callback| Some((callback, snapshot.known.get(&callback.key)?)));
+    let open: HashSet<i64> = known
+        .flat_map(|(callback, known)| known.iter().filter_map(|known| known.open_case_of(callback)))
+        .map(|id| id.0)
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "select {CASE_COLUMNS} from quarantine q where q.id = any($1) and q.members ? 'assigned' order by q.id"
+    )))
+    .bind(open.into_iter().collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    snapshot.assigned = rows.iter().map(stored_case).collect::<Result<_, _>>()?;
+    Ok(())
 }
 
 async fn add_rows(

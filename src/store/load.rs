@@ -14,7 +14,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use super::{
     StoreError,
     columns::{column, optional, payment_key, unreadable},
-    known::{add_cases, add_ledger},
+    known::{add_cases, add_ledger, load_assigned},
     members,
     waiting::load_waiting,
 };
@@ -89,6 +89,16 @@ async fn load_stored(
     load_deposits(connection, &all, &mut snapshot).await?;
     load_reversed(connection, &all, &mut snapshot).await?;
     add_cases(connection, &all, &mut snapshot).await?;
+    load_assigned(connection, callbacks, &mut snapshot).await?;
+    let mut others = named_accounts(snapshot.assigned.iter().map(|case| &case.callback));
+    others.retain(|account_id| !accounts.contains(account_id));
+    if !others.is_empty() {
+        load_accounts(connection, &others, &mut snapshot).await?;
+        // Their versions guard what is read after them.
+        load_payments(connection, &all, &mut snapshot).await?;
+        load_deposits(connection, &all, &mut snapshot).await?;
+        load_reversed(connection, &all, &mut snapshot).await?;
+    }
     // A concurrent writer may have applied the fact of one that waits under another event since.
     add_ledger(connection, waiting.iter().collect(), &mut snapshot).await?;
     Ok(snapshot)

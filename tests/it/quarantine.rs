@@ -285,8 +285,10 @@ async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason(
         quarantine(&world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
     assert_eq!((code, &report[0]["refused"]), (0, &1.into()));
     assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "open")]);
-    // It stays assigned: a copy is a copy, and a replay goes to the same account, whatever the message names.
-    world.publish(&[payment, Event::deposit("d2", "alice", 1_000)]).await;
+    // It stays assigned: a copy finds no money either, and a replay goes to the same account, whatever the message names.
+    world.publish(&[payment]).await;
+    world.settled(3).await;
+    world.publish(&[Event::deposit("d2", "alice", 1_000)]).await;
     world.settled(4).await;
     let (code, report) = quarantine(&world, &["replay", "1"]).await;
     assert_eq!((code, &report[0]["applied"]), (0, &1.into()));
@@ -294,6 +296,37 @@ async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason(
     assert_eq!(posted(&world, "s").await, [("alice".to_owned(), "payment.succeeded".to_owned(), true)]);
     assert_eq!(world.account("alice").await, Some((710, 0, 3)));
     assert_eq!(world.number("select cases from accounts where account_id = 'alice'").await, 1);
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_an_assigned_case_is_decided_for_the_account_that_it_was_assigned_to() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d", "alice", 10)]).await;
+    world.settled(1).await;
+    let payment = Event::payment("payment.succeeded", "s", "alcie", "p", 300);
+    world.publish(std::slice::from_ref(&payment)).await;
+    world.settled(2).await;
+    quarantine(&world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
+    // Somebody opens the account that the callback names, and it has the money.
+    world.publish(&[Event::deposit("d2", "alcie", 1_000)]).await;
+    world.settled(3).await;
+    world.publish(std::slice::from_ref(&payment)).await;
+    world.settled(4).await;
+    assert_eq!(world.account("alcie").await, Some((1_000, 0, 1)));
+    assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "open")]);
+    // The copy decides it again: for the account that it was assigned to, once that has the money.
+    world.publish(&[Event::deposit("d3", "alice", 1_000)]).await;
+    world.settled(5).await;
+    world.publish(&[payment]).await;
+    world.settled(6).await;
+    worker.stop().await;
+    assert_eq!(posted(&world, "s").await, [("alice".to_owned(), "payment.succeeded".to_owned(), true)]);
+    assert_eq!(world.account("alice").await, Some((710, 0, 3)));
+    assert_eq!(world.account("alcie").await, Some((1_000, 0, 1)));
+    assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "replayed")]);
     world.audit().await;
     world.close().await;
 }

@@ -264,7 +264,12 @@ impl<'a> Book<'a> {
         }
         let mut plan = Plan::default();
         let verdicts = std::mem::take(&mut self.verdicts);
-        plan.subjects = self.callbacks.iter().map(|callback| self.subject(callback)).collect();
+        let decided = verdicts.iter().zip(self.callbacks).map(|(verdict, callback)| match verdict {
+            // A copy of an assigned case is about the account that the case is about.
+            Verdict::CopyOfCase(id, _) => self.snapshot.assigned(*id).unwrap_or(callback),
+            Verdict::Applied | Verdict::Duplicate(_) | Verdict::Case(..) => callback,
+        });
+        plan.subjects = decided.map(|callback| self.subject(callback)).collect();
         for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
             // How often this content came in this batch.
             let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);

@@ -283,6 +283,8 @@ impl<'a> Book<'a> {
         if is_ended {
             return;
         }
+        // The copy names the account that the sender named, whoever it was assigned to since.
+        let callback = self.snapshot.assigned(id).unwrap_or(callback);
         let verdict = self.reconsider(id, callback, false);
         if matches!(verdict, Verdict::Applied) {
             self.end_case(id, callback, verdict);

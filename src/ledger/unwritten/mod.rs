@@ -183,7 +183,7 @@ impl Unwritten {
 /// The stored case with this id, as the database has it: one that waited or was decided again, or an open one of whose callback a further
 /// delivery came.
 fn decided_on(id: CaseId, snapshot: &Snapshot, callbacks: &[Callback], cases: &[StoredCase]) -> Option<Case> {
-    let case = snapshot.waiting.iter().chain(cases).find(|case| case.id == id);
+    let case = snapshot.waiting.iter().chain(&snapshot.assigned).chain(cases).find(|case| case.id == id);
     let found = case.map(|case| (&case.callback, case.reason, state_of(case.reason)));
     let (callback, reason, state) = found.or_else(|| {
         callbacks.iter().find_map(|callback| {
