@@ -64,7 +64,7 @@ pub use sqlx::PgConnection;
 use crate::crash::Injected;
 
 /// Why the database did not do what it was asked, by what the caller must do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It is away, shutting down, read-only, overloaded, or something is wrong that has nothing to do with this batch. Keep
     /// the batch, wait, try again on a new connection. After a commit the outcome may be unknown; applying again is safe.

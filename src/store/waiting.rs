@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::{
     StoreError,
@@ -90,7 +91,11 @@ pub(super) async fn load_waiting(
     Ok(())
 }
 
-/// The cases that have waited longer than `limit` for what `expires` says, by the database's clock, the oldest first.
+/// Since when a case waits, and which it is: the order in which they are looked at.
+pub type WaitsSince = (OffsetDateTime, CaseId);
+
+/// The cases that have waited longer than `limit` for what `expires` says, by the database's clock, the oldest first; those after `after`
+/// where it is given.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -98,24 +103,28 @@ pub async fn overdue(
     connection: &mut PgConnection,
     expires: Expires,
     limit: Duration,
+    after: Option<WaitsSince>,
     cases_max: i64,
-) -> Result<Vec<CaseId>, StoreError> {
+) -> Result<Vec<WaitsSince>, StoreError> {
     let reason = match expires {
         Expires::Nothing => return Ok(Vec::new()),
         Expires::Payment => Reason::WaitingForPayment,
         Expires::Funds => Reason::WaitingForFunds,
     };
-    let ids: Vec<i64> = sqlx::query_scalar(
-        "select id from quarantine
+    let rows: Vec<(OffsetDateTime, i64)> = sqlx::query_as(
+        "select waits_since, id from quarantine
          where state = 'waiting' and reason = $1 and waits_since <= clock_timestamp() - $2 * interval '1 millisecond'
-         order by waits_since limit $3",
+           and (waits_since, id) > (coalesce($4, '-infinity'::timestamptz), $5)
+         order by waits_since, id limit $3",
     )
     .bind(reason.as_str())
     .bind(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX))
     .bind(cases_max)
+    .bind(after.map(|(since, _)| since))
+    .bind(after.map_or(0, |(_, id)| id.0))
     .fetch_all(connection)
     .await?;
-    Ok(ids.into_iter().map(CaseId).collect())
+    Ok(rows.into_iter().map(|(since, id)| (since, CaseId(id))).collect())
 }
 
 /// Waiting cases that one look for ripe ones reads at most.

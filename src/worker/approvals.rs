@@ -4,6 +4,7 @@
 use super::{
     adjust::adjust,
     deeds::{self, assign_now},
+    replay::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
     reverify::Trust,
 };
 use crate::{
@@ -147,8 +148,13 @@ async fn decide_again(
         }
         Verb::Reopen | Verb::Discard | Verb::Assign => {
             let resolver = Resolver { by: approver.name, why: &row.why };
-            for ids in approved.left.chunks(super::replay::REPLAY_BATCH_MAX.unsigned_abs() as usize) {
-                super::replay::replay(connection, ids, resolver, (policy, Expires::Nothing)).await?;
+            let (how, mut passed_over) = ((policy, Expires::Nothing), None);
+            for ids in approved.left.chunks(REPLAY_BATCH_MAX.unsigned_abs() as usize) {
+                let (_, left) = replay_others(connection, ids, resolver, how, REPLAY_WAITS_MAX).await?;
+                passed_over = passed_over.or(left.into_iter().next());
+            }
+            if let Some(case) = passed_over {
+                return Err(case.cause);
             }
         }
     }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    replay::{CONFLICTS_MAX, REPLAY_BATCH_MAX, Replayed, replay},
+    parts::PassedOver,
+    replay::{CONFLICTS_MAX, REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, Replayed, replay_others},
     reverify::{Trust, reverify},
 };
 use crate::{
@@ -87,7 +88,7 @@ pub async fn carry_out(
                 StoreError::Blocked(_) => "somebody holds a lock on the same rows, or it took too long",
                 StoreError::Refused(_) => "PostgreSQL refused the data; the log says which",
             };
-            format!("stopped, because {why}; what was done stays, do the rest again")
+            format!("not all was done, because {why}; what was done stays, do the rest again")
         }
     };
     let ended =
@@ -122,12 +123,14 @@ async fn work(
         return Ok(done);
     }
     let mut last = 0;
+    // Why a case was passed over: said at the end, when all others are done.
+    let mut passed_over: Option<StoreError> = None;
     loop {
         let page = Page::After(last, REPLAY_BATCH_MAX);
         let cases =
             connection.run(async |connection| quarantine::list(connection, &filter, page).await).await?;
         let ids: Vec<CaseId> = cases.iter().map(|case| CaseId(case.id)).collect();
-        let Some(CaseId(newest)) = ids.last() else { return Ok(done) };
+        let Some(CaseId(newest)) = ids.last() else { return passed_over.map_or(Ok(done), Err) };
         last = *newest;
         connection.run(async |connection| actions::add_cases(connection, action, &ids).await).await?;
         match &mut done {
@@ -137,8 +140,17 @@ async fn work(
                     cases.iter().partition(|case| is_looked_at_again(&case.reason));
                 let ids_of =
                     |cases: Vec<&CaseRow>| cases.iter().map(|case| CaseId(case.id)).collect::<Vec<_>>();
-                sum.add(replay(connection, &ids_of(decoded), resolver, (policy, Expires::Nothing)).await?);
-                sum.add(reverify(connection, &ids_of(unproven), trust, policy, resolver).await?);
+                let how = (policy, Expires::Nothing);
+                let (these, mut left) =
+                    replay_others(connection, &ids_of(decoded), resolver, how, REPLAY_WAITS_MAX).await?;
+                sum.add(these);
+                let (these, more) = reverify(connection, &ids_of(unproven), trust, policy, resolver).await?;
+                sum.add(these);
+                left.extend(more);
+                for PassedOver { item: CaseId(case), cause } in left {
+                    warn!(action, case, cause = %cause, "a case was not replayed; replay it again");
+                    passed_over = Some(cause);
+                }
             }
             Done::Discarded(sum) => {
                 let these = Filter { ids: ids.iter().map(|id| id.0).collect(), ..filter.clone() };
@@ -154,7 +166,9 @@ async fn work(
                 *sum += (open.len() + waiting.len()) as u64;
                 // What they wait for may have come while they were discarded, and comes only once.
                 let resolver = Resolver { by: &order.who, why: &order.why };
-                replay(connection, &waiting, resolver, (policy, Expires::Nothing)).await?;
+                // What is passed over here is found by the sweep.
+                let how = (policy, Expires::Nothing);
+                replay_others(connection, &waiting, resolver, how, REPLAY_WAITS_MAX).await?;
             }
             Done::Assigned(assignment, sum) => {
                 let Some(to) = &order.assign_to else { return Ok(done) };

@@ -20,19 +20,19 @@ pub(super) async fn plan(
     Ok(decide(&snapshot, callbacks, &rules))
 }
 
-/// Writes a plan for these callbacks, counted under `writer`. `None`: a concurrent writer changed what it was decided on, nothing is
-/// written, and it is to be decided again.
+/// Writes a plan for these callbacks, counted under `writer`.
 ///
 /// # Errors
-/// [`StoreError`]. Where that is [`StoreError::Unavailable`], it is unknown whether all is written or nothing; the same callbacks may be
-/// decided again in both cases.
+/// [`StoreError`]. After [`StoreError::Conflict`] nothing is written, and it is to be decided again.
+/// After [`StoreError::Unavailable`] it is unknown whether all is written or nothing; the same callbacks may be decided again in both cases.
 pub(super) async fn write(
     connection: &mut store::Connection,
     callbacks: &[Callback],
     plan: Plan,
     writer: &str,
+    locking: Locking,
     policy: Policy,
-) -> Result<Option<Applied>, StoreError> {
+) -> Result<Applied, StoreError> {
     let bodies: Vec<&[u8]> = callbacks.iter().map(|_| &b""[..]).collect();
     let batch = Batch {
         writer,
@@ -44,16 +44,7 @@ pub(super) async fn write(
         resolver: Resolver::WORKER,
         proven: &[],
         remembered: &[],
-        locking: Locking::Wait,
+        locking,
     };
-    match connection.run(async |connection| store::apply(connection, batch).await).await {
-        Ok(applied) => Ok(Some(applied)),
-        Err(StoreError::Conflict(_)) => Ok(None),
-        Err(
-            cause @ (StoreError::Unavailable(_)
-            | StoreError::Unfit(_)
-            | StoreError::Blocked(_)
-            | StoreError::Refused(_)),
-        ) => Err(cause),
-    }
+    connection.run(async |connection| store::apply(connection, batch).await).await
 }

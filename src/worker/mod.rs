@@ -15,6 +15,7 @@ mod direct;
 mod disposition;
 pub mod dry_run;
 mod lane;
+mod parts;
 mod process;
 pub mod replay;
 pub mod reverify;

@@ -4,7 +4,10 @@
 
 use tracing::info;
 
-use super::replay::{CONFLICTS_MAX, Replayed};
+use super::{
+    parts::{Part, Parts, PassedOver, Tried},
+    replay::{REPLAY_WAITS_MAX, Replayed},
+};
 use crate::{
     config::Policy,
     ingress::{endpoint::Endpoints, envelope},
@@ -25,50 +28,33 @@ pub struct Trust<'a> {
     pub endpoints: &'a Endpoints,
 }
 
-/// Verifies these cases again and decides those that are right. Safe to repeat, and beside workers. Cases with another reason are
+/// Verifies these cases again and decides those that are right; returns those that could not be now, because of a lock or a row of
+/// their own. Safe to repeat, and beside workers. Cases with another reason are
 /// left alone, and not counted. `policy`: the rules, and whether a case that one of them turns into keeps card data masked.
 ///
 /// # Errors
-/// [`StoreError`]; some of the cases may be committed by then, and running it again goes on.
-pub async fn reverify(
+/// [`StoreError::Unavailable`], [`StoreError::Unfit`]; some of the cases may be committed by then, and running it again goes on.
+pub(super) async fn reverify(
     connection: &mut store::Connection,
     ids: &[CaseId],
     trust: &Trust<'_>,
     policy: Policy,
     resolver: Resolver<'_>,
-) -> Result<Replayed, StoreError> {
+) -> Result<(Replayed, Vec<PassedOver<CaseId>>), StoreError> {
     let mut replayed = Replayed::default();
+    let mut passed_over = Vec::new();
     for ids in ids.chunks(REVERIFY_BATCH_MAX) {
-        let mut left = ids.to_vec();
-        let mut conflicts = 0;
-        while !left.is_empty() {
-            let cases =
-                connection.run(async |connection| quarantine::load_unproven(connection, &left).await).await?;
-            let found = cases.len();
-            let proven: Vec<(Unproven, Callback)> = cases
-                .into_iter()
-                .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
-                .collect();
-            replayed.refused += (found - proven.len()) as u64;
-            left = match decide_again(connection, &proven, (policy, resolver), &mut replayed).await {
-                Ok(lost) => lost,
-                Err(StoreError::Conflict(_) | StoreError::Blocked(_)) if conflicts < CONFLICTS_MAX => {
-                    conflicts += 1;
-                    proven.iter().map(|(case, _)| case.id).collect()
-                }
-                Err(
-                    cause @ (StoreError::Conflict(_)
-                    | StoreError::Blocked(_)
-                    | StoreError::Unavailable(_)
-                    | StoreError::Unfit(_)
-                    | StoreError::Refused(_)),
-                ) => {
-                    return Err(cause);
-                }
-            };
+        let mut parts = Parts::new(ids.to_vec(), REPLAY_WAITS_MAX);
+        while let Some(part) = parts.next() {
+            let tried = once(connection, &part, trust, (policy, resolver)).await.map(|(these, tried)| {
+                replayed.add(these);
+                tried
+            });
+            parts.tried(part, tried)?;
         }
+        passed_over.extend(parts.passed_over());
     }
-    Ok(replayed)
+    Ok((replayed, passed_over))
 }
 
 /// The callback, where the message proves by now where it comes from.
@@ -93,39 +79,52 @@ pub(super) fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
     }
 }
 
-/// Decides and applies; returns the cases whose account a rival changed first, to be looked at again.
-async fn decide_again(
+/// Verifies, decides and applies.
+async fn once(
     connection: &mut store::Connection,
-    proven: &[(Unproven, Callback)],
+    part: &Part<CaseId>,
+    trust: &Trust<'_>,
     (policy, resolver): (Policy, Resolver<'_>),
-    replayed: &mut Replayed,
-) -> Result<Vec<CaseId>, StoreError> {
+) -> Result<(Replayed, Tried<CaseId>), StoreError> {
+    let cases =
+        connection.run(async |connection| quarantine::load_unproven(connection, &part.items).await).await?;
+    let found = cases.len();
+    let proven: Vec<(Unproven, Callback)> = cases
+        .into_iter()
+        .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
+        .collect();
+    let mut replayed = Replayed { refused: (found - proven.len()) as u64, ..Replayed::default() };
+    let mut tried = Tried { lost: Vec::new(), locked: Vec::new() };
     if proven.is_empty() {
-        return Ok(Vec::new());
+        return Ok((replayed, tried));
     }
     let ids: Vec<CaseId> = proven.iter().map(|(case, _)| case.id).collect();
     let bodies: Vec<&[u8]> = proven.iter().map(|(case, _)| case.body.as_slice()).collect();
     let callbacks: Vec<Callback> = proven.iter().map(|(_, callback)| callback.clone()).collect();
     let snapshot = connection.run(async |connection| store::load(connection, &callbacks).await).await?;
     let plan = decide(&snapshot, &callbacks, &policy.rules);
-    let outcomes = plan.outcomes.clone();
+    let (outcomes, subjects) = (plan.outcomes.clone(), plan.subjects.clone());
     let batch = Batch {
         writer: "replay",
+        // One that waits has nobody else's account locked meanwhile.
+        locking: if plan.accounts.len() > 1 { Locking::Skip } else { part.locking },
         plan,
         callbacks: &callbacks,
         bodies: &bodies,
         undecodable: &[],
         mask_cards: policy.mask_cards,
         remembered: &[],
-        locking: Locking::Wait,
         resolver,
         proven: &ids,
     };
-    let lost = connection.run(async |connection| store::apply(connection, batch).await).await?.lost_callbacks;
-    let mut left = Vec::new();
-    for ((id, is_lost), outcome) in ids.into_iter().zip(lost).zip(outcomes) {
-        if is_lost {
-            left.push(id);
+    let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
+    let fates = applied.lost_callbacks.iter().zip(&applied.locked_callbacks);
+    for (((id, outcome), subject), (is_lost, is_locked)) in
+        ids.into_iter().zip(outcomes).zip(subjects).zip(fates)
+    {
+        if let Some(account_id) = subject.filter(|_| *is_lost) {
+            let left = if *is_locked { &mut tried.locked } else { &mut tried.lost };
+            left.push((account_id, id));
             continue;
         }
         match outcome {
@@ -135,5 +134,5 @@ async fn decide_again(
             Outcome::Waiting(_) => replayed.waiting += 1,
         }
     }
-    Ok(left)
+    Ok((replayed, tried))
 }

@@ -12,25 +12,35 @@ use tracing::{info, warn};
 
 use super::{
     Worker, direct,
-    replay::{REPLAY_BATCH_MAX, Replayed, replay},
+    parts::{Part, Parts, PassedOver, Tried},
+    replay::{REPLAY_BATCH_MAX, Replayed, replay_others},
     sleep_unless,
 };
 use crate::{
     config::{Policy, WorkerConfig},
     crash::{self, Point},
-    ledger::{CaseId, Expires},
-    store::{self, Resolver, StoreError, history, holds, waiting},
+    ledger::{Callback, CaseId, Expires},
+    store::{self, Locking, Resolver, StoreError, history, holds, waiting},
 };
 
 /// Pause between two looks for counts to add up.
 const ADD_UP_PAUSE: Duration = Duration::from_secs(60);
 
-/// Lost races after which a sweep leaves holds to the next.
-const CONFLICTS_MAX: u32 = 20;
+/// Locked accounts that one step of a sweep waits for; other locked ones are left to the next.
+const WAITS_MAX: usize = 1;
+
+/// Pause between two lines of the log about what was passed over.
+const PASSED_OVER_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sweeps again and again until `stop`.
 pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
-    let mut sweep = Sweep { connection: store::Connection::new(Arc::clone(&worker.database)), after: 0 };
+    let mut sweep = Sweep {
+        connection: store::Connection::new(Arc::clone(&worker.database)),
+        after: 0,
+        overdue_after: [None; 2],
+        due_after: None,
+        said_at: None,
+    };
     let mut added_up: Option<Instant> = None;
     // Since when this worker takes callbacks without a failure. What waits may have waited through an outage, with its cause on the queue
     // all the time: so nobody's time is up before that could come.
@@ -45,14 +55,17 @@ pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
             }
             added_up = Some(Instant::now());
         }
-        match sweep.once(&worker.config, &worker.name, well_since.elapsed()).await {
-            // More of it may be there.
-            Ok(moved) if moved > 0 => continue,
-            Ok(_) => {}
+        let (has_more, failed) = sweep.once(&worker.config, &worker.name, well_since.elapsed()).await;
+        match failed {
+            None if has_more => continue,
+            None => {}
             // The lanes say more, and more often, about a database that is away.
-            Err(cause) => {
-                warn!(cause = %cause, "waiting callbacks and holds were not looked at");
-                well_since = Instant::now();
+            Some(cause) => {
+                warn!(cause = %cause, "some waiting callbacks or holds were not looked at");
+                match cause {
+                    StoreError::Unavailable(_) | StoreError::Unfit(_) => well_since = Instant::now(),
+                    StoreError::Conflict(_) | StoreError::Blocked(_) | StoreError::Refused(_) => {}
+                }
             }
         }
         sleep_unless(worker.config.waiting_sweep, &stop).await;
@@ -64,6 +77,12 @@ struct Sweep {
     connection: store::Connection,
     /// The case up to which those that wait were looked at; from the oldest again once all were.
     after: i64,
+    /// The same of overdue cases, of each of [`Sweep::once`]'s two kinds: what is passed over hides none of the later ones.
+    overdue_after: [Option<waiting::WaitsSince>; 2],
+    /// The same of holds.
+    due_after: Option<holds::ExpiresAt>,
+    /// When the log last said that something was passed over.
+    said_at: Option<Instant>,
 }
 
 impl Sweep {
@@ -74,38 +93,66 @@ impl Sweep {
         Ok(())
     }
 
-    /// Returns how many cases and holds it moved. `well_for`: how long this worker has taken callbacks without a failure.
+    /// Each step, whatever came of the one before. Returns whether there may be more to do at once, and why a step failed.
+    /// `well_for`: how long this worker has taken callbacks without a failure.
     async fn once(
         &mut self,
         config: &WorkerConfig,
         name: &str,
         well_for: Duration,
-    ) -> Result<u64, StoreError> {
+    ) -> (bool, Option<StoreError>) {
         let policy = config.policy();
-        let mut moved = 0;
-        for (expires, limit) in [(Expires::Funds, config.order_wait), (Expires::Payment, config.waiting_max)]
-        {
-            if well_for < limit.min(config.order_wait) {
-                continue;
+        let mut has_more = false;
+        let mut failed = None;
+        let mut note = |step: Result<bool, StoreError>| match step {
+            Ok(found_more) => has_more |= found_more,
+            Err(cause) => failed = Some(cause),
+        };
+        let kinds = [(Expires::Funds, config.order_wait), (Expires::Payment, config.waiting_max)];
+        for (kind, (expires, limit)) in kinds.into_iter().enumerate() {
+            if well_for >= limit.min(config.order_wait) {
+                note(self.open_overdue(kind, (policy, expires), limit).await);
             }
-            let overdue = self
-                .connection
-                .run(async |connection| waiting::overdue(connection, expires, limit, REPLAY_BATCH_MAX).await)
-                .await?;
-            let why = "it could be applied when its time was up";
-            moved += self.decide_again(&overdue, why, (policy, expires)).await?;
         }
+        note(self.decide_ripe(policy).await);
+        note(self.release_holds(policy, name).await);
+        (has_more, failed)
+    }
+
+    async fn open_overdue(
+        &mut self,
+        kind: usize,
+        how: (Policy, Expires),
+        limit: Duration,
+    ) -> Result<bool, StoreError> {
+        let after = self.overdue_after.get_mut(kind).and_then(Option::take);
+        let (_, expires) = how;
+        let overdue = self
+            .connection
+            .run(async |connection| {
+                waiting::overdue(connection, expires, limit, after, REPLAY_BATCH_MAX).await
+            })
+            .await?;
+        let next = overdue.last().copied().filter(|_| overdue.len() as i64 == REPLAY_BATCH_MAX);
+        if let Some(after) = self.overdue_after.get_mut(kind) {
+            *after = next;
+        }
+        let ids: Vec<CaseId> = overdue.into_iter().map(|(_, id)| id).collect();
+        let moved = self.decide_again(&ids, "it could be applied when its time was up", how).await?;
+        Ok(moved > 0 || next.is_some())
+    }
+
+    async fn decide_ripe(&mut self, policy: Policy) -> Result<bool, StoreError> {
         let after = self.after;
         let (ripe, last) = self
             .connection
             .run(async |connection| waiting::ripe(connection, after, REPLAY_BATCH_MAX).await)
             .await?;
         self.after = last;
-        moved += self.decide_again(&ripe, Resolver::WORKER.why, (policy, Expires::Nothing)).await?;
-        moved += self.release_holds(policy, name).await?;
-        Ok(moved)
+        Ok(self.decide_again(&ripe, Resolver::WORKER.why, (policy, Expires::Nothing)).await? > 0)
     }
 
+    /// Returns how many cases it moved.
     async fn decide_again(
         &mut self,
         ids: &[CaseId],
@@ -117,31 +164,85 @@ impl Sweep {
         }
         crash::reach(Point::Sweep).await?;
         let resolver = Resolver { by: "payonce", why };
-        let replayed = replay(&mut self.connection, ids, resolver, how).await?;
+        let (replayed, passed_over) =
+            replay_others(&mut self.connection, ids, resolver, how, WAITS_MAX).await?;
         let Replayed { applied, duplicates, refused, waiting: _, untouched: _ } = replayed;
         let moved = applied + duplicates + refused;
         if moved > 0 {
             info!(applied, duplicates, opened = refused, "waiting callbacks were decided again");
         }
+        if let Some(PassedOver { item: CaseId(case), cause }) = passed_over.first() {
+            if self.may_say() {
+                let cases = passed_over.len();
+                warn!(case, cases, cause = %cause, "cases were passed over; they are looked at again");
+            }
+        }
         Ok(moved)
     }
 
     /// Releases holds whose time is up, each as a callback of its own.
-    async fn release_holds(&mut self, policy: Policy, name: &str) -> Result<u64, StoreError> {
-        let due =
-            self.connection.run(async |connection| holds::due(connection, REPLAY_BATCH_MAX).await).await?;
-        if due.is_empty() {
-            return Ok(0);
-        }
-        let writer = format!("{name}/holds");
-        for _ in 0..CONFLICTS_MAX {
-            let plan = direct::plan(&mut self.connection, &due, policy.rules).await?;
-            if let Some(applied) = direct::write(&mut self.connection, &due, plan, &writer, policy).await? {
-                let released = applied.lost_callbacks.iter().filter(|is_lost| !**is_lost).count() as u64;
-                info!(released, "holds whose time was up were released");
-                return Ok(released);
+    async fn release_holds(&mut self, policy: Policy, name: &str) -> Result<bool, StoreError> {
+        let after = self.due_after.take();
+        let due = self
+            .connection
+            .run(async |connection| holds::due(connection, after.as_ref(), REPLAY_BATCH_MAX).await)
+            .await?;
+        self.due_after = due.last;
+        if let Some(cause) = due.unreadable {
+            if self.may_say() {
+                warn!(cause = %cause, "a hold whose time is up cannot be read; mend its row in `payments`");
             }
         }
-        Ok(0)
+        let writer = format!("{name}/holds");
+        let mut released = 0;
+        let mut parts = Parts::new(due.callbacks, WAITS_MAX);
+        while let Some(part) = parts.next() {
+            let tried = self.release(&part, &writer, policy).await.map(|(these, tried)| {
+                released += these;
+                tried
+            });
+            parts.tried(part, tried)?;
+        }
+        if released > 0 {
+            info!(released, "holds whose time was up were released");
+        }
+        let passed_over = parts.passed_over();
+        if let Some(PassedOver { item, cause }) = passed_over.first() {
+            if self.may_say() {
+                let (event_id, holds) = (item.key.event_id.as_str(), passed_over.len());
+                warn!(event_id, holds, cause = %cause, "holds were passed over; they are looked at again");
+            }
+        }
+        Ok(released > 0 || self.due_after.is_some())
+    }
+
+    /// Returns how many it released.
+    async fn release(
+        &mut self,
+        part: &Part<Callback>,
+        writer: &str,
+        policy: Policy,
+    ) -> Result<(usize, Tried<Callback>), StoreError> {
+        let due = &part.items;
+        let plan = direct::plan(&mut self.connection, due, policy.rules).await?;
+        // One that waits has nobody else's account locked meanwhile.
+        let locking = if plan.accounts.len() > 1 { Locking::Skip } else { part.locking };
+        let applied = direct::write(&mut self.connection, due, plan, writer, locking, policy).await?;
+        let mut tried = Tried { lost: Vec::new(), locked: Vec::new() };
+        let fates = applied.lost_callbacks.iter().zip(&applied.locked_callbacks);
+        for (callback, (is_lost, is_locked)) in due.iter().zip(fates) {
+            let Some(account_id) = callback.account_id.clone().filter(|_| *is_lost) else { continue };
+            let left = if *is_locked { &mut tried.locked } else { &mut tried.lost };
+            left.push((account_id, callback.clone()));
+        }
+        Ok((due.len() - tried.lost.len() - tried.locked.len(), tried))
+    }
+
+    fn may_say(&mut self) -> bool {
+        let may_say = self.said_at.is_none_or(|at| at.elapsed() >= PASSED_OVER_PAUSE);
+        if may_say {
+            self.said_at = Some(Instant::now());
+        }
+        may_say
     }
 }

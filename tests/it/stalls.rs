@@ -180,6 +180,49 @@ async fn a_message_whose_case_postgresql_refuses_is_kept_in_a_plainer_form() {
     world.close().await;
 }
 
+/// More cases are overdue than one look of the sweep reads; the locked one is among them, and so is the hold of the locked account.
+#[tokio::test]
+async fn a_locked_account_or_case_keeps_the_sweep_from_nobody_else() {
+    const OLDER: i64 = 600;
+    let world = with_accounts().await;
+    let too_much = |id: &str, account: &str| {
+        Event::payment("payment.succeeded", id, account, &format!("pay-{id}"), 1_000_000)
+    };
+    let hold = |id: &str, account: &str| {
+        Event::payment("payment.authorized", id, account, &format!("pay-{id}"), 80)
+            .with("expires_at", "2026-01-01T00:00:00Z")
+    };
+    let mut late: Vec<Event> = (0..OLDER).map(|n| too_much(&format!("older{n}"), "a7")).collect();
+    late.push(too_much("locked-case", "a6"));
+    let patient = [("order_wait_ms", "3600000"), ("waiting_sweep_ms", "60000")];
+    let worker = world.worker_with(&patient).await;
+    world.publish(&late).await;
+    applied(&world, "select count(*) from quarantine where state = 'waiting'", OLDER + 1).await;
+    world.publish(&[too_much("other", "a8"), hold("locked-hold", "a7")]).await;
+    world.settled(OTHERS + OLDER + 3).await;
+    worker.stop().await;
+    let mut operator = held(&world, "update accounts set balance = balance where account_id = 'a7'").await;
+    run(&mut operator, "select * from quarantine where event_id = 'locked-case' for update").await;
+
+    let worker = world.worker_with(&[("order_wait_ms", "1"), ("waiting_sweep_ms", "10")]).await;
+    world.publish(&[hold("hold", "a9")]).await;
+    let opened = "select count(*) from quarantine where event_id = 'other' and state = 'open'";
+    applied(&world, opened, 1).await;
+    let released = "select count(*) from ledger where account_id = 'a9' and type = 'payment.voided'";
+    applied(&world, released, 1).await;
+    let locked_case = "select count(*) from quarantine where event_id = 'locked-case' and state = 'open'";
+    let locked_hold = "select count(*) from ledger where account_id = 'a7' and type = 'payment.voided'";
+    assert_eq!((world.number(locked_case).await, world.number(locked_hold).await), (0, 0));
+    run(&mut operator, "rollback").await;
+    applied(&world, locked_case, 1).await;
+    applied(&world, locked_hold, 1).await;
+    applied(&world, "select count(*) from quarantine where state = 'waiting'", 0).await;
+    applied(&world, "select count(*) from payments where state = 'authorized'", 0).await;
+    worker.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
 /// Reads go on, and no message is taken; it is not given back until the broker gives it up either.
 #[tokio::test]
 async fn a_database_that_takes_no_writes_turns_no_payment_into_a_case() {
