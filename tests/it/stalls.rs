@@ -194,7 +194,7 @@ async fn a_locked_account_or_case_keeps_the_sweep_from_nobody_else() {
     };
     let mut late: Vec<Event> = (0..OLDER).map(|n| too_much(&format!("older{n}"), "a7")).collect();
     late.push(too_much("locked-case", "a6"));
-    let patient = [("order_wait_ms", "3600000"), ("waiting_sweep_ms", "60000")];
+    let patient = [("order_wait_ms", "3600000"), ("waiting_sweep_ms", "3600000")];
     let worker = world.worker_with(&patient).await;
     world.publish(&late).await;
     applied(&world, "select count(*) from quarantine where state = 'waiting'", OLDER + 1).await;
