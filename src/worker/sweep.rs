@@ -171,11 +171,11 @@ impl Sweep {
         if moved > 0 {
             info!(applied, duplicates, opened = refused, "waiting callbacks were decided again");
         }
-        if let Some(PassedOver { item: CaseId(case), cause }) = passed_over.first() {
-            if self.may_say() {
-                let cases = passed_over.len();
-                warn!(case, cases, cause = %cause, "cases were passed over; they are looked at again");
-            }
+        if let Some(PassedOver { item: CaseId(case), cause }) = passed_over.first()
+            && self.may_say()
+        {
+            let cases = passed_over.len();
+            warn!(case, cases, cause = %cause, "cases were passed over; they are looked at again");
         }
         Ok(moved)
     }
@@ -188,10 +188,10 @@ impl Sweep {
             .run(async |connection| holds::due(connection, after.as_ref(), REPLAY_BATCH_MAX).await)
             .await?;
         self.due_after = due.last;
-        if let Some(cause) = due.unreadable {
-            if self.may_say() {
-                warn!(cause = %cause, "a hold whose time is up cannot be read; mend its row in `payments`");
-            }
+        if let Some(cause) = due.unreadable
+            && self.may_say()
+        {
+            warn!(cause = %cause, "a hold whose time is up cannot be read; mend its row in `payments`");
         }
         let writer = format!("{name}/holds");
         let mut released = 0;
@@ -207,11 +207,11 @@ impl Sweep {
             info!(released, "holds whose time was up were released");
         }
         let passed_over = parts.passed_over();
-        if let Some(PassedOver { item, cause }) = passed_over.first() {
-            if self.may_say() {
-                let (event_id, holds) = (item.key.event_id.as_str(), passed_over.len());
-                warn!(event_id, holds, cause = %cause, "holds were passed over; they are looked at again");
-            }
+        if let Some(PassedOver { item, cause }) = passed_over.first()
+            && self.may_say()
+        {
+            let (event_id, holds) = (item.key.event_id.as_str(), passed_over.len());
+            warn!(event_id, holds, cause = %cause, "holds were passed over; they are looked at again");
         }
         Ok(released > 0 || self.due_after.is_some())
     }
