@@ -15,7 +15,7 @@ use super::{
     columns::{CASE_COLUMNS, optional, stored_case},
     members,
     quarantine::{self, Replayed},
-    rows::expect_rows,
+    rows::{each, expect_rows},
 };
 use crate::{
     crash::{self, Point},
@@ -144,6 +144,7 @@ pub async fn assign(
     // This transaction holds the account: nobody changes it between what is read here and what is written.
     let (cases, snapshot) = quarantine::load_cases(&mut transaction, &[id]).await?;
     let plan = decide(&snapshot, &cases);
+    in_order(&mut transaction, &plan).await?;
     let replayed = Replayed::of(&plan, &cases);
     crash::reach(Point::Replay).await?;
     let batch = Batch {
@@ -168,6 +169,25 @@ pub async fn assign(
     actions::end(&mut transaction, action, &words, &outcome).await?;
     apply::commit(transaction).await?;
     Ok(Acted::Done((assignment, replayed)))
+}
+
+/// Unlike a batch, an assignment has its transaction's id before it reads accounts: what was committed in between has a higher one, and a
+/// later version here would have a lower `ledger.txn` than the version before it. What is committed after the load loses to the version.
+async fn in_order(transaction: &mut PgConnection, plan: &Plan) -> Result<(), StoreError> {
+    let late: bool = sqlx::query_scalar(
+        "select exists (
+             select from unnest($1::text[]) as k(account_id),
+                  lateral (select txn from ledger l where l.account_id = k.account_id
+                           order by l.account_version desc limit 1) l
+             where l.txn > (select ahead + pg_current_xact_id()::text::bigint from ledger_clock))",
+    )
+    .bind(each(&plan.accounts, |change| change.account_id.as_str()))
+    .fetch_one(transaction)
+    .await?;
+    if late {
+        return Err(StoreError::Conflict("a later transaction changed an account first".to_owned()));
+    }
+    Ok(())
 }
 
 async fn change(

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Event, World};
+use crate::support::{Event, World, eventually};
 
 /// Exit code, the last line of standard output as JSON, standard error.
 type Said = (Option<i32>, Value, String);
@@ -234,6 +234,40 @@ async fn a_crash_while_a_proposal_is_carried_out_leaves_all_of_it_or_nothing() {
     }
     assert_eq!(world.account("a").await, Some((17, 0, 2)));
     world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_assignment_writes_after_what_was_committed_while_it_waited_for_its_account() {
+    let world = with_cases(&[500]).await;
+    assert_eq!(alone(&world, &["account", "open", "b", "EUR", "--why", "w"]).await.0, Some(0));
+    let funds = ["adjust", "b", "credit", "1000", "EUR", "--why", "start", "--by", "zoe"];
+    assert_eq!(alone(&world, &funds).await.0, Some(0));
+    let id = propose(&world, &["quarantine", "assign", "1", "--account", "b"], "anna").await;
+    let mut other = world.connect().await;
+    // A lock of the table is taken without a transaction id: that comes with the first write, after the one of the assignment.
+    sqlx::raw_sql("begin; lock table accounts in share mode").execute(&mut other).await.unwrap();
+    let between = async {
+        eventually("the assignment waits for its account", true, async || {
+            let waits = "select count(*) from pg_locks where relation = 'accounts'::regclass and not granted";
+            world.number(waits).await > 0
+        })
+        .await;
+        let batch = "update accounts set balance = balance + 1, version = version + 1 where account_id = 'b';
+            insert into ledger (source, event_id, leg, type, account_id, account_version, amount, currency,
+                                balance_delta, held_delta, balance_after, held_after, payload_sha256)
+            select source, 'between', 0, type, account_id, account_version + 1, 1, currency,
+                   1, 0, balance_after + 1, held_after, payload_sha256
+            from ledger where account_id = 'b';
+            commit";
+        sqlx::raw_sql(batch).execute(&mut other).await.unwrap();
+    };
+    let ((code, line, said), ()) = tokio::join!(approve(&world, &id, "bob"), between);
+    assert_eq!((code, &line["outcome"]["applied"]), (Some(0), &1.into()), "{line} {said}");
+    assert_eq!(world.account("b").await, Some((501, 0, 3)));
+    let order = "select count(*) from (select account_version as v, rank() over (order by txn) as r
+                                       from ledger where account_id = 'b') l where v <> r";
+    assert_eq!(world.number(order).await, 0, "feeds read the versions in order");
     world.close().await;
 }
 
