@@ -11,7 +11,7 @@ use crate::{
     worker::{
         adjust::{self, Requested},
         approvals::{self, Approver},
-        deeds,
+        case_actions,
         reverify::Trust,
     },
 };
@@ -27,7 +27,8 @@ pub(super) fn acts(keys: Keys, endpoints: Endpoints, config: &Config) -> Acts {
             let (keyring, endpoints) = (keys.current(), Arc::clone(&endpoints));
             Box::pin(async move {
                 let trust = Trust { keyring: &keyring, endpoints: &endpoints };
-                let done = deeds::carry_out(&mut connection, &order, action, &trust, policy, |_| {}).await;
+                let done =
+                    case_actions::carry_out(&mut connection, &order, action, &trust, policy, |_| {}).await;
                 connection.close().await;
                 done.map(drop)
             })

@@ -18,7 +18,7 @@ use crate::{
         quarantine::{Filter, Page},
     },
     worker::{
-        deeds::is_looked_at_again,
+        case_actions::is_looked_at_again,
         dry_run::{DryRun, End, Fate, Of},
         replay::REPLAY_BATCH_MAX,
         reverify::Trust,

@@ -19,7 +19,7 @@ use crate::{
         requests::{self, Start},
     },
     worker::{
-        deeds::{self, Done},
+        case_actions::{self, Done},
         reverify::Trust,
     },
 };
@@ -287,7 +287,8 @@ async fn work(
         progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let tell = |cases| progress.inc(cases);
-    let done = deeds::carry_out(&mut connection, &order, action, &trust, config.worker.policy(), tell).await;
+    let done =
+        case_actions::carry_out(&mut connection, &order, action, &trust, config.worker.policy(), tell).await;
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;

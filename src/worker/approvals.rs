@@ -3,7 +3,7 @@
 
 use super::{
     adjust::adjust,
-    deeds::{self, assign_now},
+    case_actions::{self, assign_now},
     replay::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
     reverify::Trust,
 };
@@ -144,7 +144,7 @@ async fn decide_again(
                 assign_to: None,
                 key: None,
             };
-            deeds::carry_out(connection, &order, approved.action, trust, policy, |_| {}).await?;
+            case_actions::carry_out(connection, &order, approved.action, trust, policy, |_| {}).await?;
         }
         Verb::Reopen | Verb::Discard | Verb::Assign => {
             let resolver = Resolver { by: approver.name, why: &row.why };

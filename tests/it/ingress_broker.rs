@@ -11,6 +11,16 @@ use payonce::{
 
 use crate::support::{Answered, DEADLINE, MuteProxy, OwnServer, RunningIngress, World, eventually};
 
+/// An ingress that the broker has taken on, and says nothing to from then on.
+async fn without_confirms(world: &World) -> (MuteProxy, RunningIngress) {
+    let proxy = MuteProxy::before(&world.amqp_url).await;
+    let url = proxy.url(&world.amqp_url);
+    let ingress = RunningIngress::start(world, &url, IngressConfig::default(), None).await;
+    ingress.connected().await;
+    proxy.mute(true);
+    (proxy, ingress)
+}
+
 /// Waits until a webhook is answered with yes; every answer before that is a 503 that says when to come back.
 async fn accepted_at_last(ingress: &RunningIngress, id: &str) {
     let made = ingress.sample("stripe", "", id, 100);
@@ -68,11 +78,7 @@ async fn while_the_broker_is_killed_or_in_alarm_webhooks_are_refused_and_taken_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confirm_that_never_comes_is_not_waited_for_and_what_waits_is_bounded() {
     let world = World::new().await;
-    let proxy = MuteProxy::before(&world.amqp_url).await;
-    let url = proxy.url(&world.amqp_url);
-    let ingress = RunningIngress::start(&world, &url, IngressConfig::default(), None).await;
-    ingress.connected().await;
-    proxy.mute(true);
+    let (proxy, ingress) = without_confirms(&world).await;
     let made = ingress.sample("stripe", "", "1", 100);
     let answer = tokio::time::timeout(DEADLINE, ingress.post("/stripe", &made)).await.expect("an answer");
     assert!(is_refusal(&answer), "{answer:?}");
@@ -104,11 +110,7 @@ async fn a_confirm_that_never_comes_is_not_waited_for_and_what_waits_is_bounded(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_its_confirm_when_the_ingress_is_told_to_stop_has_its_answer() {
     let world = World::new().await;
-    let proxy = MuteProxy::before(&world.amqp_url).await;
-    let url = proxy.url(&world.amqp_url);
-    let ingress = RunningIngress::start(&world, &url, IngressConfig::default(), None).await;
-    ingress.connected().await;
-    proxy.mute(true);
+    let (_proxy, ingress) = without_confirms(&world).await;
     let (confirmed, lost) =
         (ingress.sample("stripe", "", "confirmed", 100), ingress.sample("stripe", "", "lost", 100));
     let queue = world.names().queue;

@@ -1,7 +1,7 @@
 //! The providers' own SDKs, installed by `make sdks`, against the ingress: what they sign is accepted, and what `payonce ingress send` makes
 //! is right to them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use payonce::{
     config::EndpointConfig,
@@ -12,17 +12,13 @@ use payonce::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::support::{RunningIngress, World};
+use crate::support::{RunningIngress, World, ask_sdks};
 
 const PROVIDERS: [&str; 5] = ["stripe", "adyen", "razorpay", "square", "standard-webhooks"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_providers_own_sdks_sign_is_accepted_and_our_samples_are_right_to_them() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let installed = root.join(".local/sdks");
-    assert!(installed.join("installed").exists(), "the SDKs are not installed: run `make sdks`");
     let world = World::new().await;
     let ingress = RunningIngress::new(&world).await;
     let asked = PROVIDERS.map(|provider| {
@@ -36,21 +32,7 @@ async fn what_the_providers_own_sdks_sign_is_accepted_and_our_samples_are_right_
             "headers": headers, "body": String::from_utf8(made.body).unwrap(),
         })
     });
-    let mut child = Command::new("node")
-        .arg(root.join("tests/sdks/sdks.mjs"))
-        .current_dir(&installed)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node runs");
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(json!(asked).to_string().as_bytes()).await.unwrap();
-    drop(input);
-    let output = child.wait_with_output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let answers = ask_sdks("sdks.mjs", &json!(asked)).await;
     let endpoints = Endpoints::open(&ingress.configs).unwrap_or_default();
     let mut signed = 0;
     for answer in answers.as_array().unwrap() {
@@ -75,18 +57,7 @@ async fn what_the_providers_own_sdks_sign_is_accepted_and_our_samples_are_right_
 
 #[tokio::test]
 async fn notifications_that_the_sdks_of_alipay_and_wechat_pay_verify_are_money_here() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let installed = root.join(".local/sdks");
-    assert!(installed.join("installed").exists(), "the SDKs are not installed: run `make sdks`");
-    let output = Command::new("node")
-        .arg(root.join("tests/sdks/rsa.mjs"))
-        .current_dir(&installed)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("node runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let made = ask_sdks("rsa.mjs", &Value::Null).await;
     for one in made.as_array().unwrap() {
         let provider = one["provider"].as_str().unwrap();
         assert_eq!(one["verified"], json!(true), "{provider}'s SDK refuses it");

@@ -4,7 +4,7 @@ use lapin::{BasicProperties, options::BasicPublishOptions};
 use payonce::broker;
 use serde_json::Value;
 
-use crate::support::{Event, World, eventually};
+use crate::support::{Event, RunningWorker, World, eventually};
 
 /// Runs `payonce quarantine …` and returns its exit code and the lines of its output.
 async fn quarantine(world: &World, arguments: &[&str]) -> (i32, Vec<Value>) {
@@ -272,9 +272,8 @@ async fn a_payment_to_a_mistyped_account_is_assigned_and_applied_once() {
     world.close().await;
 }
 
-#[tokio::test]
-async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason() {
-    let world = World::new().await;
+/// A payment of 300 to a mistyped account, assigned to alice, who has 10: two callbacks are settled.
+async fn assigned_to_who_cannot_pay(world: &World) -> (RunningWorker, Event) {
     let worker = world.worker().await;
     world.publish(&[Event::deposit("d", "alice", 10)]).await;
     world.settled(1).await;
@@ -282,8 +281,15 @@ async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason(
     world.publish(std::slice::from_ref(&payment)).await;
     world.settled(2).await;
     let (code, report) =
-        quarantine(&world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
+        quarantine(world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
     assert_eq!((code, &report[0]["refused"]), (0, &1.into()));
+    (worker, payment)
+}
+
+#[tokio::test]
+async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason() {
+    let world = World::new().await;
+    let (worker, payment) = assigned_to_who_cannot_pay(&world).await;
     assert_eq!(cases(&world).await, [case("s", "insufficient_funds", "open")]);
     // It stays assigned: a copy finds no money either, and a replay goes to the same account, whatever the message names.
     world.publish(&[payment]).await;
@@ -303,13 +309,7 @@ async fn an_assigned_case_that_cannot_be_applied_stays_open_with_its_new_reason(
 #[tokio::test]
 async fn a_copy_of_an_assigned_case_is_decided_for_the_account_that_it_was_assigned_to() {
     let world = World::new().await;
-    let worker = world.worker().await;
-    world.publish(&[Event::deposit("d", "alice", 10)]).await;
-    world.settled(1).await;
-    let payment = Event::payment("payment.succeeded", "s", "alcie", "p", 300);
-    world.publish(std::slice::from_ref(&payment)).await;
-    world.settled(2).await;
-    quarantine(&world, &["assign", "1", "--account", "alice", "--why", "a slip of the pen"]).await;
+    let (worker, payment) = assigned_to_who_cannot_pay(&world).await;
     // Somebody opens the account that the callback names, and it has the money.
     world.publish(&[Event::deposit("d2", "alcie", 1_000)]).await;
     world.settled(3).await;

@@ -1,7 +1,7 @@
 //! Subscribers over HTTPS: every row that they want, signed, per account in the order of versions, once or more, whatever they answer and
 //! whatever is killed when; and nobody waits for one that is slow or dead.
 
-use std::{path::Path, process::Stdio};
+use std::path::Path;
 
 use payonce::{
     config,
@@ -9,10 +9,9 @@ use payonce::{
     store::{self, webhooks},
 };
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    Authority, EventReader, Received, Receiver, SECRETS, World, eventually, is_signed, status,
+    Authority, EventReader, Received, Receiver, SECRETS, World, ask_sdks, eventually, is_signed, status,
 };
 
 /// Rows as a worker would write them: the next versions of this account.
@@ -37,9 +36,6 @@ async fn post(connection: &mut store::PgConnection, account: &str, versions: std
 
 /// What the `standardwebhooks` package, which the project does not make, says of requests.
 async fn verified_by_their_library(received: &[Received]) -> Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let installed = root.join(".local/sdks");
-    assert!(installed.join("installed").exists(), "the SDKs are not installed: run `make sdks`");
     let asked: Vec<Value> = SECRETS
         .iter()
         .flat_map(|secret| received.iter().map(move |one| (secret, one)))
@@ -48,21 +44,7 @@ async fn verified_by_their_library(received: &[Received]) -> Value {
                     "body": String::from_utf8(one.body.clone()).unwrap() })
         })
         .collect();
-    let mut child = tokio::process::Command::new("node")
-        .arg(root.join("tests/sdks/sdks.mjs"))
-        .current_dir(&installed)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node runs");
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(json!(asked).to_string().as_bytes()).await.unwrap();
-    drop(input);
-    let output = child.wait_with_output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    ask_sdks("sdks.mjs", &json!(asked)).await
 }
 
 #[tokio::test]

@@ -162,36 +162,36 @@ pub async fn change_schema(site: &Site, pool: &mut Pool, time: Duration) -> anyh
 pub async fn deadlocks(site: &Site) -> anyhow::Result<u64> {
     let counted = "select deadlocks from pg_stat_database where datname = current_database()";
     let (mut connection, mut observer) = (site.connect().await?, site.connect().await?);
-    let rival_id: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+    let operator_id: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
     let before: i64 = sqlx::query_scalar(counted).fetch_one(&mut observer).await?;
     // A worker waits for a lock no longer than a second, which is also when PostgreSQL looks for deadlocks: here it looks at once.
     sqlx::raw_sql("alter system set deadlock_timeout = '20ms'").execute(&mut observer).await?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut observer).await?;
     let mut deadlocked = 0;
     for _ in 0..20 {
-        let mut rival = connection.begin().await?;
+        let mut operator = connection.begin().await?;
         // One of the busiest accounts, behind which a worker's batch has others in its order.
         sqlx::raw_sql(
             "select from accounts where account_id =
                  (select max(account_id) from (select account_id from accounts order by version desc limit 10) as busy)
              for update",
         )
-        .execute(&mut *rival)
+        .execute(&mut *operator)
         .await?;
         // A worker that waits for it holds those before it.
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
             let waiting = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
-            let waiting: i64 = sqlx::query_scalar(waiting).bind(rival_id).fetch_one(&mut observer).await?;
+            let waiting: i64 = sqlx::query_scalar(waiting).bind(operator_id).fetch_one(&mut observer).await?;
             if waiting > 0 {
                 break;
             }
             sleep(Duration::from_millis(20)).await;
         }
-        // Fails where the rival is the one that PostgreSQL ends.
+        // Fails where this transaction is the one that PostgreSQL ends.
         let all = sqlx::raw_sql("select from accounts order by account_id desc for update");
-        drop(all.execute(&mut *rival).await);
-        rival.rollback().await?;
+        drop(all.execute(&mut *operator).await);
+        operator.rollback().await?;
         // Statistics of a session are reported when it is idle.
         sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut connection).await?;
         sqlx::raw_sql("select pg_stat_clear_snapshot()").execute(&mut observer).await?;
