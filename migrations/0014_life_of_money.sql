@@ -24,21 +24,25 @@ alter table ledger
 alter table ledger drop constraint ledger_key;
 alter table ledger add constraint ledger_key unique (event_id, source, leg);
 -- The second idempotency key. Of a type that happens once per payment the payment's id stands in for an operation id that it does not
--- have. A database of before may hold two deposits with one payment id, which was allowed: there only later ones are bound.
+-- have. A database of before may hold rows that this makes equal, as two deposits with one payment id: of these the first has the key.
+alter table ledger add column repeats_payment_id boolean
+    constraint ledger_repeats_payment_id check (repeats_payment_id is null or repeats_payment_id and operation_id is null);
+comment on column ledger.repeats_payment_id is 'Of a row of before schema 14 whose payment id, as its second key, an earlier row has; else null.';
+alter table ledger disable trigger ledger_append_only;
+update ledger l set repeats_payment_id = true
+from (select source, event_id,
+             row_number() over (partition by coalesce(operation_id, payment_id), type, source
+                                order by operation_id is null, recorded_at, event_id) as place
+      from ledger
+      where type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded')
+        and (operation_id is not null or payment_id is not null)) k
+where k.place > 1 and l.event_id = k.event_id and l.source = k.source;
+alter table ledger enable trigger ledger_append_only;
 drop index ledger_operation;
-do $$
-declare
-    since text := '';
-begin
-    if exists (select from ledger where type = 'deposit.succeeded' and operation_id is null and payment_id is not null
-               group by payment_id, source having count(*) > 1) then
-        since := format(' and (operation_id is not null or recorded_at > %L)', clock_timestamp());
-    end if;
-    execute 'create unique index ledger_operation on ledger (coalesce(operation_id, payment_id), type, source)
-             where leg = 0 and (operation_id is not null or payment_id is not null
-                                and type in (''deposit.succeeded'', ''payment.authorized'', ''payment.succeeded''))' || since;
-end
-$$;
+create unique index ledger_operation on ledger (coalesce(operation_id, payment_id), type, source)
+    where leg = 0 and repeats_payment_id is null
+      and (operation_id is not null or payment_id is not null
+                                       and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'));
 
 -- What state and sums do not say by themselves: ledger::Facts. Null for most payments.
 alter table payments add column facts jsonb;

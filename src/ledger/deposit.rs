@@ -32,6 +32,10 @@ impl Running {
     }
 }
 
+/// Ledger rows that one deposit may have, its own included. Each callback that takes it back or gives it back reads them all; a provider
+/// that gives one payment id to everything must not make that the whole ledger.
+pub const DEPOSIT_ROWS_MAX: i64 = 10_000;
+
 /// Money that came in under one payment id, and its way back. Read from the ledger's rows, not stored by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deposit {
@@ -47,6 +51,8 @@ pub struct Deposit {
     pub disputed: Running,
     /// What of both came again.
     pub reinstated: Running,
+    /// Whether it has more than [`DEPOSIT_ROWS_MAX`] ledger rows, so that the sums are not those of all.
+    pub is_too_long: bool,
 }
 
 impl Deposit {
@@ -54,7 +60,15 @@ impl Deposit {
     #[must_use]
     pub fn expected(account_id: AccountId, currency: Currency) -> Self {
         let none = Running::default();
-        Self { account_id, currency, brought: none, refunded: none, disputed: none, reinstated: none }
+        Self {
+            account_id,
+            currency,
+            brought: none,
+            refunded: none,
+            disputed: none,
+            reinstated: none,
+            is_too_long: false,
+        }
     }
 
     /// The sum that callbacks of this kind add to; `None` for one that is no deposit's.
@@ -102,6 +116,12 @@ impl Deposit {
 
     /// Whether what was taken back is within what came, and what came again within what was taken.
     pub(super) fn check_bounds(&self) -> Result<(), Obstacle> {
+        if self.is_too_long {
+            let detail = format!(
+                "its payment_id has over {DEPOSIT_ROWS_MAX} rows of deposits: one id for many payments? Put it right by `payonce adjust`"
+            );
+            return Err(Obstacle::Refused(Reason::InvalidTransition, detail));
+        }
         let (brought, taken, reinstated) =
             (self.brought.minor_units(), self.taken(), self.reinstated.minor_units());
         if brought == 0 {

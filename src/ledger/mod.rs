@@ -26,7 +26,7 @@ pub use callback::{
 pub use correction::Correction;
 pub use currency::Currency;
 pub use decide::{Expires, decide, decide_cases, give_up};
-pub use deposit::{Deposit, Running};
+pub use deposit::{DEPOSIT_ROWS_MAX, Deposit, Running};
 pub use kind::{Direction, Kind, OPERATOR_SOURCE};
 pub use payment::{Adjustment, Facts, Payment, PaymentState};
 pub use plan::{

@@ -129,7 +129,12 @@ pub const CHECKS: &[Check] = &[
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
                              select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
-                    when type = 'payment.authorized' then balance_delta <> 0 or held_delta not between 0 and amount
+                    when type = 'payment.authorized' then balance_delta <> 0
+                         -- Its adjustment may stand before it: then this row brings all of the hold.
+                         or not (held_delta between 0 and amount or held_delta > amount and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source
+                                and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                         ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
@@ -158,7 +163,12 @@ pub const CHECKS: &[Check] = &[
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
                              select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
-                    when type = 'payment.authorized' then balance_delta <> 0 or held_delta not between 0 and amount
+                    when type = 'payment.authorized' then balance_delta <> 0
+                         -- Its adjustment may stand before it: then this row brings all of the hold.
+                         or not (held_delta between 0 and amount or held_delta > amount and exists (
+                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source
+                                and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                         ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
@@ -206,10 +216,10 @@ pub const CHECKS: &[Check] = &[
               from ledger
               where leg = 0 and (operation_id is not null or payment_id is not null
                                  and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
-              group by source, type, coalesce(operation_id, payment_id)
-              -- Two deposits with one payment id were allowed before schema 14.
-              having count(*) > 1 and (type <> 'deposit.succeeded' or bool_or(operation_id is not null)
-                     or max(recorded_at) >= (select installed_on from _sqlx_migrations where version = 14))",
+                    -- Two deposits with one payment id were allowed before schema 14.
+                    and (repeats_payment_id is null
+                         or recorded_at >= (select installed_on from _sqlx_migrations where version = 14))
+              group by source, type, coalesce(operation_id, payment_id) having count(*) > 1",
         since: Since::Sql(
             "select format('%s %s %s: %s rows', l.source, l.type, coalesce(l.operation_id, l.payment_id), count(*))
              from (select distinct source, type, coalesce(operation_id, payment_id) as operation_id from ledger
@@ -219,9 +229,9 @@ pub const CHECKS: &[Check] = &[
              join ledger l on l.source = n.source and l.type = n.type and coalesce(l.operation_id, l.payment_id) = n.operation_id
                   and l.leg = 0 and (l.operation_id is not null or l.payment_id is not null
                                      and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
-             group by l.source, l.type, coalesce(l.operation_id, l.payment_id)
-             having count(*) > 1 and (l.type <> 'deposit.succeeded' or bool_or(l.operation_id is not null)
-                    or max(l.recorded_at) >= (select installed_on from _sqlx_migrations where version = 14))",
+                  and (l.repeats_payment_id is null
+                       or l.recorded_at >= (select installed_on from _sqlx_migrations where version = 14))
+             group by l.source, l.type, coalesce(l.operation_id, l.payment_id) having count(*) > 1",
         ),
     },
     Check {

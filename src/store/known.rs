@@ -73,7 +73,7 @@ const KNOWN_ROWS: &str = "
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
          lateral (select * from ledger l
                   where coalesce(l.operation_id, l.payment_id) = k.operation_id and l.type = k.type and l.source = k.source
-                    and l.leg = 0
+                    and l.leg = 0 and l.repeats_payment_id is null
                     and (l.operation_id is not null or l.payment_id is not null
                          and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded')) limit 1) l";
 

@@ -19,8 +19,9 @@ use super::{
     waiting::load_waiting,
 };
 use crate::ledger::{
-    Account, AccountId, AccountStatus, Callback, Currency, Deposit, Facts, Kind, Movement, OperationId,
-    OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Running, Snapshot, Source, Unwritten,
+    Account, AccountId, AccountStatus, Callback, Currency, DEPOSIT_ROWS_MAX, Deposit, Facts, Kind, Movement,
+    OperationId, OperationKey, Payment, PaymentId, PaymentKey, PaymentState, Running, Snapshot, Source,
+    Unwritten,
 };
 
 /// Loads all that [`crate::ledger::decide`] needs to know about these callbacks.
@@ -144,7 +145,7 @@ async fn find_accounts(
         "select {MOVEMENT}
          from unnest($1::text[], $2::text[]) as k(source, operation_id),
               lateral (select * from ledger l
-                       where l.operation_id = k.operation_id and l.source = k.source and l.leg = 0
+                       where l.operation_id = k.operation_id and l.source = k.source and l.leg = 0 and l.repeats_payment_id is null
                          and coalesce(l.operation_id, l.payment_id) = k.operation_id limit 16) l"
     )))
     .bind(operations.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
@@ -260,19 +261,21 @@ async fn load_deposits(
         return Ok(());
     }
     let rows = sqlx::query(
-        "select k.source, k.payment_id, l.account_id, l.currency, l.type, l.sum::bigint, l.total::bigint
+        "select k.source, k.payment_id, l.account_id, l.currency, l.type, l.sum::bigint, l.total::bigint, l.rows::bigint
          from unnest($1::text[], $2::text[]) as k(source, payment_id),
-              lateral (select l.account_id, l.currency, l.type,
+              lateral (select l.account_id, l.currency, l.type, sum(count(*)) over () as rows,
                               coalesce(sum(l.amount) filter (where l.type = 'deposit.succeeded' or l.members ->> 'cumulative' is null),
                                        0) as sum,
                               coalesce(max(l.amount) filter (where l.type <> 'deposit.succeeded' and l.members ->> 'cumulative' is not null),
                                        0) as total
-                       from ledger l
-                       where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%'
+                       from (select * from ledger l
+                             where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%'
+                             limit $3) l
                        group by l.account_id, l.currency, l.type order by min(l.recorded_at), l.account_id limit 16) l",
     )
     .bind(keys.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
     .bind(keys.iter().map(|key| key.payment_id.as_str()).collect::<Vec<_>>())
+    .bind(DEPOSIT_ROWS_MAX + 1)
     .fetch_all(&mut *connection)
     .await?;
     for row in rows {
@@ -280,6 +283,7 @@ async fn load_deposits(
         let currency = column(&row, "currency", Currency::parse)?;
         let entry = snapshot.deposits.entry(payment_key(&row)?);
         let deposit = entry.or_insert_with(|| Deposit::expected(account_id.clone(), currency));
+        deposit.is_too_long = row.try_get::<i64, _>("rows")? > DEPOSIT_ROWS_MAX;
         // Of two deposits with one payment's id the older one's account has it.
         if deposit.account_id == account_id
             && let Some(sum) = deposit.sum_of(column(&row, "type", Kind::parse)?)
@@ -335,6 +339,6 @@ fn add_movements(rows: &[PgRow], snapshot: &mut Snapshot) -> Result<(), StoreErr
 
 /// The ledger row `l` with the second key `k`, as the index `ledger_operation` has it.
 const LEDGER_OPERATION: &str = "coalesce(l.operation_id, l.payment_id) = k.operation_id and l.type = k.type
-    and l.source = k.source and l.leg = 0
+    and l.source = k.source and l.leg = 0 and l.repeats_payment_id is null
     and (l.operation_id is not null or l.payment_id is not null
          and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))";

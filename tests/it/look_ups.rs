@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use payonce::{
+    ledger::DEPOSIT_ROWS_MAX,
     store::{self, Database},
     wire,
 };
 use sqlx::Connection;
 
-use crate::support::{Event, World, eventually};
+use crate::support::{Event, SOURCE, World, eventually};
 
 /// A database that was migrated, then analysed, then put to work: its statistics say that every table is empty.
 async fn analysed_empty() -> World {
@@ -138,6 +139,35 @@ async fn one_unopened_account_for_everything_costs_no_more_with_each_callback() 
         .map(|n| Event::payment("payment.succeeded", &format!("b{n}"), "nobody", &format!("pay{n}"), 1 + n))
         .collect();
     a_constant_key_is_looked_up_in_constant_time(&[], &constant).await;
+}
+
+/// A provider that gives all deposits one payment id: what takes one back reads no more than so many rows, and then needs a person.
+#[tokio::test]
+async fn a_deposit_of_more_rows_than_are_read_is_taken_back_by_a_person_only() {
+    let world = World::new().await;
+    let fill = |rows: i64, payment_id: &'static str, account: &'static str| {
+        format!(
+            "insert into ledger (source, event_id, type, account_id, account_version, payment_id, operation_id, amount, currency,
+                                 balance_delta, held_delta, balance_after, held_after, payload_sha256)
+             select '{SOURCE}', '{account}' || n, 'deposit.succeeded', '{account}', n, '{payment_id}', '{account}' || n, 1, 'EUR',
+                    1, 0, n, 0, sha256('') from generate_series(1, {rows}) n;
+             insert into accounts (account_id, currency, balance, held, version) values ('{account}', 'EUR', {rows}, 0, {rows});"
+        )
+    };
+    let filled = fill(DEPOSIT_ROWS_MAX, "all", "a") + &fill(DEPOSIT_ROWS_MAX + 1, "more", "b");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(filled)).execute(&mut world.connect().await).await.unwrap();
+    let worker = world.worker().await;
+    let refund = |id: &str, account: &str, payment: &str, amount| {
+        Event::payment("deposit.refunded", id, account, payment, amount).operation(id)
+    };
+    world.publish(&[refund("r1", "a", "all", DEPOSIT_ROWS_MAX), refund("r2", "b", "more", 1)]).await;
+    world.settled(2).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((0, 0, DEPOSIT_ROWS_MAX + 1)));
+    assert_eq!(world.account("b").await, Some((DEPOSIT_ROWS_MAX + 1, 0, DEPOSIT_ROWS_MAX + 1)));
+    let case = ("r2".to_owned(), "invalid_transition".to_owned(), "open".to_owned(), 1);
+    assert_eq!(world.cases().await, [(Some(case.0), case.1, case.2, case.3)]);
+    world.close().await;
 }
 
 /// Making a plan for each batch's values costs more than carrying it out, where batches are small.

@@ -37,6 +37,7 @@ mod least_privilege;
 mod lifecycle;
 mod look_ups;
 mod malformed_neighbours;
+mod migrations;
 mod mismatch;
 mod money;
 mod monitoring;

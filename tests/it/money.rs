@@ -101,6 +101,18 @@ fn stories() -> Vec<Story> {
             payment: Some(("authorized", 90, 60, 0)),
         },
         Story {
+            name: "an adjustment upwards, captured and given back, of an account that could not bear it alone",
+            events: vec![
+                Event::deposit("d", "a", 60),
+                p("payment.authorized", "auth", 100),
+                p("payment.authorization_adjusted", "up", 150),
+                p("payment.captured", "cap", 150).operation("c1"),
+                p("refund.succeeded", "back", 150).operation("r1"),
+            ],
+            end: (60, 0),
+            payment: Some(("captured", 150, 150, 150)),
+        },
+        Story {
             name: "a capture and a refund that fail",
             events: vec![
                 deposit(),

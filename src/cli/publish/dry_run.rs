@@ -43,7 +43,16 @@ pub(super) async fn run(config: &Config, asked: Asked) -> Result<(), Failure> {
     let mut report = Report::begin(asked.json);
     let mut taken = Vec::with_capacity(LINES_PER_TURN_MAX);
     let mut callbacks = 0_u64;
-    while lines.recv_many(&mut taken, LINES_PER_TURN_MAX).await > 0 {
+    loop {
+        // Batches are full, so that what is said does not depend on how fast the lines are read.
+        while let room @ 1.. = LINES_PER_TURN_MAX - taken.len() {
+            if lines.recv_many(&mut taken, room).await == 0 {
+                break;
+            }
+        }
+        if taken.is_empty() {
+            break;
+        }
         let mut batch: Vec<(Place, Callback)> = Vec::with_capacity(taken.len());
         for line in taken.drain(..) {
             let line = line.map_err(Failure::Usage)?;
