@@ -57,7 +57,7 @@ pub struct IngressConfig {
     pub forwarded_header: String,
     /// Connections at once, at most.
     pub connections_max: usize,
-    /// Requests in work at once, at most; further ones are answered with 503.
+    /// Requests whose bodies have come, in work at once, at most; further ones are answered with 503.
     pub requests_max: usize,
     /// How long a client may take for the headers of a request, for a TLS handshake, and before it says anything, in milliseconds.
     pub headers_deadline_ms: u32,

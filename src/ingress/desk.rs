@@ -16,14 +16,13 @@ use hyper::{
     body::{Body, Bytes, Incoming},
     header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
     clock,
     endpoint::{Endpoint, Endpoints, Received},
-    limits::Rate,
+    limits::{Bodies, NoRoom, Rate, Room},
     outbox::Outbox,
     providers::{Answer, Probe, Refused},
     request::Request,
@@ -35,8 +34,12 @@ use crate::{
 
 /// Largest body of a request, in bytes (contract §8).
 pub const BODY_BYTES_MAX: usize = 1_048_576;
-/// Bytes of bodies in memory at once, in KiB; beyond it requests are refused.
+/// Memory for requests whose bodies come or are mapped, in KiB; beyond it requests are refused.
 const BODIES_KIB_MAX: usize = 65_536;
+/// How much of it those of one address may take: who sends slowly is in nobody else's way.
+const BODIES_SHARE_KIB_MAX: usize = BODIES_KIB_MAX / 4;
+/// What a request takes of it before a byte of its body has come: its headers and its task.
+const HEAD_KIB: usize = 8;
 /// What a provider is asked to wait before it sends again, in seconds.
 const RETRY_AFTER_S: u64 = 5;
 /// A cause of refusals is logged at most so often.
@@ -91,7 +94,7 @@ pub struct Desk {
     began: Instant,
     requests_max: usize,
     in_work: AtomicUsize,
-    bodies: Arc<Semaphore>,
+    bodies: Arc<Bodies>,
     body_deadline: Duration,
     trusted_proxies: Vec<IpAddr>,
     forwarded_header: String,
@@ -119,7 +122,7 @@ impl Desk {
             began: Instant::now(),
             requests_max: config.requests_max,
             in_work: AtomicUsize::new(0),
-            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            bodies: Arc::new(Bodies::new(BODIES_KIB_MAX, BODIES_SHARE_KIB_MAX)),
             body_deadline: Duration::from_millis(config.body_deadline_ms.into()),
             trusted_proxies: config.trusted_proxies.clone(),
             forwarded_header: config.forwarded_header.to_ascii_lowercase(),
@@ -170,9 +173,6 @@ impl Desk {
         let began = Instant::now();
         let (counted, answer) = self.take(endpoint, request, peer).await;
         metrics::ingress::answered(&endpoint.path, counted.as_str(), began.elapsed());
-        if matches!(counted, Counted::Accepted | Counted::Ignored | Counted::Unmapped) {
-            metrics::ingress::heard(&endpoint.path, clock::now());
-        }
         answer
     }
 
@@ -188,12 +188,9 @@ impl Desk {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             (counted, answer)
         };
-        if let Err(wait) = self.rate.take(&endpoint.path, self.sender(&request, peer), self.began.elapsed()) {
+        let sender = self.sender(&request, peer);
+        if let Err(wait) = self.rate.take(&endpoint.path, sender, self.began.elapsed()) {
             return busy(Counted::RateLimited, 429, wait.as_secs() + 1);
-        }
-        let _place = Place(&self.in_work);
-        if self.in_work.fetch_add(1, Ordering::AcqRel) >= self.requests_max {
-            return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
         }
         let (head, body) = request.into_parts();
         let pairs =
@@ -216,12 +213,19 @@ impl Desk {
         if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
             return no(Counted::Malformed, 415);
         }
-        let permits = match self.read(body, &mut request.body).await {
-            Ok(permits) => permits,
+        let mut room = self.bodies.room(sender);
+        match self.read(body, &mut request.body, &mut room).await {
+            Ok(()) => {}
             Err(Unread::TooLarge) => return no(Counted::TooLarge, 413),
             Err(Unread::Slow) => return no(Counted::Malformed, 408),
-            Err(Unread::NoRoom) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
-        };
+            Err(Unread::NoRoom(NoRoom::Full)) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
+            Err(Unread::NoRoom(NoRoom::Share)) => return busy(Counted::RateLimited, 429, RETRY_AFTER_S),
+        }
+        // Only now, or whoever sends a body slowly would hold a place for all of its deadline.
+        let _place = Place(&self.in_work);
+        if self.in_work.fetch_add(1, Ordering::AcqRel) >= self.requests_max {
+            return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
+        }
         let now_s = clock::now().as_secs();
         let received = endpoint.receive(&request, i64::try_from(now_s).unwrap_or(i64::MAX));
         let bytes = request.body.len();
@@ -250,7 +254,10 @@ impl Desk {
                 return no(Counted::Malformed, 400);
             }
         };
-        drop(permits);
+        drop(room);
+        if received.is_signed {
+            metrics::ingress::heard(&endpoint.path, clock::now());
+        }
         let counted = counted(&received);
         let Received { messages, unmapped, .. } = received;
         if let Err(cause) = self.outbox.publish(&endpoint.terms.source, messages).await {
@@ -289,24 +296,23 @@ impl Desk {
             .unwrap_or(peer)
     }
 
-    async fn read(&self, body: Incoming, into: &mut Vec<u8>) -> Result<Vec<OwnedSemaphorePermit>, Unread> {
+    async fn read(&self, body: Incoming, into: &mut Vec<u8>, room: &mut Room) -> Result<(), Unread> {
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return Err(Unread::TooLarge);
         }
+        room.grow(HEAD_KIB).map_err(Unread::NoRoom)?;
         let reading = async {
-            let (mut body, mut permits) = (body, Vec::new());
+            let mut body = body;
             while let Some(frame) = body.frame().await {
                 let Ok(data) = frame.map_err(|_| Unread::Slow)?.into_data() else { continue };
                 if into.len() + data.len() > BODY_BYTES_MAX {
                     return Err(Unread::TooLarge);
                 }
-                let kib =
-                    u32::try_from((into.len() + data.len()).div_ceil(1_024) - into.len().div_ceil(1_024));
-                let more = Arc::clone(&self.bodies).try_acquire_many_owned(kib.unwrap_or(u32::MAX));
-                permits.push(more.map_err(|_| Unread::NoRoom)?);
+                let kib = (into.len() + data.len()).div_ceil(1_024) - into.len().div_ceil(1_024);
+                room.grow(kib).map_err(Unread::NoRoom)?;
                 into.extend_from_slice(&data);
             }
-            Ok(permits)
+            Ok(())
         };
         tokio::time::timeout(self.body_deadline, reading).await.unwrap_or(Err(Unread::Slow))
     }
@@ -346,7 +352,7 @@ fn tell(endpoints: &Endpoints) {
 enum Unread {
     TooLarge,
     Slow,
-    NoRoom,
+    NoRoom(NoRoom),
 }
 
 /// One count for a request with several events: what a person has to look at comes first.

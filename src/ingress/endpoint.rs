@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     envelope::{self, Kept},
-    mapping::{AccountPath, Capture, Item, Outcome, Purpose, Terms},
+    mapping::{Accepted, AccountPath, Capture, Item, Outcome, Purpose, Terms},
     providers::{self, Kind, Provider, Refused},
     request::Request,
     secrets::Secrets,
@@ -50,6 +50,8 @@ pub struct Received {
     pub unmapped: Vec<String>,
     /// Events that are no money.
     pub ignored: u64,
+    /// Whether it proves that the provider sent it: else it is no sign that the provider still does.
+    pub is_signed: bool,
 }
 
 impl Endpoint {
@@ -79,39 +81,50 @@ impl Endpoint {
     pub fn receive(&self, request: &Request, now_s: i64) -> Result<Received, Refused> {
         self.provider.verify(request, now_s)?;
         let items = self.provider.map(request, &self.terms).map_err(Refused::Malformed)?;
-        let mut received = Received { messages: Vec::new(), accepted: 0, unmapped: Vec::new(), ignored: 0 };
-        for (at, item) in items.iter().enumerate() {
-            match &item.outcome {
+        let is_unmapped = |item: &Item| matches!(item.outcome, Outcome::Unmapped(_));
+        // Each event that a person looks at keeps its own part of the request: together never more than came.
+        let parts = match items.len() {
+            2.. if items.iter().any(is_unmapped) => {
+                let parts = self.provider.apart(request).map_err(Refused::Malformed)?;
+                if parts.len() != items.len() {
+                    return Err(Refused::Malformed("the request's events cannot be told apart".to_owned()));
+                }
+                parts
+            }
+            0.. => Vec::new(),
+        };
+        let mut received = Received {
+            messages: Vec::with_capacity(items.len()),
+            accepted: 0,
+            unmapped: Vec::new(),
+            ignored: 0,
+            is_signed: false,
+        };
+        for (at, Item { id, kind, outcome }) in items.into_iter().enumerate() {
+            match outcome {
                 Outcome::Ignored(_) => received.ignored += 1,
-                Outcome::Accepted(accepted) => {
+                Outcome::Accepted(Accepted { routing_key, id, body }) => {
                     received.accepted += 1;
-                    received.messages.push(Message {
-                        routing_key: accepted.routing_key.clone(),
-                        id: accepted.id.clone(),
-                        body: accepted.body.clone(),
-                        is_callback: true,
-                    });
+                    received.messages.push(Message { routing_key, id, body, is_callback: true });
                 }
                 Outcome::Unmapped(why) => {
-                    received.messages.push(self.unmapped(at, item, why, request)?);
-                    received.unmapped.push(item.kind.clone());
+                    received.unmapped.push(kind.clone());
+                    let body = parts.get(at).unwrap_or(&request.body);
+                    let headers = request.kept(self.provider.kept_headers());
+                    let written = envelope::write(self.about(), (at, id, kind, why), body, headers);
+                    let envelope::Unmapped { id, body } = written.map_err(Refused::Malformed)?;
+                    let routing_key = id.clone();
+                    received.messages.push(Message { routing_key, id, body, is_callback: false });
                 }
             }
         }
+        // Nothing that is not signed is money.
+        received.is_signed = !received.messages.is_empty() || self.provider.is_signed(request);
         Ok(received)
     }
 
-    fn unmapped(&self, at: usize, item: &Item, why: &str, request: &Request) -> Result<Message, Refused> {
-        let about =
-            envelope::About { endpoint: &self.path, provider: self.kind.name, source: &self.terms.source };
-        let kept = self.provider.kept_headers();
-        let unmapped = envelope::write(about, (at, item, why), request, kept).map_err(Refused::Malformed)?;
-        Ok(Message {
-            routing_key: unmapped.id.clone(),
-            id: unmapped.id,
-            body: unmapped.body,
-            is_callback: false,
-        })
+    fn about(&self) -> envelope::About<'_> {
+        envelope::About { endpoint: &self.path, provider: self.kind.name, source: &self.terms.source }
     }
 }
 

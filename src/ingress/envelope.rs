@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    mapping::{Item, Outcome, Terms},
+    mapping::{Outcome, Terms},
     providers::Provider,
     request::Request,
     verify::{from_base64, to_base64, to_hex},
@@ -36,12 +36,11 @@ struct Data {
     event: String,
     endpoint: String,
     provider: String,
-    /// Which event of the request, from 0.
-    item: usize,
     /// Those that the mapping reads; signatures and times of sending stay out, so that all copies are the same message.
     headers: Vec<(String, String)>,
+    /// Of a request with several events the part with this one alone: with all of them in each message, its size would be the square of theirs.
     body_base64: String,
-    /// Whether that is all of the body.
+    /// Whether that is all of it.
     is_whole: bool,
 }
 
@@ -64,21 +63,19 @@ pub struct About<'a> {
     pub source: &'a str,
 }
 
-/// Writes the message of one event of a request. The same request gives the same bytes.
+/// Writes the message of one event, the one at `at` (from 0) in its request: `body` is that of a request with this event alone, `headers` those
+/// that the mapping reads. The same request gives the same bytes.
 ///
 /// # Errors
 /// Words where it cannot be written.
 pub fn write(
     about: About<'_>,
-    (at, item, why): (usize, &Item, &str),
-    request: &Request,
-    kept: &[&str],
+    (at, id, kind, why): (usize, Option<String>, String, String),
+    body: &[u8],
+    headers: Vec<(String, String)>,
 ) -> Result<Unmapped, String> {
-    let id = item.id.clone().unwrap_or_else(|| {
-        let hash = Sha256::digest(&request.body);
-        format!("sha256:{}:{at}", to_hex(&hash))
-    });
-    let mut body_base64 = to_base64(&request.body);
+    let id = id.unwrap_or_else(|| format!("sha256:{}:{at}", to_hex(&Sha256::digest(body))));
+    let mut body_base64 = to_base64(body);
     let is_whole = body_base64.len() <= KEPT_BASE64_BYTES_MAX;
     body_base64.truncate(KEPT_BASE64_BYTES_MAX);
     let event = Event {
@@ -88,12 +85,11 @@ pub fn write(
         source: about.source.to_owned(),
         datacontenttype: "application/json".to_owned(),
         data: Data {
-            why: why.to_owned(),
-            event: item.kind.clone(),
+            why,
+            event: kind,
             endpoint: about.endpoint.to_owned(),
             provider: about.provider.to_owned(),
-            item: at,
-            headers: request.kept(kept),
+            headers,
             body_base64,
             is_whole,
         },
@@ -110,9 +106,7 @@ pub struct Kept {
     pub source: String,
     /// The message's id.
     pub id: String,
-    /// Which event of the request, from 0.
-    pub item: usize,
-    /// The request.
+    /// The request, with one event.
     pub request: Request,
 }
 
@@ -131,13 +125,7 @@ pub fn read(body: &[u8]) -> Result<Kept, String> {
     }
     let body = from_base64(&event.data.body_base64).ok_or("data.body_base64: not base64")?;
     let request = Request::new(event.data.headers, body);
-    Ok(Kept {
-        endpoint: event.data.endpoint,
-        source: event.source,
-        id: event.id,
-        item: event.data.item,
-        request,
-    })
+    Ok(Kept { endpoint: event.data.endpoint, source: event.source, id: event.id, request })
 }
 
 /// Maps a kept request again, with the configuration as it is now.
@@ -146,10 +134,10 @@ pub fn read(body: &[u8]) -> Result<Kept, String> {
 /// Why it still cannot be mapped, or that it turned out to be no money.
 pub fn map_again(kept: &Kept, provider: &dyn Provider, terms: &Terms) -> Result<Vec<u8>, String> {
     let mut items = provider.map(&kept.request, terms)?;
-    if kept.item >= items.len() {
-        return Err("the request has fewer events now".to_owned());
-    }
-    match items.swap_remove(kept.item).outcome {
+    let (Some(item), true) = (items.pop(), items.is_empty()) else {
+        return Err("expected a request with one event; have the provider send it again".to_owned());
+    };
+    match item.outcome {
         Outcome::Accepted(accepted) => Ok(accepted.body),
         Outcome::Ignored(why) => Err(format!("no money, as it is mapped now: {why}; discard the case")),
         Outcome::Unmapped(why) => Err(why),

@@ -1,11 +1,14 @@
-//! What one sender may take: requests a second by endpoint and address. What must not live here: sockets.
+//! What one sender may take: requests a second by endpoint and address, and memory for bodies that have not come whole. What must not live
+//! here: sockets.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use tokio::sync::Semaphore;
 
 /// How often those that went are looked for, once there are so many: a look costs as much as there are.
 const PRUNE_PAUSE: Duration = Duration::from_secs(1);
@@ -58,6 +61,81 @@ impl Rate {
         }
         *at = from + self.per_request;
         Ok(())
+    }
+}
+
+/// Memory for bodies from their first byte on until they are mapped, in KiB, and how much of it one address may take.
+pub struct Bodies {
+    free: Arc<Semaphore>,
+    share_kib: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Why a body finds no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The memory of all is taken.
+    Full,
+    /// The address has its share already.
+    Share,
+}
+
+impl Bodies {
+    /// `all_kib` for all addresses together, `share_kib` of it for one.
+    #[must_use]
+    pub fn new(all_kib: usize, share_kib: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(all_kib)), share_kib, by_address: Mutex::default() }
+    }
+
+    /// Room for what comes from an address: none yet.
+    #[must_use]
+    pub fn room(self: &Arc<Self>, address: IpAddr) -> Room {
+        Room { bodies: Arc::clone(self), address: block(address), kib: 0 }
+    }
+}
+
+/// The memory that one request has taken; given back when it is dropped.
+pub struct Room {
+    bodies: Arc<Bodies>,
+    address: IpAddr,
+    kib: usize,
+}
+
+impl Room {
+    /// Takes so many KiB more.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; nothing was taken then.
+    pub fn grow(&mut self, kib: usize) -> Result<(), NoRoom> {
+        if kib == 0 {
+            return Ok(());
+        }
+        let permits = u32::try_from(kib).map_err(|_| NoRoom::Full)?;
+        let mut by_address = self.bodies.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = by_address.get(&self.address).copied().unwrap_or_default();
+        if taken + kib > self.bodies.share_kib {
+            return Err(NoRoom::Share);
+        }
+        self.bodies.free.try_acquire_many(permits).map_err(|_| NoRoom::Full)?.forget();
+        by_address.insert(self.address, taken + kib);
+        self.kib += kib;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.kib == 0 {
+            return;
+        }
+        self.bodies.free.add_permits(self.kib);
+        let mut by_address = self.bodies.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = by_address.entry(self.address) {
+            match entry.get().checked_sub(self.kib) {
+                Some(rest @ 1..) => *entry.get_mut() = rest,
+                Some(0) | None => drop(entry.remove()),
+            }
+        }
     }
 }
 

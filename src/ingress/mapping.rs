@@ -41,6 +41,8 @@ pub enum Step {
     CaptureFailed,
     /// The hold is given up.
     Voided,
+    /// The payment ended before any money moved; what was held of it, if anything, is given up.
+    Ended,
     /// Money at once.
     Succeeded,
     /// The payment failed for good.
@@ -180,10 +182,11 @@ pub fn becomes(purpose: Purpose, capture: Capture, step: Step) -> Becomes {
             "the capture of a direct debit failed; no callback takes a direct debit back by its capture",
         ),
         (Purpose::Deposit, Step::Voided, Capture::Manual) => Nothing("a hold was given up"),
+        (Purpose::Deposit, Step::Ended, _) => Nothing("it ended before it was paid"),
         (Purpose::Deposit, Step::Voided, Capture::Automatic) => {
             NoType("cancelled after it was booked as money; should capture be \"manual\"?")
         }
-        (Purpose::Payment, Step::Voided, _) => Callback(Type::PaymentVoided),
+        (Purpose::Payment, Step::Voided | Step::Ended, _) => Callback(Type::PaymentVoided),
         (Purpose::Deposit, Step::Failed, _) => Nothing("a deposit that failed brought nothing"),
         (Purpose::Payment, Step::Failed, _) => Callback(Type::PaymentFailed),
         (Purpose::Deposit, Step::Refunded, _) => Callback(Type::DepositRefunded),

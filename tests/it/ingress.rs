@@ -1,8 +1,10 @@
 //! The ingress: a webhook that is answered with yes is on the queue, whatever else happens; everything else is answered with no.
 
-use std::time::Duration;
-
-use payonce::{config::IngressConfig, ledger::Reason};
+use payonce::{
+    config::{EndpointConfig, IngressConfig},
+    ingress::endpoint::Endpoints,
+    ledger::Reason,
+};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{RunningIngress, World, answered, head};
@@ -152,31 +154,6 @@ async fn an_address_that_sends_too_much_is_told_to_wait_and_no_other_is() {
     world.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn more_requests_than_there_is_room_for_are_shed() {
-    let world = World::new().await;
-    let config = IngressConfig { requests_max: 1, ..IngressConfig::default() };
-    let ingress = RunningIngress::start(&world, &world.amqp_url, config, None).await;
-    let shed = async {
-        let mut slow = Vec::new();
-        loop {
-            // Its body does not end: one of these holds the only place, if the request below does not when it comes.
-            let mut stream = TcpStream::connect(ingress.address).await.unwrap();
-            stream.write_all(&head("POST", "/stripe", &[], 100)).await.unwrap();
-            slow.push(stream);
-            let answer = ingress.request("POST", "/stripe", &[], b"").await;
-            if answer.status == 503 {
-                return answer;
-            }
-        }
-    };
-    let answer =
-        tokio::time::timeout(Duration::from_secs(30), shed).await.expect("shed while another is in work");
-    assert!(answer.head.contains("retry-after: "), "{answer:?}");
-    ingress.stop().await;
-    world.close().await;
-}
-
 /// A configuration file with the running ingress's endpoints; `account`: where Stripe's object holds the account.
 fn configuration(ingress: &RunningIngress, account: &str) -> String {
     let mut text = format!("keys_file = {:?}\n", ingress.keys_file());
@@ -200,7 +177,7 @@ async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_conf
     // The account stands elsewhere than the endpoint says.
     let path = ingress.configs[0].secrets_file.clone();
     ingress.configs[0].account = Some("metadata.customer".to_owned());
-    let replaced = payonce::ingress::endpoint::Endpoints::open(&ingress.configs).unwrap_or_default();
+    let replaced = Endpoints::open(&ingress.configs).unwrap_or_default();
     ingress.desk.replace(replaced);
     assert!(path.exists());
     let made = ingress.sample("stripe", "", "1001", 1_999);
@@ -226,12 +203,42 @@ async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_conf
     assert_eq!(world.account("acct-1001").await, Some((1_999, 0, 1)));
     // The provider sends it once more, long after.
     ingress.configs[0].account = None;
-    ingress.desk.replace(payonce::ingress::endpoint::Endpoints::open(&ingress.configs).unwrap_or_default());
+    ingress.desk.replace(Endpoints::open(&ingress.configs).unwrap_or_default());
     assert_eq!(ingress.post("/stripe", &made).await.status, 200);
     world.settled(3).await;
     assert_eq!(world.account("acct-1001").await, Some((1_999, 0, 1)));
     world.audit().await;
     worker.stop().await;
+    ingress.stop().await;
+    world.close().await;
+}
+
+/// Each of them with the whole request would be more than a gigabyte, and a 503 however often the provider sends it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_a_thousand_events_that_cannot_be_mapped_is_taken_and_each_has_its_own_part() {
+    let world = World::new().await;
+    let ingress = RunningIngress::new(&world).await;
+    let secrets_file = ingress.folder.path().join("cloudevents");
+    std::fs::write(&secrets_file, "bearer = 0123456789abcdef").unwrap();
+    std::fs::set_permissions(&secrets_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let batches = EndpointConfig {
+        path: "/batches".to_owned(),
+        provider: "cloudevents".to_owned(),
+        purpose: None,
+        secrets_file,
+        ..ingress.configs[0].clone()
+    };
+    ingress.desk.replace(Endpoints::open(&[batches]).unwrap());
+    let event = |n: usize| serde_json::json!({"specversion": "1.0", "id": format!("evt_{n}"), "type": "deposit.mystery", "x": "x".repeat(900)});
+    let body = serde_json::Value::from((0..1_000).map(event).collect::<Vec<_>>()).to_string().into_bytes();
+    assert!((900_000..1_048_576).contains(&body.len()), "{} bytes", body.len());
+    let headers = [
+        ("authorization", "Bearer 0123456789abcdef"),
+        ("content-type", "application/cloudevents-batch+json"),
+    ];
+    let answer = ingress.request("POST", "/batches", &headers, &body).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(world.ready_messages(&world.names().queue).await, 1_000);
     ingress.stop().await;
     world.close().await;
 }

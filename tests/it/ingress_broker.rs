@@ -12,10 +12,10 @@ use payonce::{
 use crate::support::{Answered, DEADLINE, MuteProxy, OwnServer, RunningIngress, World, eventually};
 
 /// An ingress that the broker has taken on, and says nothing to from then on.
-async fn without_confirms(world: &World) -> (MuteProxy, RunningIngress) {
+async fn without_confirms(world: &World, config: IngressConfig) -> (MuteProxy, RunningIngress) {
     let proxy = MuteProxy::before(&world.amqp_url).await;
     let url = proxy.url(&world.amqp_url);
-    let ingress = RunningIngress::start(world, &url, IngressConfig::default(), None).await;
+    let ingress = RunningIngress::start(world, &url, config, None).await;
     ingress.connected().await;
     proxy.mute(true);
     (proxy, ingress)
@@ -78,7 +78,7 @@ async fn while_the_broker_is_killed_or_in_alarm_webhooks_are_refused_and_taken_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confirm_that_never_comes_is_not_waited_for_and_what_waits_is_bounded() {
     let world = World::new().await;
-    let (proxy, ingress) = without_confirms(&world).await;
+    let (proxy, ingress) = without_confirms(&world, IngressConfig::default()).await;
     let made = ingress.sample("stripe", "", "1", 100);
     let answer = tokio::time::timeout(DEADLINE, ingress.post("/stripe", &made)).await.expect("an answer");
     assert!(is_refusal(&answer), "{answer:?}");
@@ -110,7 +110,7 @@ async fn a_confirm_that_never_comes_is_not_waited_for_and_what_waits_is_bounded(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_its_confirm_when_the_ingress_is_told_to_stop_has_its_answer() {
     let world = World::new().await;
-    let (_proxy, ingress) = without_confirms(&world).await;
+    let (_proxy, ingress) = without_confirms(&world, IngressConfig::default()).await;
     let (confirmed, lost) =
         (ingress.sample("stripe", "", "confirmed", 100), ingress.sample("stripe", "", "lost", 100));
     let queue = world.names().queue;
@@ -122,6 +122,25 @@ async fn a_request_that_waits_for_its_confirm_when_the_ingress_is_told_to_stop_h
     let (first, second, ()) =
         tokio::join!(ingress.post("/stripe", &confirmed), ingress.post("/stripe", &lost), stops);
     assert!(is_refusal(&first) && is_refusal(&second), "{first:?} {second:?}");
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_there_is_room_for_are_shed() {
+    let world = World::new().await;
+    let (_proxy, ingress) =
+        without_confirms(&world, IngressConfig { requests_max: 1, ..IngressConfig::default() }).await;
+    let made = ingress.sample("stripe", "", "1", 100);
+    let queue = world.names().queue;
+    // What is on the queue shows that the first request holds the only place.
+    let further = async {
+        eventually("the message is on the queue", 1, || world.ready_messages(&queue)).await;
+        ingress.request("POST", "/stripe", &[], b"").await
+    };
+    let (_, further) = tokio::join!(ingress.post("/stripe", &made), further);
+    assert!(is_refusal(&further), "{further:?}");
+    assert_eq!(ingress.request("POST", "/stripe", &[], b"").await.status, 401, "the place is free again");
     ingress.stop().await;
     world.close().await;
 }

@@ -324,6 +324,92 @@ async fn thousands_of_idle_connections_do_not_keep_others_from_being_answered() 
     world.close().await;
 }
 
+/// Sends the head of a request for this client of a proxy, and waits until its body is asked for: the stream, and the status.
+async fn announced(ingress: &RunningIngress, client: &str, length: usize) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(ingress.address).await.unwrap();
+    let headers = [("x-forwarded-for", client), ("expect", "100-continue")];
+    stream.write_all(&head("POST", "/stripe", &headers, length)).await.unwrap();
+    let mut line = [0; 12];
+    stream.read_exact(&mut line).await.unwrap();
+    (stream, String::from_utf8_lossy(&line).into_owned())
+}
+
+async fn honest(ingress: &RunningIngress, id: &str) -> u16 {
+    let made = ingress.sample("stripe", "", id, 100);
+    let mut headers: Vec<(&str, &str)> =
+        made.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    headers.push(("x-forwarded-for", "192.0.2.2"));
+    ingress.request("POST", "/stripe", &headers, &made.body).await.status
+}
+
+fn behind_a_proxy(requests_max: usize) -> IngressConfig {
+    IngressConfig {
+        requests_max,
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..config(NEVER_MS, NEVER_MS, NEVER_MS)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_come_slowly_hold_no_place_of_requests_in_work() {
+    let world = World::new().await;
+    let ingress = RunningIngress::start(&world, &world.amqp_url, behind_a_proxy(2), None).await;
+    ingress.connected().await;
+    let mut slow = Vec::new();
+    for n in 0..8 {
+        let (stream, status) = announced(&ingress, "192.0.2.1", 100).await;
+        assert_eq!(status, "HTTP/1.1 100", "the body of request {n}");
+        slow.push(stream);
+    }
+    assert_eq!(honest(&ingress, "1").await, 200, "another address is answered meanwhile");
+    for mut stream in slow {
+        stream.write_all(&[b' '; 100]).await.unwrap();
+        let mut rest = Vec::new();
+        tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("an answer").unwrap();
+        assert!(
+            String::from_utf8_lossy(&rest).contains("HTTP/1.1 401"),
+            "{}",
+            String::from_utf8_lossy(&rest)
+        );
+    }
+    ingress.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_sends_bodies_slowly_fills_its_own_share_of_memory_and_not_that_of_others() {
+    let world = World::new().await;
+    let ingress = RunningIngress::start(&world, &world.amqp_url, behind_a_proxy(512), None).await;
+    ingress.connected().await;
+    // 1 MiB of memory each, with what a request takes beside its body.
+    let length = (1_024 - 8) * 1_024;
+    let mut slow = Vec::new();
+    let filling = async {
+        loop {
+            let (mut stream, status) = announced(&ingress, "192.0.2.1", length).await;
+            if status != "HTTP/1.1 100" {
+                return status;
+            }
+            // All but the last byte; one that is refused meanwhile takes no more.
+            drop(stream.write_all(&vec![b' '; length - 1]).await);
+            slow.push(stream);
+            assert!(slow.len() < 60, "one address takes the memory of all");
+        }
+    };
+    let status = tokio::time::timeout(DEADLINE, filling).await.expect("its share has an end");
+    assert_eq!(status, "HTTP/1.1 429");
+    assert_eq!(honest(&ingress, "1").await, 200, "another address has room");
+    drop(slow);
+    let freed = async {
+        while announced(&ingress, "192.0.2.1", 100).await.1 != "HTTP/1.1 100" {
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, freed).await.expect("what was taken is given back");
+    ingress.stop().await;
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_beyond_the_limit_waits_until_another_one_ends() {
     let world = World::new().await;

@@ -22,6 +22,11 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With further endpoints: provider, flags, secrets.
+    async fn with(further: &[(&str, &[&str], &str)]) -> Self {
         let world = World::new().await;
         let folder = tempfile::tempdir().unwrap();
         let (address, health) = (free_address(), free_address());
@@ -32,8 +37,11 @@ impl Edge {
         let certificate = edge.authority.file("server.pem");
         let pinned =
             format!("webhook_id = 8PT597110X687430LKGECATA\ncertificate = {}\n", certificate.display());
-        for (provider, secrets) in [("stripe", "whsec_of_the_test\n"), ("paypal", pinned.as_str())] {
-            let mut init = edge.command(&["ingress", "init", provider, "--purpose", "deposit"]);
+        let usual: [(&str, &[&str], &str); 2] =
+            [("stripe", &[], "whsec_of_the_test\n"), ("paypal", &[], pinned.as_str())];
+        for (provider, flags, secrets) in usual.iter().chain(further) {
+            let init = ["ingress", "init", provider, "--purpose", "deposit"];
+            let mut init = edge.command(&[&init, *flags].concat());
             let mut init = init.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
             init.stdin.take().unwrap().write_all(secrets.as_bytes()).await.unwrap();
             assert!(init.wait().await.unwrap().success());
@@ -59,9 +67,9 @@ impl Edge {
     }
 
     /// Sends a sample until it is answered with yes.
-    async fn send(&self, event: &str, id: &str) {
+    async fn send(&self, provider: &str, event: &str, id: &str) {
         eventually("a yes", true, || async {
-            let send = ["ingress", "send", "stripe", "--to", &self.address, "--event", event, "--id", id];
+            let send = ["ingress", "send", provider, "--to", &self.address, "--event", event, "--id", id];
             self.command(&send).output().await.unwrap().status.success()
         })
         .await;
@@ -101,10 +109,10 @@ async fn a_providers_page_says_what_came_what_was_refused_and_what_could_not_be_
     eventually("the ingress is asked", true, || async { api().await["ingresses"][&edge.health] == true })
         .await;
     let worker = edge.world.worker_with(&[("signatures", "required"), ("keys_file", &keys)]).await;
-    edge.send("payment_intent.succeeded", "1").await;
-    edge.send("payment_intent.succeeded", "1").await;
-    edge.send("payment_intent.mystery", "2").await;
-    edge.send("payment_intent.mystery", "3").await;
+    edge.send("stripe", "payment_intent.succeeded", "1").await;
+    edge.send("stripe", "payment_intent.succeeded", "1").await;
+    edge.send("stripe", "payment_intent.mystery", "2").await;
+    edge.send("stripe", "payment_intent.mystery", "3").await;
     edge.world.settled(4).await;
     let unsigned = post_bytes(&edge.address, "/stripe", &[], b"{}").await;
     let forged = post_bytes(&edge.address, "/stripe", &[("stripe-signature", "t=1,v1=00")], b"{}").await;
@@ -148,6 +156,26 @@ async fn a_providers_page_says_what_came_what_was_refused_and_what_could_not_be_
     assert_eq!(value(&scrape(&edge.health).await, info), Some(1.0));
     worker.stop().await;
     dashboard.stop().await;
+    edge.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_the_provider_signed_is_a_sign_that_it_still_sends() {
+    let secrets = "8E339EFD66564BAE60BDD289C69607E672CE34C97D237161C5AD2A42B6952544\n";
+    let edge = Edge::with(&[("adyen", &["--capture", "automatic"], secrets)]).await;
+    let last = || async {
+        value(
+            &scrape(&edge.health).await,
+            "payonce_ingress_last_webhook_timestamp_seconds{endpoint=\"/adyen\"}",
+        )
+    };
+    let unsigned =
+        br#"{"live":"false","notificationItems":[{"NotificationRequestItem":{"eventCode":"REPORT_AVAILABLE",
+        "success":"true","pspReference":"report"}}]}"#;
+    assert_eq!(post_bytes(&edge.address, "/adyen", &[], unsigned).await, 200, "Adyen signs no reports");
+    assert_eq!(last().await, None, "anybody can have sent it");
+    edge.send("adyen", "AUTHORISATION", "1").await;
+    assert!(last().await.is_some_and(|at| at > 1e9));
     edge.close().await;
 }
 

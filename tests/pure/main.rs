@@ -14,6 +14,7 @@ mod model;
 mod outcomes;
 mod properties;
 mod protocol;
+mod provider_batches;
 mod provider_disputes;
 mod provider_properties;
 mod provider_tables;

@@ -103,6 +103,70 @@ fn a_dispute_of_a_payment_gives_the_account_its_money_back_and_one_that_is_won_t
 }
 
 #[test]
+fn money_of_mollie_that_was_held_first_is_told_by_its_captures_alone() {
+    let amount = json!({"value": "5.00", "currency": "EUR"});
+    let event = |kind: &str, entity: Value| {
+        let mut entity = entity;
+        entity["amount"] = amount.clone();
+        entity["metadata"] = json!({"account_id": "acct-1"});
+        json!({"id": kind, "type": kind, "_embedded": {"entity": entity}})
+    };
+    let paid = |held: Value| {
+        let mut payment = json!({"id": "tr_1"});
+        payment.as_object_mut().unwrap().extend(held.as_object().unwrap().clone());
+        event("payment.paid", payment)
+    };
+    let captured = |id: &str| event("capture.succeeded", json!({"id": id, "paymentId": "tr_1"}));
+    for (purpose, at_once, by_capture) in [
+        ("deposit", "deposit.succeeded", "deposit.succeeded"),
+        ("payment", "payment.succeeded", "payment.captured"),
+    ] {
+        let mollie = endpoint("mollie", purpose, "secret");
+        let of = |event: &Value| becomes(&mollie, event);
+        assert_eq!(of(&paid(json!({}))), format!("{at_once} tr_1 500"));
+        assert_eq!(
+            of(&paid(json!({"captureMode": "automatic", "captureDelay": null}))),
+            format!("{at_once} tr_1 500")
+        );
+        // Each capture is money of its own; the payment, which is paid by them, is not.
+        assert_eq!(of(&captured("cpt_1")), format!("{by_capture} cpt_1 500"));
+        assert_eq!(of(&captured("cpt_2")), format!("{by_capture} cpt_2 500"));
+        let manual = paid(json!({"captureMode": "manual", "authorizedAt": "2026-11-26T05:00:00+00:00"}));
+        assert!(of(&manual).starts_with("nothing: capture.succeeded says it"), "{}", of(&manual));
+        // Held, and captured by Mollie: nobody says whether as a capture.
+        for held in [
+            json!({"captureMode": "automatic", "captureDelay": "2 days"}),
+            json!({"authorizedAt": "2026-11-26T05:00:00+00:00"}),
+            json!({"amountCaptured": {"value": "5.00", "currency": "EUR"}}),
+            json!({"_links": {"captures": {"href": "https://api.mollie.com/v2/payments/tr_1/captures"}}}),
+        ] {
+            let found = of(&paid(held.clone()));
+            assert!(found.starts_with("a case: paid after a hold"), "{held}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_payment_that_ended_unpaid_is_no_case_of_a_deposit_and_gives_up_the_hold_of_a_payment() {
+    let mollie = |kind: &str| {
+        json!({"id": kind, "type": kind, "_embedded": {"entity": {"id": "tr_1", "amount": {"value": "5.00", "currency": "EUR"},
+            "metadata": {"account_id": "acct-1"}}}})
+    };
+    for kind in ["payment.canceled", "payment.expired"] {
+        let found = becomes(&endpoint("mollie", "deposit", "secret"), &mollie(kind));
+        assert!(found.starts_with("nothing: it ended before it was paid"), "{kind}: {found}");
+        assert_eq!(
+            becomes(&endpoint("mollie", "payment", "secret"), &mollie(kind)),
+            "payment.voided tr_1 500"
+        );
+    }
+    let canceled = json!({"id": "evt_1", "object": "event", "type": "payment_intent.canceled", "created": 1, "data": {"object": {
+        "id": "pi_1", "latest_charge": "ch_1", "amount": 500, "currency": "eur", "metadata": {"account_id": "acct-1"}}}});
+    let found = becomes(&endpoint("stripe", "deposit", "whsec_x"), &canceled);
+    assert!(found.starts_with("nothing: it ended before it was paid"), "{found}");
+}
+
+#[test]
 fn a_transfer_of_adyens_platform_is_money_once_when_it_is_booked_and_only_in_the_endpoints_direction() {
     let event = |kind: &str, status: &str, direction: &str, category: &str| {
         json!({"type": kind, "environment": "test", "data": {

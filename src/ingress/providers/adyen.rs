@@ -4,7 +4,7 @@
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{Answer, Kind, Provider, Refused, by_table, json};
+use super::{Answer, Kind, Provider, Refused, by_table, each_apart, json};
 use crate::ingress::{
     amount::Differences,
     mapping::{Fact, Item, Means, Purpose, Reading, Row, Step, Terms, nothing, row},
@@ -123,6 +123,8 @@ const TRANSFER: &str = "category bank and status booked; deposit: incoming, paym
 /// How the names of platform webhooks begin.
 const PLATFORM: &str = "balancePlatform.";
 
+/// Where an item's signature stands.
+const SIGNATURE: &str = "additionalData.hmacSignature";
 /// Not signed by Adyen at times, and never money.
 const UNSIGNED: [&str; 2] = ["REPORT_AVAILABLE", "PENDING"];
 
@@ -160,7 +162,7 @@ fn signed(item: &Value, path: &str) -> Result<String, Cause> {
 
 impl Adyen {
     fn verify_item(&self, item: &Value) -> Result<(), Cause> {
-        let Some(claim) = text(item, "additionalData.hmacSignature") else {
+        let Some(claim) = text(item, SIGNATURE) else {
             let kind = text(item, "eventCode").unwrap_or_default();
             return if UNSIGNED.contains(&kind) { Ok(()) } else { Err(Cause::Missing) };
         };
@@ -213,6 +215,20 @@ impl Provider for Adyen {
             return Ok(vec![platform(&body, terms)]);
         };
         Ok(items.into_iter().map(|item| one(item, terms)).collect())
+    }
+
+    fn apart(&self, request: &Request) -> Result<Vec<Vec<u8>>, String> {
+        each_apart(&request.body, "notificationItems")
+    }
+
+    fn is_signed(&self, request: &Request) -> bool {
+        // A password, the signature of the whole, or that of an item: `verify` has looked at all that there are.
+        let has_signed_item = || {
+            let body = json(&request.body).unwrap_or_default();
+            let items = items(&body).ok().flatten().unwrap_or_default();
+            items.iter().any(|item| text(item, SIGNATURE).is_some())
+        };
+        !self.basic.is_empty() || request.header("hmacsignature").is_some() || has_signed_item()
     }
 
     fn yes(&self) -> Answer {

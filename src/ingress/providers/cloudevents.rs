@@ -70,8 +70,7 @@ impl Provider for CloudEvents {
         match kind.as_str() {
             "application/cloudevents+json" => Ok(vec![item(&request.body, terms)]),
             "application/cloudevents-batch+json" => {
-                let events: Vec<&RawValue> = serde_json::from_slice(&request.body)
-                    .map_err(|error| format!("the body is not a JSON array of events: {error}"))?;
+                let events = batch(&request.body)?;
                 if events.len() > BATCH_MAX {
                     return Err(format!("{} events, at most {BATCH_MAX} are allowed in a batch", events.len()));
                 }
@@ -81,6 +80,11 @@ impl Provider for CloudEvents {
                  is refused, because what it says stands in headers that are not signed"
                 .to_owned()),
         }
+    }
+
+    fn apart(&self, request: &Request) -> Result<Vec<Vec<u8>>, String> {
+        let events = batch(&request.body)?;
+        Ok(events.into_iter().map(|event| format!("[{event}]").into_bytes()).collect())
     }
 
     fn kept_headers(&self) -> &'static [&'static str] {
@@ -100,6 +104,11 @@ impl Provider for CloudEvents {
         ];
         Some(Answer { headers: allowed.into(), ..Answer::empty(200) })
     }
+}
+
+/// The events of a batch.
+fn batch(body: &[u8]) -> Result<Vec<&RawValue>, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the body is not a JSON array of events: {error}"))
 }
 
 /// Whether a type is one of money.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Answer, Kind, Provider, Refused, by_table, json, one_event::one_claim};
+use super::{Answer, Kind, Provider, Refused, by_table, each_apart, json, one_event::one_claim};
 use crate::ingress::{
     mapping::{Item, Means, Row, Terms, row},
     members::text,
@@ -83,6 +83,10 @@ impl Provider for GoCardless {
             terms.item(text(event, "id"), &kind, reading)
         };
         Ok(events.iter().map(item).collect())
+    }
+
+    fn apart(&self, request: &Request) -> Result<Vec<Vec<u8>>, String> {
+        each_apart(&request.body, "events")
     }
 
     fn yes(&self) -> Answer {

@@ -17,6 +17,10 @@ mod standard_webhooks;
 mod stripe;
 mod wechatpay;
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
 use super::{
     mapping::{AccountPath, Item, Means, Reading, Row, Step, Terms, nothing},
     request::Request,
@@ -97,6 +101,20 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Words for a body that is not what this provider sends.
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String>;
+
+    /// The bodies of requests with one event of this request each, in order and in the bytes that came: [`Provider::map`] reads each as it reads
+    /// that event here. Asked only of a request that has several.
+    ///
+    /// # Errors
+    /// Words where it has not.
+    fn apart(&self, _request: &Request) -> Result<Vec<Vec<u8>>, String> {
+        Err("a request has one event".to_owned())
+    }
+
+    /// Whether a request that [`Provider::verify`] took holds any proof of its sender: some providers leave what moves no money unsigned.
+    fn is_signed(&self, _request: &Request) -> bool {
+        true
+    }
 
     /// Headers that [`Provider::map`] reads.
     fn kept_headers(&self) -> &'static [&'static str] {
@@ -185,6 +203,16 @@ fn json(body: &[u8]) -> Result<serde_json::Value, String> {
     let value: serde_json::Value =
         serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
     if value.is_object() { Ok(value) } else { Err("the body is not a JSON object".to_owned()) }
+}
+
+/// Bodies with one element each of the array `member` of the outermost object, in the bytes that came.
+fn each_apart(body: &[u8], member: &str) -> Result<Vec<Vec<u8>>, String> {
+    let not = |error: serde_json::Error| format!("{member}: {error}");
+    // Of members with one name the last counts, as where the body is mapped.
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(not)?;
+    let array = members.get(member).ok_or_else(|| format!("{member}: missing"))?;
+    let elements: Vec<&RawValue> = serde_json::from_str(array.get()).map_err(not)?;
+    Ok(elements.iter().map(|one| format!("{{\"{member}\":[{one}]}}").into_bytes()).collect())
 }
 
 /// Reads an event by its provider's table. `fact` is asked only for events that are money. One that no row knows may be money where its name

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Kind, one_event::OneEvent};
 use crate::ingress::{
-    mapping::{Fact, Means, Reading, Row, Step, Terms, row},
+    mapping::{Fact, Means, Reading, Row, Step, Terms, nothing, row},
     members::{at, currency, decimal_at, needed, rfc3339, text},
     request::Request,
     verify::{CLAIMS_MAX, Cause, from_hex},
@@ -34,10 +34,15 @@ static SAYS: OneEvent = OneEvent {
 };
 
 const ROWS: [Row; 14] = [
-    row("payment.paid", Means::Money(Step::Succeeded), "amount of the embedded payment; operation its id"),
+    row(
+        "payment.paid",
+        Means::Money(Step::Succeeded),
+        "amount of the embedded payment; operation its id. Of a payment that was held before: nothing where captureMode is manual, because \
+         capture.succeeded says it; else a case",
+    ),
     row("payment.authorized", Means::Money(Step::Authorized), "amount of the embedded payment"),
-    row("payment.canceled", Means::Money(Step::Voided), "amount of the embedded payment"),
-    row("payment.expired", Means::Money(Step::Voided), "amount of the embedded payment"),
+    row("payment.canceled", Means::Money(Step::Ended), "amount of the embedded payment"),
+    row("payment.expired", Means::Money(Step::Ended), "amount of the embedded payment"),
     row("payment.failed", Means::Money(Step::Failed), "amount of the embedded payment"),
     row(
         "capture.succeeded",
@@ -66,6 +71,9 @@ const ROWS: [Row; 14] = [
     row("payment-link.paid", Means::Nothing, "the same fact as payment.paid"),
 ];
 
+/// Members that a payment has only where it was held before it was captured, or has captures (<https://docs.mollie.com/reference/get-payment>).
+const HELD: [&str; 4] = ["authorizedAt", "captureDelay", "amountCaptured", "_links.captures"];
+
 /// After a rotation there are two lines, or one with a comma.
 fn claims(request: &Request) -> Result<Vec<Vec<u8>>, Cause> {
     let lines: Vec<&str> = request.lines("x-mollie-signature").collect();
@@ -82,6 +90,16 @@ fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
     let object = at(event, "_embedded.entity")
         .ok_or("_embedded.entity: missing; subscribe with the entity embedded")?;
     let is_payment = kind.starts_with("payment.");
+    if step == Step::Succeeded {
+        // Mollie calls a payment paid once it is captured, too. Which captures told of it is not in this event; that there are any is.
+        if text(object, "captureMode") == Some("manual") {
+            return nothing("capture.succeeded says it (captureMode manual)");
+        }
+        if HELD.iter().any(|path| at(object, path).is_some_and(|found| !found.is_null())) {
+            return Err("paid after a hold that was not captured by hand; whether capture.succeeded told of this money is not in the event"
+                .to_owned());
+        }
+    }
     let money = currency(object, "amount.currency")?;
     let id = needed(object, "id")?;
     let payment = if is_payment { id } else { needed(object, "paymentId")? };

@@ -65,7 +65,7 @@ const ROWS: [Row; 27] = [
         Means::Money(Step::Authorized),
         "amount; payment and operation the authorization's id",
     ),
-    row("PAYMENT.AUTHORIZATION.VOIDED", Means::Money(Step::Voided), "amount"),
+    row("PAYMENT.AUTHORIZATION.VOIDED", Means::Money(Step::Ended), "amount"),
     row(
         "PAYMENT.CAPTURE.COMPLETED",
         Means::Money(Step::Succeeded),

@@ -56,7 +56,7 @@ const ROWS: [Row; 30] = [
     ),
     row(
         "payment_intent.canceled",
-        Means::Money(Step::Voided),
+        Means::Money(Step::Ended),
         "only with a latest_charge: else nothing was held",
     ),
     row("refund.created", Means::Money(Step::Refunded), "status succeeded only; operation the refund's id"),
