@@ -115,6 +115,8 @@ async fn a_renewed_certificate_is_served_without_a_restart_by_both_versions_of_h
     let driving = tokio::spawn(connection);
     for n in 0..2 {
         let made = ingress.sample("adyen", "", &format!("h1x{n}"), 100);
+        // The client's own half of the connection may not have come round yet.
+        sender.ready().await.unwrap();
         let answer = sender.send_request(request("/adyen", &made)).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "[accepted]");
