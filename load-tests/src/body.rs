@@ -146,8 +146,8 @@ pub fn content(plan: &Plan, one: &Distinct) -> Content {
     content
 }
 
-/// (routing key, body) of one publishing. Every other copy of a sound callback is spelled another way, and some are routed by their
-/// payment, or by what nobody knows.
+/// (routing key, body) of one publishing. Every other copy of a sound callback is spelled another way. Some without an account are routed
+/// by their payment, and where there is disorder some by what nobody knows.
 pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>) {
     let one = &plan.distinct[sending.distinct as usize];
     let content = content(plan, one);
@@ -171,7 +171,7 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
         | None => body.into_bytes(),
     };
     let routing_key = match (one.story, one.number % 8) {
-        (Some(_), 0) => format!("elsewhere.{}", one.number),
+        (Some(_), 0) if plan.disorder => format!("elsewhere.{}", one.number),
         (_, _) => content.subject.or(content.payment_id).unwrap_or_default(),
     };
     (routing_key, body)

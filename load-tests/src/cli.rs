@@ -62,9 +62,10 @@ pub struct ReplayArgs {
     /// Share of callbacks that belong to authorize/capture/void/refund stories, 0 to 0.99.
     #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
     pub lifecycle: f64,
-    /// Whether some accounts of stories run short of money: not where others than payonce work the same plan.
+    /// Whether some accounts run short of money, and some callbacks are routed elsewhere than the others of their account: not where others
+    /// than payonce work the same plan.
     #[arg(skip = true)]
-    pub short: bool,
+    pub disorder: bool,
     /// Worker processes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
@@ -199,7 +200,7 @@ impl CompareArgs {
             hot,
             poison: 0.0,
             lifecycle,
-            short: false,
+            disorder: false,
             workers: self.workers,
             rate: self.rate,
             prefill: self.rate == 0,

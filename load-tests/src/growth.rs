@@ -115,7 +115,7 @@ fn shape(args: &GrowthArgs, value: u32) -> ReplayArgs {
         accounts,
         hot: 0.0,
         poison: 0.0,
-        short: true,
+        disorder: true,
         lifecycle: 0.0,
         workers: if args.by == By::Workers { value.max(1) } else { 1 },
         rate: 0,

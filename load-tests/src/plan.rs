@@ -25,8 +25,8 @@ pub struct Options {
     pub hot: f64,
     pub poison: f64,
     pub lifecycle: f64,
-    /// Whether some accounts run short of money.
-    pub short: bool,
+    /// Whether some accounts run short of money, and some callbacks are routed elsewhere than the others of their account.
+    pub disorder: bool,
     pub prefill: bool,
     /// Whether providers sign.
     pub signatures: bool,
@@ -144,6 +144,8 @@ pub struct Plan {
     pub accounts: u32,
     /// From this number on, accounts are a story's own.
     pub own_from: u32,
+    /// As in [`Options`].
+    pub disorder: bool,
     pub distinct: Vec<Distinct>,
     /// Published first: the deposits that open the accounts, but those of stories.
     pub opening: Vec<Sending>,
@@ -179,6 +181,7 @@ impl Plan {
             seed: options.seed,
             accounts: options.accounts,
             own_from,
+            disorder: options.disorder,
             opening: first_copies(distinct.iter().take(own_from as usize)),
             main: Vec::new(),
             late: first_copies(distinct.iter().filter(|one| one.is_late)),
@@ -269,7 +272,7 @@ mod tests {
             hot: 0.5,
             poison: 0.05,
             lifecycle: 0.0,
-            short: true,
+            disorder: true,
             prefill: false,
             signatures: true,
             seed,

@@ -1,7 +1,7 @@
 //! `replay`: publish a plan, let real workers settle it, audit, report.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -56,7 +56,7 @@ pub fn options(args: &ReplayArgs) -> Options {
         hot: args.hot,
         poison: args.poison,
         lifecycle: args.lifecycle,
-        short: args.short,
+        disorder: args.disorder,
         prefill: args.prefill,
         signatures: args.signatures == "required",
         seed: args.seed,
@@ -77,8 +77,7 @@ pub async fn replay(
             "the database has callbacks of an earlier run: use an empty one".to_owned(),
         ));
     }
-    let logs = std::env::temp_dir().join(format!("payonce-load-tests-{}-{}", std::process::id(), now_us()));
-    std::fs::create_dir_all(&logs).context("no folder for logs")?;
+    let logs = logs_folder()?;
     let mut sender = Sender::open(place, Arc::clone(plan), args.rate).await?;
 
     let started;
@@ -113,6 +112,21 @@ pub async fn replay(
     std::fs::remove_dir_all(&logs).context("logs cannot be removed")?;
     let report = Report::new(args, plan, &audit, seconds);
     Ok((report, audit))
+}
+
+/// Has one worker decide what waits, and release what has expired, until nothing is left to sweep.
+pub async fn sweep(program: &Path, place: &Place) -> Result<(), Failure> {
+    let logs = logs_folder()?;
+    let mut workers = Workers::start(1, program, place, &logs)?;
+    wait_until_nothing_waits(&mut place.connect().await?, &mut workers).await?;
+    workers.stop().await?;
+    Ok(std::fs::remove_dir_all(&logs).context("logs cannot be removed")?)
+}
+
+fn logs_folder() -> anyhow::Result<PathBuf> {
+    let logs = std::env::temp_dir().join(format!("payonce-load-tests-{}-{}", std::process::id(), now_us()));
+    std::fs::create_dir_all(&logs).context("no folder for logs")?;
+    Ok(logs)
 }
 
 /// Callbacks settled so far: payonce counts each in the transaction that settles it.

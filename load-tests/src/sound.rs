@@ -25,7 +25,7 @@ const STORY_LENGTH: usize = 5;
 pub fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> (Vec<Distinct>, u32) {
     let in_stories = share_of(count, options.lifecycle).min(count - options.accounts as usize);
     // Each of them takes a story, and the first must be long enough for all.
-    let own = if options.short { options.accounts / OWN_ACCOUNT_EVERY } else { 0 };
+    let own = if options.disorder { options.accounts / OWN_ACCOUNT_EVERY } else { 0 };
     let own = own.min(u32::try_from(in_stories / (2 * STORY_LENGTH)).unwrap_or(0));
     let shared = Options { accounts: options.accounts - own, ..options.clone() };
     let mut distinct: Vec<Distinct> = (0..count - in_stories)
@@ -48,7 +48,7 @@ pub fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> 
     while distinct.len() < count {
         let (account, mut events) = match own_accounts.next() {
             Some(account) => (account, story::short(random)),
-            None => (pick_account(&shared, random), story::covered(options.short, random)),
+            None => (pick_account(&shared, random), story::covered(options.disorder, random)),
         };
         let other = other_account(&shared, account, random);
         if other.is_none() {

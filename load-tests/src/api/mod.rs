@@ -223,7 +223,7 @@ fn shape(args: &ApiArgs) -> ReplayArgs {
         hot: 0.0,
         poison: 0.0,
         lifecycle: 0.5,
-        short: false,
+        disorder: false,
         workers: args.workers,
         rate: args.load,
         prefill: false,

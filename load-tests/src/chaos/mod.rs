@@ -120,7 +120,7 @@ fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs
         hot: 0.2,
         poison: if loses_commits { 0.0 } else { 0.03 },
         lifecycle: if loses_commits { 0.0 } else { 0.4 },
-        short: true,
+        disorder: true,
         workers: args.workers,
         rate: args.rate,
         prefill: false,

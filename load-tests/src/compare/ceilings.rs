@@ -106,9 +106,9 @@ async fn lane(
     messages: &[(Callback, Vec<u8>)],
 ) -> anyhow::Result<()> {
     for batch in messages.chunks(BATCH) {
-        let callbacks: Vec<Callback> = batch.iter().map(|(callback, _)| callback.clone()).collect();
-        let bodies: Vec<&[u8]> = batch.iter().map(|(_, body)| body.as_slice()).collect();
-        loop {
+        let mut callbacks: Vec<Callback> = batch.iter().map(|(callback, _)| callback.clone()).collect();
+        let mut bodies: Vec<&[u8]> = batch.iter().map(|(_, body)| body.as_slice()).collect();
+        while !callbacks.is_empty() {
             connection.renew_plans(callbacks.len()).await?;
             let snapshot =
                 connection.run(async |connection| store::load(connection, &callbacks).await).await?;
@@ -125,8 +125,13 @@ async fn lane(
                 proven: &[],
             };
             match connection.run(async |connection| store::apply(connection, batch).await).await {
-                Ok(applied) if applied.lost.is_empty() => break,
-                Ok(_) => bail!("a lane lost an account of its own"),
+                Ok(applied) => {
+                    // A transfer changes an account of another lane.
+                    let mut is_lost = applied.lost_callbacks.iter();
+                    callbacks.retain(|_| is_lost.next().copied().unwrap_or(false));
+                    let mut is_lost = applied.lost_callbacks.iter();
+                    bodies.retain(|_| is_lost.next().copied().unwrap_or(false));
+                }
                 Err(StoreError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }

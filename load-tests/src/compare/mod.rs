@@ -241,6 +241,10 @@ async fn other(
         // In a prefilled queue a callback's time starts with the run.
         published_at_us.fill(started_us);
     }
+    if runner == Runner::SqlOnly {
+        // It sweeps nothing.
+        replay::sweep(program, place).await?;
+    }
     let audit = if runner == Runner::Drain {
         // Nothing is written; that every message came is what ended the run.
         Audit::default()

@@ -62,7 +62,7 @@ pub async fn run(args: &HostileArgs) -> Result<(), Failure> {
         poison: 0.0,
         // Each callback by itself: every order ends in the same money, and nothing has to wait for a part of the run.
         lifecycle: 0.0,
-        short: false,
+        disorder: false,
         prefill: false,
         signatures: true,
         seed: args.seed,
