@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::MissedTickBehavior;
@@ -100,6 +100,8 @@ pub(super) struct Tail {
     from_now: bool,
     connection: store::Connection,
     counts_as_unready: bool,
+    /// Since when everything has failed; `None`: the last thing that it tried went well.
+    failing_since: Option<Instant>,
 }
 
 impl Tail {
@@ -112,6 +114,7 @@ impl Tail {
             from_now: false,
             connection,
             counts_as_unready: false,
+            failing_since: None,
         };
         tail.is_ready(false);
         tail
@@ -164,6 +167,7 @@ impl Tail {
                         info!(feed = self.name, "another process has the lease; standing by");
                     }
                     stood_by = true;
+                    self.failing_since = None;
                     self.is_ready(true);
                     sleep_unless(self.feed.config.lease / 4, stop).await;
                     continue;
@@ -191,8 +195,9 @@ impl Tail {
         };
         metrics::feed_is_leader(&self.name, false);
         let (name, holder) = (self.name.clone(), self.feed.name.clone());
-        let released =
-            self.connection.run(async |connection| store::feed::release(connection, &name, &holder).await);
+        let released = self
+            .connection
+            .run(async |connection| store::feed::release(connection, &name, &holder, None).await);
         if let Err(cause) = released.await {
             info!(feed = self.name, cause = %cause, "the lease was not given back; it ends by itself");
         }
@@ -200,6 +205,8 @@ impl Tail {
         result
     }
 
+    /// Waits after a failure. For as long as a lease it keeps the lease meanwhile; then it gives it back and lets others go first: one of them
+    /// may reach the receiver that this process cannot.
     async fn pause(
         &mut self,
         pauses: &mut Pauses,
@@ -208,16 +215,33 @@ impl Tail {
     ) {
         self.is_ready(false);
         metrics::feed_is_leader(&self.name, false);
-        let pause = pauses.next_pause();
-        warn!(feed = self.name, cause = %cause, pause_ms = pause.as_millis(), "the feed waits; workers do not");
         let (name, holder, lease) = (self.name.clone(), self.feed.name.clone(), self.feed.config.lease);
+        let gives_up = self.failing_since.get_or_insert_with(Instant::now).elapsed() >= lease;
+        // Who stands by looks four times in a lease.
+        let pause = pauses.next_pause().max(if gives_up { lease / 2 } else { Duration::ZERO });
+        warn!(
+            feed = self.name,
+            cause = %cause,
+            gives_the_lease_back = gives_up,
+            pause_ms = pause.as_millis(),
+            "the feed waits; workers do not"
+        );
+        // For people. Where PostgreSQL is what is away, nobody can be told there, and the lease ends by itself.
         let problem = cause.to_string();
-        // For people. Where PostgreSQL is what is away, nobody can be told there.
         let told = self.connection.run(async |connection| {
-            store::feed::renew(connection, &name, &holder, lease, Some(&problem)).await
+            if gives_up {
+                return store::feed::release(connection, &name, &holder, Some(&problem)).await;
+            }
+            store::feed::renew(connection, &name, &holder, lease, Some(&problem)).await.map(|_| ())
         });
         drop(told.await);
         sleep_unless(pause, stop).await;
+    }
+
+    /// Something went well: the next failure is the first.
+    fn recovered(&mut self, pauses: &mut Pauses) {
+        self.failing_since = None;
+        pauses.reset();
     }
 
     async fn check_schema(&mut self) -> Result<(), SchemaError> {
@@ -272,7 +296,7 @@ impl Tail {
                 metrics::feed_sent(&self.name, confirmed);
                 delivered?;
                 check(sink, log.position(), &epoch).await?;
-                pauses.reset();
+                self.recovered(pauses);
             } else {
                 log.go_to(page.next);
             }
@@ -286,6 +310,7 @@ impl Tail {
                     _ = renewals.tick() => {
                         check(sink, log.position(), &epoch).await?;
                         self.keep(log.position(), &epoch, 0).await?;
+                        self.recovered(pauses);
                     }
                 }
             }

@@ -297,7 +297,6 @@ pub async fn renew(
     lease: Duration,
     problem: Option<&str>,
 ) -> Result<bool, StoreError> {
-    let problem: Option<String> = problem.map(|text| storable(text).chars().take(ERROR_CHARS_MAX).collect());
     let updated = sqlx::query(
         "update feeds set lease_until = clock_timestamp() + make_interval(secs => $3), last_error = coalesce($4, last_error)
          where name = $1 and holder = $2",
@@ -305,23 +304,37 @@ pub async fn renew(
     .bind(name)
     .bind(holder)
     .bind(lease.as_secs_f64())
-    .bind(problem)
+    .bind(problem.map(kept))
     .execute(connection)
     .await?;
     Ok(updated.rows_affected() > 0)
 }
 
-/// Gives the right back, so that another takes over at once.
+/// Gives the right back, so that another takes over at once, and says why, where that is a failure.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn release(connection: &mut PgConnection, name: &str, holder: &str) -> Result<(), StoreError> {
-    sqlx::query("update feeds set holder = null, lease_until = null where name = $1 and holder = $2")
-        .bind(name)
-        .bind(holder)
-        .execute(connection)
-        .await?;
+pub async fn release(
+    connection: &mut PgConnection,
+    name: &str,
+    holder: &str,
+    problem: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update feeds set holder = null, lease_until = null, last_error = coalesce($3, last_error)
+         where name = $1 and holder = $2",
+    )
+    .bind(name)
+    .bind(holder)
+    .bind(problem.map(kept))
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// A failure, as it is kept.
+fn kept(problem: &str) -> String {
+    storable(problem).chars().take(ERROR_CHARS_MAX).collect()
 }
 
 /// Has the feed's index know the newest rows, so that a look reads only what it is after.

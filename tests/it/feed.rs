@@ -138,6 +138,31 @@ async fn one_feed_works_and_another_takes_over() {
     world.close().await;
 }
 
+/// A feed that works but cannot reach the broker is worth no more than a dead one, however alive its process is.
+#[tokio::test]
+async fn a_feed_that_cannot_reach_the_broker_leaves_it_to_one_that_can() {
+    let mut world = World::new().await;
+    let mut reader = EventReader::new(&world).await;
+    let mut connection = world.connect().await;
+    let nobody_listens = "amqp://guest:guest@127.0.0.1:1/%2f".to_owned();
+    let broker = std::mem::replace(&mut world.amqp_url, nobody_listens);
+    let cut_off = world.feed("cut-off", &[], false);
+    world.amqp_url = broker;
+    let says_why = "select count(*) from feeds where last_error is not null";
+    eventually("it has the lease and says why it does not send", 1, || world.number(says_why)).await;
+    let other = world.feed("other", &[], false);
+    post(&mut connection, "a", 1).await;
+    reader.knows(1).await;
+    eventually("the first stands by", true, || async { cut_off.readiness.is_ready() }).await;
+    post(&mut connection, "a", 2).await;
+    reader.knows(2).await;
+    assert_eq!(world.number("select count(*) from feeds where holder = 'other'").await, 1);
+    assert_eq!(reader.gaps, 0);
+    cut_off.stop().await;
+    other.stop().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn all_is_sent_again_from_the_beginning() {
     let world = World::new().await;
