@@ -6,7 +6,7 @@ mod reads;
 mod tokens;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use axum::{
     Json, Router,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -32,8 +32,8 @@ use crate::{
 };
 
 /// How old the answer to "how far behind is this standby?" may be.
-const LAG_AGE_MAX: Duration = Duration::from_secs(1);
-/// How far a standby is behind, on each of its answers.
+const LAG_AGE_MAX: Duration = Duration::from_millis(100);
+/// How far a standby is behind, on each answer that was read from it.
 const LAG_HEADER: HeaderName = HeaderName::from_static("payonce-lag-ms");
 
 /// What the api is given.
@@ -50,8 +50,8 @@ struct Api {
     reader: Reader,
     tokens: Tokens,
     prometheus: PrometheusHandle,
-    /// When it was asked last, and what it said.
-    lag: Mutex<Option<(Instant, Option<i64>)>>,
+    /// When it was asked last, and what it said. Held while it is asked, so that one asks for all.
+    lag: tokio::sync::Mutex<Option<(Instant, Option<i64>)>>,
 }
 
 /// Why there is no answer.
@@ -124,7 +124,7 @@ impl IntoResponse for Problem {
 /// Where the listener fails.
 pub async fn serve(listener: TcpListener, setup: Setup, stop: CancellationToken) -> std::io::Result<()> {
     let Setup { reader, tokens, prometheus } = setup;
-    let api = Arc::new(Api { reader, tokens, prometheus, lag: Mutex::default() });
+    let api = Arc::new(Api { reader, tokens, prometheus, lag: tokio::sync::Mutex::default() });
     let refreshing = {
         let (api, stop) = (Arc::clone(&api), stop.clone());
         tokio::spawn(async move { api.tokens.keep_fresh(&stop).await })
@@ -143,6 +143,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/accounts/{id}/entries", get(reads::entries))
         .route("/v1/payments", get(reads::payment))
         .route("/v1/events", get(reads::event))
+        .route_layer(from_fn_with_state(Arc::clone(&api), say_lag))
         .route_layer(from_fn_with_state(Arc::clone(&api), guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -152,12 +153,12 @@ fn router(api: Arc<Api>) -> Router {
         .merge(guarded)
         .fallback(async || Problem::NotFound("path; /v1/openapi.json lists them"))
         .method_not_allowed_fallback(async || Problem::Method)
-        .layer(from_fn_with_state(Arc::clone(&api), dress))
+        .layer(from_fn(dress))
         .with_state(api)
 }
 
-/// Counts every answer, and gives it the headers that all have.
-async fn dress(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+/// Counts every answer, and gives it the headers that all have. Asks nobody: an answer that needs no database waits for none.
+async fn dress(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let is_read = request.uri().path().starts_with("/v1/");
     let mut response = next.run(request).await;
@@ -166,9 +167,6 @@ async fn dress(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
     // A balance is nobody's to keep but the asker's, who asks again with the version it has.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     if is_read {
-        if let Some(lag) = api.lag_ms().await {
-            headers.insert(LAG_HEADER, HeaderValue::from(lag));
-        }
         metrics::api_answered(response.status().as_u16(), started.elapsed());
     }
     response
@@ -177,15 +175,26 @@ async fn dress(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
 impl Api {
     /// How far the standby that is read from is behind; `None`: it is the primary, or does not answer.
     async fn lag_ms(&self) -> Option<i64> {
-        let known = *self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lag.lock().await;
         if let Some((_, lag)) = known.filter(|(at, _)| at.elapsed() < LAG_AGE_MAX) {
             return lag;
         }
         let asked = self.reader.run(async |connection| stored::standby_lag_ms(connection).await).await;
         let lag = asked.unwrap_or(None);
-        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), lag));
+        *known = Some((Instant::now(), lag));
         lag
     }
+}
+
+/// Says how old an answer may be that the database gave. A refusal was not read from it.
+async fn say_lag(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let is_read =
+        matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND);
+    if is_read && let Some(lag) = api.lag_ms().await {
+        response.headers_mut().insert(LAG_HEADER, HeaderValue::from(lag));
+    }
+    response
 }
 
 async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {

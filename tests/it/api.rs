@@ -205,6 +205,35 @@ async fn every_refusal_says_what_is_wrong_in_one_form() {
     world.close().await;
 }
 
+/// Whatever a request is refused for, and whatever stands in the program itself, is not looked up: with the database away it is answered as ever.
+#[tokio::test]
+async fn what_needs_no_database_is_answered_without_one() {
+    let world = World::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let tokens = tokens();
+    let mut command = world.program(&["api", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command
+        .env("PAYONCE_API_TOKENS_FILE", tokens.path())
+        .env("PAYONCE_DATABASE_URL", format!("postgres://nobody@{}/none", silent.local_addr().unwrap()));
+    let api = Dashboard::of(command).await;
+    for (token, path, status) in [
+        ("", "/v1/accounts/shop-1", 401),
+        (ALL, "/v1/openapi.json", 200),
+        (ALL, "/v1/nothing", 404),
+        (ALL, "/v1/accounts/shop-1?at=yesterday", 400),
+        (BALANCES, "/v1/payments?source=/providers/test&id=pay", 403),
+        (SHOP, "/v1/accounts/other", 403),
+        (ALL, "/healthz", 200),
+        (ALL, "/metrics", 200),
+    ] {
+        assert_eq!(ask(&api, token, path).await.status, status, "{path}");
+    }
+    let asked = silent.accept().map(|_| ()).map_err(|error| error.kind());
+    assert_eq!(asked, Err(std::io::ErrorKind::WouldBlock), "nobody has asked the database");
+    world.close().await;
+}
+
 #[tokio::test]
 async fn an_api_without_usable_tokens_does_not_start_and_says_why() {
     let world = World::new().await;
