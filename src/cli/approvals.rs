@@ -201,16 +201,15 @@ pub(super) fn report_start(start: &Start, json: bool) -> Result<(), Failure> {
                     table::time(row.expires_at),
                     row.id
                 ),
-                "approved" => say!("Proposal {} is approved: {what}", row.id),
-                // Expired, or rejected: nothing was done, and nothing will be.
-                state => {
-                    return Err(Failure::No(format!(
-                        "proposal {} is {state}: {what}. Propose it anew, under another idempotency key",
-                        row.id
-                    )));
-                }
+                state => say!("Proposal {} is {state}: {what}", row.id),
             }
             Ok(())
+        }
+        Start::Ended(row) => {
+            if json {
+                print_json(&json!({ "outcome": row.state, "proposal": row }))?;
+            }
+            Err(Failure::No(row.in_vain()))
         }
         Start::OtherContent(what) => Err(Failure::No(format!(
             "nothing was done: the idempotency key was used for something else: {what}"

@@ -178,6 +178,14 @@ impl Which {
         })
     }
 
+    /// The ages in words, for the audit log.
+    fn ages(&self) -> String {
+        let words = |what: &str, age: Option<Duration>| {
+            age.map_or_else(String::new, |age| format!("; first seen {what} {} s", age.whole_seconds()))
+        };
+        words("longer ago than", self.older_than) + &words("within", self.newer_than)
+    }
+
     /// The filter of a command that changes cases: it must say which.
     async fn chosen(self, config: &Config, verb: Verb, all: bool) -> Result<Filter, Failure> {
         let filter = self.filter(config, verb.states()).await?;
@@ -234,13 +242,16 @@ async fn work(
     why: &str,
     is_confirmed: bool,
 ) -> Result<(), Failure> {
+    let ages = which.ages();
     let filter = which.chosen(config, verb, how.all).await?;
     let By { by, idempotency_key, json } = &how.by;
     let json = *json;
     let database = Arc::new(app::database(config, "payonce")?);
     let mut reading = database.for_reading().connect().await?;
     store::check_schema(&mut reading).await?;
-    let mut chosen = filter.to_string();
+    // Ages as they were given: the same command a minute later is the same request, and its line says when it began.
+    let mut chosen = Filter { seen_before: None, seen_since: None, ..filter.clone() }.to_string();
+    chosen.push_str(&ages);
     if let Some(to) = &assign_to {
         chosen.push_str(&format!("; to account {:?}", to.as_str()));
     }
@@ -279,7 +290,11 @@ async fn work(
     let trust = Trust { keyring: &keyring, endpoints: &endpoints };
     let action = match requests::start(&mut reading, &order, config.approvals).await? {
         Start::Begun(action) => action,
-        other @ (Start::Before(_) | Start::Proposed(_) | Start::OtherContent(_) | Start::Refused(_)) => {
+        other @ (Start::Before(_)
+        | Start::Proposed(_)
+        | Start::Ended(_)
+        | Start::OtherContent(_)
+        | Start::Refused(_)) => {
             return approvals::report_start(&other, json);
         }
     };

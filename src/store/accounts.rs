@@ -8,6 +8,7 @@ use super::{
     actions::{self, Act, ActionRow, Begun, Door, Line},
     columns::unreadable,
     openings::hold_openings,
+    requests::{self, Start},
     rows::expect_rows,
     server,
 };
@@ -89,7 +90,19 @@ pub async fn change(connection: &mut PgConnection, order: &Order<'_>) -> Result<
         proposed_by: None,
     };
     let mut transaction = connection.begin().await?;
-    // First of all, so that of two requests of one key the second waits here, and is answered as the first.
+    // A proposal may wait under this key: a line of the audit log with it would leave the proposal nothing to be carried out under.
+    match requests::before(&mut transaction, &line).await? {
+        Some(Start::Before(before)) => return Ok(as_before(&before)),
+        Some(
+            Start::Proposed(_)
+            | Start::Ended(_)
+            | Start::OtherContent(_)
+            | Start::Refused(_)
+            | Start::Begun(_),
+        ) => return Ok(Ordered::OtherContent),
+        None => {}
+    }
+    // First of all that is written, so that of two requests of one key the second waits here, and is answered as the first.
     let action = match actions::begin(&mut transaction, &line).await? {
         Begun::New(action) => action,
         Begun::Before(before) => return Ok(as_before(&before)),

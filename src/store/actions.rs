@@ -1,4 +1,4 @@
-//! The audit log of what people did to cases and accounts. Written beside them, read by pages.
+//! The audit log of what people did to cases, accounts and subscribers. Written beside them, read by pages.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,6 +10,9 @@ use super::{
     quarantine::{Filter, as_json},
 };
 use crate::ledger::{AccountId, CaseId};
+
+/// Advisory locks of lines that are worked on: this and the line's id. Others of payonce begin with other 32 bits.
+const WORK_LOCKS: i64 = 0x7061_7970_0000_0000;
 
 /// What a person asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -55,7 +58,7 @@ impl Verb {
     }
 }
 
-/// What a person does to an account.
+/// What a person does to an account, or to a subscriber over HTTPS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// Post an adjustment.
@@ -66,6 +69,14 @@ pub enum Act {
     Close,
     /// Freeze it.
     Freeze,
+    /// Send to a subscriber again.
+    Enable,
+    /// Send nothing to a subscriber.
+    Disable,
+    /// Send an account's events to a subscriber again, from a version on.
+    Resend,
+    /// Forget a subscriber.
+    Forget,
 }
 
 impl Act {
@@ -77,6 +88,10 @@ impl Act {
             Self::Open => "open",
             Self::Close => "close",
             Self::Freeze => "freeze",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Resend => "resend",
+            Self::Forget => "forget",
         }
     }
 }
@@ -107,7 +122,7 @@ pub enum Door {
     Web,
     /// The operators' API.
     Api,
-    /// `payonce quarantine`, `payonce adjust`, `payonce account`.
+    /// `payonce quarantine`, `adjust`, `account`, `feed subscribers`.
     CommandLine,
 }
 
@@ -175,7 +190,8 @@ pub struct ActionRow {
     pub who: String,
     /// `web`, `api` or `command line`.
     pub via: String,
-    /// `replay`, `discard`, `reopen` or `assign`; of an account `adjust`, `open`, `close` or `freeze`.
+    /// `replay`, `discard`, `reopen` or `assign`; of an account `adjust`, `open`, `close` or `freeze`; of a
+    /// subscriber `enable`, `disable`, `resend` or `forget`.
     pub action: String,
     /// The reason.
     pub why: String,
@@ -262,6 +278,26 @@ pub async fn of_key(connection: &mut PgConnection, key: &str) -> Result<Option<A
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(key).fetch_optional(connection).await?)
 }
 
+/// Writes the line of an act that is done in this transaction, where nothing else is to be known of it. Reads nothing of the audit log.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn note(connection: &mut PgConnection, line: &Line<'_>, result: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into operator_actions (who, via, action, why, chosen, ended_at, result)
+         values ($1, $2, $3, $4, $5, clock_timestamp(), $6)",
+    )
+    .bind(line.who)
+    .bind(line.via.as_str())
+    .bind(line.action)
+    .bind(line.why)
+    .bind(line.chosen)
+    .bind(result)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Names cases that are about to be looked at.
 ///
 /// # Errors
@@ -302,6 +338,35 @@ pub async fn end(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Holds a line while its work goes on after the transaction that wrote it: until this session ends. False: another session works on it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn hold(connection: &mut PgConnection, action: i64) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("select pg_try_advisory_lock($1)")
+        .bind(WORK_LOCKS.saturating_add(action))
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Opens a line again whose work was cut short, and holds it. False: all of it was done, or another session works on it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn resume(connection: &mut PgConnection, action: i64) -> Result<bool, StoreError> {
+    if !hold(connection, action).await? {
+        return Ok(false);
+    }
+    let opened = sqlx::query(
+        "update operator_actions set ended_at = null, result = null, outcome = null
+         where id = $1 and (ended_at is null or outcome ->> 'stopped' = 'true')",
+    )
+    .bind(action)
+    .execute(connection)
+    .await?;
+    Ok(opened.rows_affected() > 0)
 }
 
 /// The newest lines before an id.

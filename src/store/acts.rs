@@ -108,6 +108,14 @@ pub(super) async fn open(transaction: &mut PgConnection, entry: Entry<'_>) -> Re
     };
     match actions::begin(transaction, &line).await? {
         Begun::New(action) => Ok(Acted::Done(action)),
+        // Of two people at once, whoever proposed and whoever acted: trying again would find the same.
+        Begun::Before(row) | Begun::OtherContent(row) if matches!(entry, Entry::Approves(..)) => {
+            Ok(Acted::Objected(Objection::Impossible(format!(
+                "its id or idempotency key was used for another act meanwhile, line {} of the trail: {} {}. Reject this, and propose it \
+                 again with another",
+                row.id, row.action, row.chosen
+            ))))
+        }
         // The caller has looked before, and decides again.
         Begun::Before(_) | Begun::OtherContent(_) => {
             Err(StoreError::Conflict("another request of the same idempotency key came first".to_owned()))
@@ -208,8 +216,10 @@ pub async fn approve_cases(
     };
     settle(&mut transaction, entry, action).await?;
     match verb {
-        // Decided by the caller, batch by batch, who closes the line then.
-        Verb::Replay | Verb::Assign => {}
+        // Decided by the caller, batch by batch, who closes the line then. Meanwhile nobody takes it for cut short.
+        Verb::Replay | Verb::Assign => {
+            actions::hold(&mut transaction, action).await?;
+        }
         Verb::Discard | Verb::Reopen => {
             let done = if verb == Verb::Discard { "discarded" } else { "reopened" };
             let (words, outcome) = (format!("{changed} {done}"), json!({ done: changed }));

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, PgConnection};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     StoreError,
@@ -64,6 +64,29 @@ fn as_given<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S:
 }
 
 impl ProposalRow {
+    /// Rejected, or expired: it will never be carried out, and its key stays used.
+    #[must_use]
+    pub fn is_in_vain(&self) -> bool {
+        matches!(self.state.as_str(), "rejected" | "expired")
+    }
+
+    /// What became of a proposal that is in vain, and what to do, in words.
+    #[must_use]
+    pub fn in_vain(&self) -> String {
+        let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+        let end = match (self.decided_at, &self.decided_by) {
+            (Some(at), Some(by)) => {
+                let why = self.decided_why.as_deref().unwrap_or_default();
+                format!("was rejected by {by} at {}: {why}", time(at))
+            }
+            _ => format!("expired at {} undecided", time(self.expires_at)),
+        };
+        format!(
+            "nothing was done: proposal {} ({} {}) {end}. Its id or idempotency key {:?} stays used; to ask again, ask with another",
+            self.id, self.action, self.chosen, self.idempotency_key
+        )
+    }
+
     /// What is to be done.
     ///
     /// # Errors

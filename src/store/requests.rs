@@ -20,8 +20,10 @@ pub enum Start {
     Begun(i64),
     /// It was asked for before with this key: the line says what came of it, or that it is at work or was cut short.
     Before(Box<ActionRow>),
-    /// It waits for another person, or was decided by one, now or when it was asked for before.
+    /// It waits for another person, or was approved by one, now or when it was asked for before.
     Proposed(Box<ProposalRow>),
+    /// It was proposed before with this key, and rejected, or expired: nothing is done, nor will be ([`ProposalRow::in_vain`]).
+    Ended(Box<ProposalRow>),
     /// Nothing is done: the key was used for something else, which these words say.
     OtherContent(String),
     /// It cannot be proposed, in words.
@@ -31,8 +33,12 @@ pub enum Start {
 impl From<Proposed> for Start {
     fn from(proposed: Proposed) -> Self {
         match proposed {
+            Proposed::Waits(row) if row.is_in_vain() => Self::Ended(row),
             Proposed::Waits(row) => Self::Proposed(row),
-            Proposed::OtherContent(row) => Self::OtherContent(format!("{} {}", row.action, row.chosen)),
+            Proposed::OtherContent(row) => Self::OtherContent(format!(
+                "{} {} (proposal {}, {})",
+                row.action, row.chosen, row.id, row.state
+            )),
             Proposed::Refused(words) => Self::Refused(words),
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     ledger::{AccountId, CaseId, Expires},
     store::{
         self, Resolver, StoreError,
-        actions::{Act, Door, Line, Order, Verb},
+        actions::{self, Act, Door, Line, Order, Verb},
         acts::{self, Acted, Adjusted, Entry},
         assign::{Assigning, Assignment},
         proposals::{self, Arguments, Objection, ProposalRow},
@@ -42,6 +42,7 @@ pub async fn approve(
     let found = connection.run(async |connection| proposals::show(connection, proposal).await).await?;
     let Some(row) = found else { return Ok(Some(Objection::NotThere)) };
     if row.state == "approved" && row.decided_by.as_deref() == Some(approver.name) {
+        carry_on(connection, (&row, approver), (trust, policy)).await?;
         return Ok(None);
     }
     match row.arguments()? {
@@ -106,6 +107,27 @@ pub async fn approve(
             }
         }
     }
+}
+
+/// Goes on with a replay that was cut short after it was approved. What is one transaction is done once it is approved, and of a reopening the
+/// workers' sweep finds what is left to decide.
+async fn carry_on(
+    connection: &mut store::Connection,
+    (row, approver): (&ProposalRow, Approver<'_>),
+    how: (&Trust<'_>, Policy),
+) -> Result<(), StoreError> {
+    let (Arguments::Cases { verb, cases, .. }, Some(action)) = (row.arguments()?, row.action_id) else {
+        return Ok(());
+    };
+    if Verb::parse(&verb) != Some(Verb::Replay)
+        || !connection.run(async |connection| actions::resume(connection, action).await).await?
+    {
+        return Ok(());
+    }
+    // Those of them that are open or waiting still.
+    let left = cases.into_iter().map(CaseId).collect();
+    let approved = acts::Approved { action, left, changed: 0 };
+    decide_again(connection, Verb::Replay, (row, approver), approved, how).await
 }
 
 /// Another call may have carried it out since this one has read the proposal; else somebody used the id.

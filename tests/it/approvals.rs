@@ -168,6 +168,26 @@ async fn a_rejected_and_an_expired_proposal_are_not_carried_out() {
         "currency_mismatch",
     );
     assert_eq!(proposals(&world).await.len(), 2);
+    // Their ids stay used, for the same content as well; the answer says by what, since when, and what to do.
+    for (id, words) in [(&rejected, "bob at 20"), (&expired, "anna at 20")] {
+        let (_, shown, _) = run(&world, &["approvals", "show", id]).await;
+        let (id, amount) = (shown["idempotency_key"].as_str().unwrap(), &shown["arguments"]["amount"]);
+        let amount = amount.to_string();
+        let again = ["adjust", "a", "credit", &amount, "EUR", "--id", id, "--why", "again"];
+        for answer in [run(&world, &again).await, alone(&world, &again).await] {
+            assert_refused(answer.clone(), &format!("proposal {} (adjust credit {amount} EUR", shown["id"]));
+            assert_refused(answer.clone(), &format!("was rejected by {words}"));
+            assert_refused(answer, "ask with another");
+        }
+    }
+    let id = propose(&world, &["adjust", "a", "credit", "7", "EUR", "--id", "late"], "anna").await;
+    sqlx::query("update proposals set expires_at = clock_timestamp() where state = 'proposed'")
+        .execute(&mut world.connect().await)
+        .await
+        .unwrap();
+    let again = ["adjust", "a", "credit", "7", "EUR", "--id", "late", "--why", "again"];
+    assert_refused(run(&world, &again).await, &format!("proposal {id} (adjust credit 7 EUR"));
+    assert_refused(run(&world, &again).await, "expired at 20");
     world.audit().await;
     world.close().await;
 }
@@ -404,6 +424,64 @@ async fn a_request_that_is_sent_again_is_answered_as_the_first_was() {
     assert_eq!((first.0, again.0), (Some(0), Some(0)), "{first:?} {again:?}");
     assert_eq!((&first.1["balance"], &first.1["repeated"]), (&5.into(), &false.into()));
     assert_eq!((&again.1["balance"], &again.1["repeated"]), (&5.into(), &true.into()));
+    world.audit().await;
+    world.close().await;
+}
+
+/// What stands between an approval and the end of a replay: a crash, or a server that goes away.
+#[tokio::test]
+async fn an_approved_replay_that_was_cut_short_is_carried_on_when_it_is_approved_again() {
+    for was_told in [false, true] {
+        let world = with_cases(&[500, 600, 700]).await;
+        let funds = ["adjust", "a", "credit", "2000", "EUR", "--why", "start", "--by", "zoe"];
+        assert_eq!(alone(&world, &funds).await.0, Some(0));
+        let id = propose(&world, &["quarantine", "replay", "--all"], "anna").await;
+        let crash = [("PAYONCE_CRASH_POINT", "after_commit=abort")];
+        let (code, ..) = run_with(&world, &["approvals", "approve", &id, "--by", "bob"], &crash).await;
+        assert_eq!(code, None, "it dies once it is approved");
+        assert_eq!(proposals(&world).await, [("approved".to_owned(), Some("bob".to_owned()), true)]);
+        assert_eq!(world.account("a").await, Some((2_010, 0, 2)), "no case was decided");
+        if was_told {
+            let stopped = "update operator_actions set ended_at = clock_timestamp(), result = 'not all was done', \
+                           outcome = '{\"stopped\": true}' where proposed_by is not null";
+            sqlx::query(stopped).execute(&mut world.connect().await).await.unwrap();
+        }
+        assert_refused(approve(&world, &id, "carl").await, "bob has approved it already");
+        let (code, line, said) = approve(&world, &id, "bob").await;
+        assert_eq!((code, &line["outcome"]["applied"]), (Some(0), &3.into()), "{line} {said}");
+        assert_eq!((&line["cases"], line["ended_at"].is_string()), (&3.into(), true), "{line}");
+        assert_eq!(world.account("a").await, Some((210, 0, 5)));
+        let again = approve(&world, &id, "bob").await;
+        assert_eq!((again.0, &again.1), (Some(0), &line), "nothing is left to do");
+        assert_eq!(carried_out(&world).await.len(), 1);
+        world.audit().await;
+        world.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_proposals_key_is_nobody_elses() {
+    let world = with_account("1000").await;
+    let id = propose(&world, &["adjust", "a", "debit", "300", "EUR", "--id", "x"], "anna").await;
+    for act in [["account", "freeze"], ["account", "close"]] {
+        let act = [&act[..], &["a", "--why", "w", "--idempotency-key", "x"]].concat();
+        assert_refused(alone(&world, &act).await, "used for something else");
+    }
+    let (code, answer, said) = approve(&world, &id, "bob").await;
+    assert_eq!((code, &answer["outcome"]["balance"]), (Some(0), &700.into()), "{answer} {said}");
+
+    // Of two at once the other one may have come first all the same: that is said, not tried again and again.
+    let id = propose(&world, &["adjust", "a", "debit", "300", "EUR", "--id", "y"], "anna").await;
+    sqlx::query(
+        "insert into operator_actions (who, via, action, why, chosen, idempotency_key) values ('eve', 'web', 'freeze', 'w', 'account z', 'y')",
+    )
+    .execute(&mut world.connect().await)
+    .await
+    .unwrap();
+    let refused = approve(&world, &id, "bob").await;
+    assert_refused(refused.clone(), "used for another act meanwhile");
+    assert_refused(refused, "freeze account z");
+    assert_eq!(world.account("a").await, Some((700, 0, 2)));
     world.audit().await;
     world.close().await;
 }

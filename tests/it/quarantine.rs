@@ -595,3 +595,30 @@ async fn a_payment_is_shown_with_its_sums_entries_and_cases() {
     assert_eq!(none.status.code(), Some(1));
     world.close().await;
 }
+
+/// An age is counted back from now, and now moves on; what the person asked for does not.
+#[tokio::test]
+async fn a_repeated_command_with_ages_is_answered_as_the_first_was() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "a", 10), debit("s1", "p1", 100), debit("s2", "p2", 5_000)]).await;
+    world.settled(3).await;
+    worker.stop().await;
+    let keyed = ["--why", "w", "--by", "anna", "--idempotency-key"];
+    for (verb, age, key) in [
+        (&["discard", "--yes"][..], ["--newer-than", "7d"], "k1"),
+        (&["reopen"], ["--older-than", "0s"], "k2"),
+        (&["replay"], ["--newer-than", "36h"], "k3"),
+    ] {
+        let command = [verb, &age, &keyed, &[key]].concat();
+        let (first, again) = (quarantine(&world, &command).await, quarantine(&world, &command).await);
+        assert_eq!((first.0, &again), (0, &first), "{command:?}");
+    }
+    assert_eq!(world.number("select count(*) from operator_actions").await, 3);
+    let says = "select count(*) from operator_actions where chosen like '%first seen within 604800 s'";
+    assert_eq!(world.number(says).await, 1);
+    // Another age is another request.
+    let other = [&["discard", "--yes", "--newer-than", "8d"], &keyed[..], &["k1"]].concat();
+    assert_eq!(quarantine(&world, &other).await.0, 1);
+    world.close().await;
+}

@@ -143,9 +143,11 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: As
 async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
     match actions::start(pool, order).await? {
         Start::Begun(action) => line(pool, action).await,
-        other @ (Start::Before(_) | Start::Proposed(_) | Start::OtherContent(_) | Start::Refused(_)) => {
-            begun(other)
-        }
+        other @ (Start::Before(_)
+        | Start::Proposed(_)
+        | Start::Ended(_)
+        | Start::OtherContent(_)
+        | Start::Refused(_)) => begun(other),
     }
 }
 
@@ -157,6 +159,10 @@ fn begun(start: Start) -> Answer {
         Start::Proposed(row) => {
             let status = if row.state == "proposed" { StatusCode::ACCEPTED } else { StatusCode::OK };
             Ok((status, Json(json!({ "outcome": row.state, "proposal": row }))).into_response())
+        }
+        Start::Ended(row) => {
+            let code = if row.state == "expired" { "expired" } else { "rejected" };
+            Err(Problem::Refused(StatusCode::CONFLICT, Some(code), row.in_vain()))
         }
         Start::OtherContent(what) => {
             let words = format!("the idempotency key was used for something else: {what}");

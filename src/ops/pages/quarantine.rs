@@ -333,6 +333,11 @@ pub(super) fn shown(pool: &Pool, frame: &Frame, start: &Start) -> Response {
         Start::Begun(action) => return Redirect::to(&format!("/trail/{action}")).into_response(),
         Start::Before(row) => return Redirect::to(&format!("/trail/{}", row.id)).into_response(),
         Start::Proposed(row) => return Redirect::to(&format!("/approvals/{}", row.id)).into_response(),
+        Start::Ended(row) => {
+            let back = format!("/approvals/{}", row.id);
+            let back = (back.as_str(), "The proposal");
+            return frame.refusal(&pool.watch.now(), Place::Approvals, &row.in_vain(), back);
+        }
         Start::OtherContent(what) => {
             format!("This form was sent before, with other content: {what}. Load the page again.")
         }
