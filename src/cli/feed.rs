@@ -1,16 +1,17 @@
-//! `payonce feed`, and `payonce feed subscribers list|enable|replay|forget`.
+//! `payonce feed`, and `payonce feed subscribers list|enable|disable|replay|forget`.
 
 use std::net::SocketAddr;
 
 use clap::Subcommand;
 
-use super::{Failure, print_json, table};
+use super::{Failure, print_json, quarantine, table};
 use crate::{
     app,
     config::{Config, SubscriberConfig},
     feed::feed_of,
     store::{
         self,
+        actions::{Act, Door, Line},
         subscribers::{self, WebhookRow},
     },
 };
@@ -51,6 +52,15 @@ enum Subscribers {
     Enable {
         /// The subscriber's name in the configuration file.
         name: String,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Sends nothing more to a subscriber until it is enabled. All that it has not taken is kept.
+    Disable {
+        /// The subscriber's name in the configuration file.
+        name: String,
+        #[command(flatten)]
+        by: By,
     },
     /// Sends an account's events again, from a version on. The subscriber gets copies of what it knows.
     Replay {
@@ -62,12 +72,41 @@ enum Subscribers {
         /// The first version to send.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
         from_version: i64,
+        #[command(flatten)]
+        by: By,
     },
     /// Forgets a subscriber that the configuration file does not name any more, with all that it has not taken.
     Forget {
         /// The name that it had.
         name: String,
+        #[command(flatten)]
+        by: By,
     },
+}
+
+/// Who does it, and why.
+#[derive(Debug, clap::Args)]
+struct By {
+    /// Who does this, kept in the audit log.
+    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    by: String,
+    /// Kept in the audit log.
+    #[arg(long, default_value = "by hand", value_parser = quarantine::words, value_name = "TEXT")]
+    why: String,
+}
+
+impl By {
+    fn line<'a>(&'a self, act: Act, chosen: &'a str) -> Line<'a> {
+        Line {
+            who: &self.by,
+            via: Door::CommandLine,
+            action: act.as_str(),
+            why: &self.why,
+            chosen,
+            key: None,
+            proposed_by: None,
+        }
+    }
 }
 
 pub(super) async fn run(config: Config, args: Args) -> Result<(), Failure> {
@@ -85,15 +124,30 @@ async fn work_subscribers(config: &Config, command: Subscribers) -> Result<(), F
     store::check_schema(&mut connection).await?;
     match command {
         Subscribers::List { json } => list(config, subscribers::list(&mut connection).await?, json),
-        Subscribers::Enable { name } => {
+        Subscribers::Enable { name, by } => {
             let feed = feed_of(&config.feed.name, &name);
-            if subscribers::enable(&mut connection, &feed).await? {
+            let chosen = format!("subscriber {feed}");
+            if subscribers::enable(&mut connection, &feed, &by.line(Act::Enable, &chosen)).await? {
                 say!("{name} is enabled; a running feed sends what it has not taken");
                 return Ok(());
             }
             Err(unknown(&name))
         }
-        Subscribers::Replay { name, account, from_version } => {
+        Subscribers::Disable { name, by } => {
+            let feed = feed_of(&config.feed.name, &name);
+            let chosen = format!("subscriber {feed}");
+            match subscribers::disable(&mut connection, &feed, &by.line(Act::Disable, &chosen)).await? {
+                Some(true) => {
+                    say!(
+                        "{name} is disabled; what it has not taken is kept until `payonce feed subscribers enable`"
+                    );
+                    Ok(())
+                }
+                Some(false) => Err(Failure::No(format!("{name} was disabled already"))),
+                None => Err(unknown(&name)),
+            }
+        }
+        Subscribers::Replay { name, account, from_version, by } => {
             let Some(subscriber) = config.feed.subscribers.iter().find(|one| one.name == name) else {
                 let words = "not in the configuration file (--config), which says what it may get";
                 return Err(Failure::Usage(format!("subscriber {name:?}: {words}")));
@@ -106,7 +160,9 @@ async fn work_subscribers(config: &Config, command: Subscribers) -> Result<(), F
                 return Err(Failure::Usage(format!("--account {account}: {words}")));
             }
             let feed = feed_of(&config.feed.name, &name);
-            match subscribers::replay(&mut connection, &feed, &account, from_version).await? {
+            let chosen = format!("subscriber {feed}; account {account} from version {from_version}");
+            let (wanted, line) = ((account.as_str(), from_version), by.line(Act::Resend, &chosen));
+            match subscribers::replay(&mut connection, &feed, wanted, &line).await? {
                 Some(last) => {
                     say!(
                         "versions {from_version} to {last} of {} are sent to {name} again",
@@ -119,12 +175,14 @@ async fn work_subscribers(config: &Config, command: Subscribers) -> Result<(), F
                 ))),
             }
         }
-        Subscribers::Forget { name } => {
+        Subscribers::Forget { name, by } => {
             if config.feed.subscribers.iter().any(|one: &SubscriberConfig| one.name == name) {
                 let words = "the configuration file names it still, so that it would begin anew";
                 return Err(Failure::Usage(format!("subscriber {name:?}: {words}; take it out first")));
             }
-            if subscribers::forget(&mut connection, &feed_of(&config.feed.name, &name)).await? {
+            let feed = feed_of(&config.feed.name, &name);
+            let chosen = format!("subscriber {feed}");
+            if subscribers::forget(&mut connection, &feed, &by.line(Act::Forget, &chosen)).await? {
                 say!("{name} is forgotten");
                 return Ok(());
             }

@@ -110,6 +110,8 @@ const FEED_RIGHTS: &[(&str, &str)] = &[
         "select, insert (subscriber, account_id, delivered, wanted), \
          update (delivered, wanted, attempts, failing_since, due_at, last_error)",
     ),
+    // What people do to subscribers, with the feed's role.
+    ("operator_actions", "insert (who, via, action, why, chosen, ended_at, result)"),
 ];
 
 /// What those who work cases, and open, close and freeze accounts, may do besides.

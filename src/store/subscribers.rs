@@ -4,13 +4,17 @@
 use sqlx::{Connection as _, FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    actions::{self, Line},
+    webhooks,
+};
 
 /// All that it has not taken is tried at once, as if nothing had failed. False: there is no such subscriber.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn enable(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+pub async fn enable(connection: &mut PgConnection, name: &str, line: &Line<'_>) -> Result<bool, StoreError> {
     let mut transaction = connection.begin().await?;
     let enabled = sqlx::query(
         "update webhooks set disabled_at = null, disabled_why = null, failing_since = null, acts = acts + 1 where name = $1",
@@ -24,8 +28,36 @@ pub async fn enable(connection: &mut PgConnection, name: &str) -> Result<bool, S
     .bind(name)
     .execute(&mut *transaction)
     .await?;
+    if enabled.rows_affected() == 0 {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    actions::note(&mut transaction, line, "enabled").await?;
     transaction.commit().await?;
-    Ok(enabled.rows_affected() > 0)
+    Ok(true)
+}
+
+/// Nothing more is sent to it, until it is enabled; what it has not taken is kept. `None`: there is no such subscriber. False: it was disabled.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn disable(
+    connection: &mut PgConnection,
+    name: &str,
+    line: &Line<'_>,
+) -> Result<Option<bool>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let was: Option<bool> =
+        sqlx::query_scalar("select disabled_at is not null from webhooks where name = $1 for update")
+            .bind(name)
+            .fetch_optional(&mut *transaction)
+            .await?;
+    if was == Some(false) {
+        webhooks::disable(&mut transaction, name, &format!("by {}: {}", line.who, line.why)).await?;
+        actions::note(&mut transaction, line, "disabled").await?;
+    }
+    transaction.commit().await?;
+    Ok(was.map(|was_disabled| !was_disabled))
 }
 
 /// Has the versions of an account from `from_version` sent again. The version of its last row; `None`: there is no such subscriber, or the
@@ -36,8 +68,8 @@ pub async fn enable(connection: &mut PgConnection, name: &str) -> Result<bool, S
 pub async fn replay(
     connection: &mut PgConnection,
     name: &str,
-    account_id: &str,
-    from_version: i64,
+    (account_id, from_version): (&str, i64),
+    line: &Line<'_>,
 ) -> Result<Option<i64>, StoreError> {
     let mut transaction = connection.begin().await?;
     let last: Option<i64> = sqlx::query_scalar(
@@ -54,20 +86,33 @@ pub async fn replay(
     .bind(from_version)
     .fetch_optional(&mut *transaction)
     .await?;
+    let Some(last) = last else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
     sqlx::query("update webhooks set acts = acts + 1 where name = $1")
         .bind(name)
         .execute(&mut *transaction)
         .await?;
+    actions::note(&mut transaction, line, &format!("versions {from_version} to {last} are sent again"))
+        .await?;
     transaction.commit().await?;
-    Ok(last)
+    Ok(Some(last))
 }
 
 /// Forgets a subscriber, with what it has not taken. False: there is none, or a feed works for it.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn forget(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("select forget_webhook($1)").bind(name).fetch_one(connection).await?)
+pub async fn forget(connection: &mut PgConnection, name: &str, line: &Line<'_>) -> Result<bool, StoreError> {
+    let mut transaction = connection.begin().await?;
+    let is_forgotten: bool =
+        sqlx::query_scalar("select forget_webhook($1)").bind(name).fetch_one(&mut *transaction).await?;
+    if is_forgotten {
+        actions::note(&mut transaction, line, "forgotten").await?;
+    }
+    transaction.commit().await?;
+    Ok(is_forgotten)
 }
 
 /// A subscriber, as people and alerts see it.
@@ -93,6 +138,14 @@ pub struct WebhookRow {
     pub accounts_given_up: i64,
     /// The newest failure of an account that is behind.
     pub last_error: Option<String>,
+}
+
+impl WebhookRow {
+    /// Its name in the configuration file, in which no colon can be.
+    #[must_use]
+    pub fn subscriber(&self) -> &str {
+        self.name.rsplit_once(':').map_or(&self.name, |(_, subscriber)| subscriber)
+    }
 }
 
 /// Every subscriber, by name.

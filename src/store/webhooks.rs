@@ -145,6 +145,25 @@ pub async fn standing(
     .await?)
 }
 
+/// At most `accounts_max` accounts that have failed, of a subscriber that has taken nothing since some failed; not those that are given up.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn failed(
+    connection: &mut PgConnection,
+    name: &str,
+    accounts_max: usize,
+) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "select a.account_id from webhook_accounts a join webhooks w on w.name = a.subscriber
+         where w.name = $1 and w.failing_since is not null and a.attempts > 0 and a.due_at < 'infinity' limit $2",
+    )
+    .bind(name)
+    .bind(i64::try_from(accounts_max).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?)
+}
+
 /// An account that is to be tried.
 #[derive(Debug, Clone, FromRow)]
 pub struct Due {

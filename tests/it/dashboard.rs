@@ -525,7 +525,58 @@ async fn a_proposal_is_approved_by_another_person_over_page_and_api() {
     assert_eq!((repeated.status, &repeated.json()["outcome"]), (200, &"approved".into()), "{repeated:?}");
     let trail = dashboard.send("GET", "/trail", &[("cookie", &cookie)], "").await.body;
     assert!(trail.contains("bob") && trail.contains("proposed by anna"), "{trail}");
+
+    // What was rejected is not proposed again under its id: page and API say so, since when, and what to do.
+    let wanted = json!({ "account": "a", "direction": "debit", "amount": 30, "currency": "EUR", "why": "w", "id": "y" });
+    assert_eq!(send("anna", "/api/adjust", wanted.clone()).await.status, 202);
+    assert_eq!(send("carl", "/api/approvals/2/reject", json!({ "why": "too soon" })).await.status, 200);
+    let refused = send("anna", "/api/adjust", wanted).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (409, &"rejected".into()), "{refused:?}");
+    let body = format!("{body}&account=a&amount=-0.30&currency=EUR&why=w&id=y&confirmed=yes");
+    let page = dashboard.send("POST", "/adjust", &as_bob, &body).await;
+    assert!(page.body.contains("/approvals/2"), "{}", page.body);
+    for said in [refused.body, page.body] {
+        let has = |words: &str| said.contains(words);
+        assert!(
+            has("proposal 2 (adjust debit 30 EUR") && has("too soon") && has("ask with another"),
+            "{said}"
+        );
+        assert!(has("was rejected by carl at 20"), "{said}");
+    }
     dashboard.stop().await;
     world.audit().await;
+    world.close().await;
+}
+
+/// Whoever is woken by the alert reads on the page which, since when, why, and what to do.
+#[tokio::test]
+async fn a_disabled_subscriber_is_shown_with_why_and_the_command_that_enables_it() {
+    let world = World::new().await;
+    sqlx::raw_sql(
+        "insert into webhooks (name, disabled_at, disabled_why) values ('main:webhook:shop', clock_timestamp() - interval '2 hours', 'it <b>has</b> answered 410');
+         insert into webhooks (name, failing_since) values ('main:webhook:slow', clock_timestamp() - interval '3 minutes');
+         insert into webhooks (name) values ('main:webhook:well');
+         insert into webhook_accounts (subscriber, account_id, delivered, wanted, attempts, failing_since, due_at, last_error)
+         values ('main:webhook:slow', 'a', 0, 1, 4, clock_timestamp(), clock_timestamp(), 'status 503')",
+    )
+    .execute(&mut world.connect().await)
+    .await
+    .unwrap();
+    let dashboard = Dashboard::start(&world).await;
+    let page = dashboard.get("/workers").await.body;
+    let row = |name: &str| {
+        let from = page.find(&format!("main:webhook:{name}")).unwrap_or_else(|| panic!("{name}: {page}"));
+        page[from..].split("</tr>").next().unwrap().to_owned()
+    };
+    let shop = row("shop");
+    let command = "payonce feed subscribers enable shop";
+    for words in ["disabled", "2 h", "it &lt;b&gt;has&lt;/b&gt; answered 410", command] {
+        assert!(shop.contains(words), "{words}: {shop}");
+    }
+    let slow = row("slow");
+    assert!(slow.contains("failing") && slow.contains("status 503") && !slow.contains("enable"), "{slow}");
+    let well = row("well");
+    assert!(well.contains(">up<") && !well.contains("enable"), "{well}");
+    dashboard.stop().await;
     world.close().await;
 }

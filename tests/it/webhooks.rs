@@ -1,7 +1,7 @@
 //! Subscribers over HTTPS: every row that they want, signed, per account in the order of versions, once or more, whatever they answer and
 //! whatever is killed when; and nobody waits for one that is slow or dead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use payonce::{
     config,
@@ -319,6 +319,17 @@ async fn a_person_has_an_account_sent_again_from_a_version_on_and_forgets_a_subs
         assert!(said.contains(words), "{said}");
     }
     assert_eq!(subscribers(&world, &file, &["enable", "nobody"]).await.0, Some(1));
+    // A person disables it, and enables it again.
+    let why = ["--by", "anna", "--why", "it moves"];
+    assert_eq!(subscribers(&world, &file, &[&["disable", "s"], &why[..]].concat()).await.0, Some(0));
+    assert_eq!(subscribers(&world, &file, &[&["disable", "s"], &why[..]].concat()).await.0, Some(1));
+    assert_eq!(subscribers(&world, &file, &["disable", "nobody"]).await.0, Some(1));
+    let says =
+        "select count(*) from webhooks where disabled_at is not null and disabled_why = 'by anna: it moves'";
+    assert_eq!(world.number(says).await, 1);
+    post(&mut connection, "a", 9..=9).await;
+    assert_eq!(subscribers(&world, &file, &["enable", "s", "--by", "bob"]).await.0, Some(0));
+    receiver.has_taken("a", 9).await;
     let (code, said) = subscribers(&world, &file, &["forget", "s"]).await;
     assert!(code == Some(2) && said.contains("take it out first"), "{said}");
     feed.stop().await;
@@ -328,6 +339,27 @@ async fn a_person_has_an_account_sent_again_from_a_version_on_and_forgets_a_subs
         world.number("select (select count(*) from webhooks) + (select count(*) from feeds)").await,
         1
     );
+    // Who did what stands in the audit log, and nothing that was not done.
+    let acts: Vec<(String, String, String)> =
+        sqlx::query_as("select action, chosen, result from operator_actions order by id")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let line = |action: &str, more: &str, result: &str| {
+        (action.to_owned(), format!("subscriber main:webhook:s{more}"), result.to_owned())
+    };
+    assert_eq!(
+        acts,
+        [
+            line("resend", "; account a from version 3", "versions 3 to 8 are sent again"),
+            line("disable", "", "disabled"),
+            line("enable", "", "enabled"),
+            line("forget", "", "forgotten"),
+        ]
+    );
+    let who =
+        "select count(*) from operator_actions where (who, via, why) = ('anna', 'command line', 'it moves')";
+    assert_eq!(world.number(who).await, 1);
     world.close().await;
 }
 
@@ -362,6 +394,134 @@ async fn a_subscriber_hears_of_another_history_before_any_event_of_it() {
         world.number("select count(*) from webhooks where history_before is not null")
     })
     .await;
+    feed.stop().await;
+    world.close().await;
+}
+
+/// Whoever delivered before has failed for long, and each account would wait for an hour by now.
+async fn has_failed_for_long(connection: &mut store::PgConnection, accounts: i64) {
+    sqlx::query(
+        "with away as (update webhooks set failing_since = clock_timestamp() - interval '5 hours' where name = 'main:webhook:s')
+         insert into webhook_accounts (subscriber, account_id, delivered, wanted, attempts, failing_since, due_at)
+         select 'main:webhook:s', 'a' || n, 0, 1, 12, clock_timestamp() - interval '5 hours', clock_timestamp() + interval '1 hour'
+         from generate_series(1, $1) as n",
+    )
+    .bind(accounts)
+    .execute(connection)
+    .await
+    .unwrap();
+}
+
+/// A feed for the subscriber `s` that has told it nothing yet, with accounts that have one row each, and that nobody works for now.
+async fn idle_subscriber(
+    world: &World,
+    receiver: &Receiver,
+    accounts: i64,
+) -> (PathBuf, store::PgConnection) {
+    let file = receiver.file(&receiver.table("s", "start = \"now\""));
+    let mut connection = world.connect().await;
+    for account in 1..=accounts {
+        post(&mut connection, &format!("a{account}"), 1..=1).await;
+    }
+    let settled =
+        "select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint > max(txn))::int::bigint from ledger";
+    eventually("nothing can come before what is there", 1, || world.number(settled)).await;
+    let feed = world.feed_with("before", &[], false, Some(&file));
+    eventually("the feeds work", true, || async { feed.readiness.is_ready() }).await;
+    eventually("it is known", 1, || world.number("select count(*) from webhooks")).await;
+    feed.stop().await;
+    (file, connection)
+}
+
+#[tokio::test]
+async fn a_subscriber_that_returns_while_it_has_yet_to_hear_of_another_history_does_not_wait_for_an_hour() {
+    let world = World::new().await;
+    let receiver = Receiver::new().await;
+    let (file, mut connection) = idle_subscriber(&world, &receiver, 2).await;
+    has_failed_for_long(&mut connection, 2).await;
+    sqlx::query(
+        "with untold as (update webhooks set history_before = 'the-old-one', history_txn = 0)
+         insert into webhook_accounts (subscriber, account_id, delivered, wanted, attempts, failing_since, due_at)
+         values ('main:webhook:s', '', 0, 1, 12, clock_timestamp() - interval '5 hours', clock_timestamp() + interval '1 hour')",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let feed = world.feed_with("one", &[("webhook_retry_max_ms", "3600000")], false, Some(&file));
+    receiver.has_taken("a1", 1).await;
+    receiver.has_taken("a2", 1).await;
+    assert_eq!(receiver.received()[0].event["type"], "payonce.ledger.history.v1");
+    feed.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_was_away_when_another_feed_takes_over_is_looked_at_at_once() {
+    let world = World::new().await;
+    let receiver = Receiver::new().await;
+    let (file, mut connection) = idle_subscriber(&world, &receiver, 9).await;
+    has_failed_for_long(&mut connection, 9).await;
+    let feed = world.feed_with("one", &[("webhook_retry_max_ms", "3600000")], false, Some(&file));
+    for account in 1..=9 {
+        receiver.has_taken(&format!("a{account}"), 1).await;
+    }
+    feed.stop().await;
+    world.close().await;
+}
+
+/// A receiver that says when it wants to be asked again is asked no earlier (RFC 9110, 10.2.3).
+#[tokio::test]
+async fn a_receiver_that_says_when_to_try_again_is_left_alone_until_then() {
+    let world = World::new().await;
+    let receiver = Receiver::new().await;
+    receiver.answers(|one| {
+        if one.account() == "busy" {
+            Some((429, vec![("retry-after", "600".to_owned())]))
+        } else {
+            status(200)
+        }
+    });
+    let file = receiver.file(&receiver.table("s", ""));
+    let feed = world.feed_with("one", &[], false, Some(&file));
+    let mut connection = world.connect().await;
+    post(&mut connection, "busy", 1..=1).await;
+    let waits = "select count(*) from webhook_accounts
+                 where account_id = 'busy' and attempts = 1 and last_error = 'status 429'
+                   and due_at > clock_timestamp() + interval '5 minutes'";
+    eventually("it waits for as long as it was told", 1, || world.number(waits)).await;
+    // Others go on meanwhile.
+    post(&mut connection, "other", 1..=3).await;
+    receiver.has_taken("other", 3).await;
+    assert_eq!(world.number(waits).await, 1);
+    feed.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn new_secrets_of_a_subscriber_are_in_force_without_a_restart_and_broken_ones_change_nothing() {
+    let world = World::new().await;
+    let receiver = Receiver::new().await;
+    let file = receiver.file(&receiver.table("s", ""));
+    let feed = world.feed_with("one", &[], false, Some(&file));
+    let mut connection = world.connect().await;
+    post(&mut connection, "a", 1..=1).await;
+    receiver.has_taken("a", 1).await;
+    let new = "whsec_bmV3LXNlY3JldC1vZi0zMi1ieXRlcy1sb25nLWhlcmU=";
+    let mut version = 1;
+    receiver.secrets(new);
+    while !receiver.received().last().is_some_and(|one| is_signed(one, new)) {
+        version += 1;
+        post(&mut connection, "a", version..=version).await;
+        receiver.has_taken("a", version).await;
+    }
+    assert!(SECRETS.iter().all(|old| !is_signed(receiver.received().last().unwrap(), old)));
+    receiver.secrets("no secret at all");
+    for _ in 0..20 {
+        version += 1;
+        post(&mut connection, "a", version..=version).await;
+        receiver.has_taken("a", version).await;
+    }
+    assert!(is_signed(receiver.received().last().unwrap(), new));
     feed.stop().await;
     world.close().await;
 }

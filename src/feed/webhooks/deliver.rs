@@ -61,7 +61,10 @@ pub(super) struct Deliverer {
     /// Looks since the subscriber is away, and when the next may be.
     looks: u32,
     next_look: Option<Instant>,
-    acts: i64,
+    /// It has not been told of another history, and gets nothing else before.
+    is_untold: bool,
+    /// Acts of people that are known; `None`: nothing is known yet.
+    acts: Option<i64>,
 }
 
 /// What became of an account's run.
@@ -92,7 +95,8 @@ impl Deliverer {
             failed: HashSet::new(),
             looks: 0,
             next_look: None,
-            acts: 0,
+            is_untold: false,
+            acts: None,
         }
     }
 
@@ -153,10 +157,21 @@ impl Deliverer {
         let standing =
             self.query(async |connection| webhooks::standing(connection, name, holder, epoch).await).await?;
         let Some(standing) = standing.filter(|standing| standing.may_send) else { return Ok(()) };
-        if standing.acts != self.acts {
-            (self.acts, self.looks, self.next_look) = (standing.acts, 0, None);
-            self.failed.clear();
+        match self.acts.replace(standing.acts) {
+            // Who delivered before may have found it away: then one look tells whether it is back, however long each account would wait.
+            None => {
+                let failed = self
+                    .query(async |connection| webhooks::failed(connection, name, ACCOUNTS_AWAY).await)
+                    .await?;
+                self.failed.extend(failed);
+            }
+            Some(known) if known != standing.acts => {
+                (self.looks, self.next_look) = (0, None);
+                self.failed.clear();
+            }
+            Some(_) => {}
         }
+        self.is_untold = standing.history_before.is_some();
         let taken = self.take(room).await?;
         let rows =
             self.query(async |connection| webhooks::rows(connection, &taken, RUN_ROWS_MAX).await).await?;
@@ -187,7 +202,7 @@ impl Deliverer {
         let due = async |which: Which, rows_max: usize| {
             self.query(async |connection| webhooks::due(connection, name, which, &busy, rows_max).await).await
         };
-        if self.failed.len() >= ACCOUNTS_AWAY {
+        if self.is_away() {
             let is_time = self.next_look.is_none_or(|at| at <= Instant::now());
             return if is_time && busy.is_empty() { due(Which::Next, 1).await } else { Ok(Vec::new()) };
         }
@@ -219,7 +234,7 @@ impl Deliverer {
             }
             next = self.posting.try_join_next_with_id();
         }
-        let was_away = self.failed.len() >= ACCOUNTS_AWAY;
+        let was_away = self.is_away();
         let is_gone = ended.iter().any(|one| one.answer == Some(Answer::Gone));
         for one in &ended {
             self.learn(one);
@@ -247,6 +262,11 @@ impl Deliverer {
         Ok(())
     }
 
+    /// Whether it is only looked at from time to time, with one request: it takes nothing, or has yet to take the news that all else waits for.
+    fn is_away(&self) -> bool {
+        self.is_untold || self.failed.len() >= ACCOUNTS_AWAY
+    }
+
     /// Whether the subscriber is away is judged by how its last answers were.
     fn learn(&mut self, ended: &Ended) {
         let Ended { tried, attempts, answer } = ended;
@@ -269,7 +289,7 @@ impl Deliverer {
         if self.failed.len() < ACCOUNTS_AWAY {
             self.failed.insert(tried.account_id.clone());
         }
-        if self.failed.len() >= ACCOUNTS_AWAY {
+        if self.is_away() {
             let config = RetryConfig { delay_max: self.pauses.delay_max.min(AWAY_PAUSE_MAX), ..self.pauses };
             self.next_look = Some(Instant::now() + pause_after(config, self.looks));
             self.looks = self.looks.saturating_add(1);

@@ -38,7 +38,7 @@ pub(in crate::ops) async fn page(
     };
     let body = html! {
         h1 { "Trail" }
-        p.lead { "Every replay, discard, reopening and assignment, from these pages, the API and the command line; every adjustment, and every account that was opened, closed or frozen. A line is written before anything is touched." }
+        p.lead { "Every replay, discard, reopening and assignment, from these pages, the API and the command line; every adjustment, and every account that was opened, closed or frozen; what was done to subscribers of the feed. A line is written before anything is touched." }
         @if rows.is_empty() { (empty("Nobody has worked a case yet", "What operators do to cases is listed here.")) }
         @else {
             section.card { (table(&rows)) }

@@ -13,6 +13,7 @@ use crate::{
     },
     store::{
         feed::{self, FeedRow},
+        subscribers::{self, WebhookRow},
         workers::WorkerRow,
     },
 };
@@ -20,11 +21,14 @@ use crate::{
 pub(in crate::ops) async fn page(State(pool): State<Arc<Pool>>, frame: Frame) -> Response {
     let now = pool.watch.now();
     let feeds = pool.reader.run(async |connection| feed::list(connection).await).await.unwrap_or_default();
+    let webhooks = pool.reader.run(async |connection| subscribers::list(connection).await).await;
+    let webhooks = webhooks.unwrap_or_default();
     let body = html! {
         h1 { "Workers" }
         p.lead { "By their own word, every few seconds. One that has not been heard of for three reports counts as gone, and is forgotten after a day. Counts are since the worker started." }
         div data-html="workers" { (rows(&now)) }
         @if !feeds.is_empty() { (feed_list(&feeds)) }
+        @if !webhooks.is_empty() { (subscriber_list(&webhooks)) }
     };
     frame.page(&now, Place::Workers, "Workers", body)
 }
@@ -50,6 +54,44 @@ fn feed_list(feeds: &[FeedRow]) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// One line for each subscriber over HTTPS: whether anything is sent to it, and the command that begins again where not.
+fn subscriber_list(webhooks: &[WebhookRow]) -> Markup {
+    html! {
+        h2 { "Subscribers" }
+        div.scroll tabindex="0" role="region" aria-label="Subscribers" {
+            table {
+                thead { tr { th { "Subscriber" } th { "State" } th { "Since" } th { "Why" } th.n { "Accounts behind" } th.n { "Given up" } th { "Last taken" } th { "To send again" } } }
+                tbody {
+                    @for webhook in webhooks {
+                        @let is_stuck = webhook.disabled_at.is_some() || webhook.accounts_given_up > 0;
+                        tr {
+                            td { (id(&webhook.name)) }
+                            td { (state(condition_of(webhook))) }
+                            td {
+                                @if let Some(at) = webhook.disabled_at { (ago(at)) }
+                                @else if webhook.failing_seconds > 0.0 { (duration(webhook.failing_seconds)) }
+                            }
+                            td.detail { (visible(webhook.disabled_why.as_deref().or(webhook.last_error.as_deref()).unwrap_or("–"))) }
+                            td.n { (number(webhook.accounts_behind)) }
+                            td.n { (number(webhook.accounts_given_up)) }
+                            td { @match webhook.delivered_at { Some(at) => (ago(at)), None => "–" } }
+                            td { @if is_stuck { code { "payonce feed subscribers enable " (visible(webhook.subscriber())) } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn condition_of(webhook: &WebhookRow) -> &'static str {
+    match (webhook.disabled_at.is_some(), webhook.failing_seconds > 0.0) {
+        (true, _) => "disabled",
+        (false, true) => "failing",
+        (false, false) => "up",
     }
 }
 

@@ -145,6 +145,11 @@ impl Receiver {
         path
     }
 
+    /// Writes another secrets file.
+    pub fn secrets(&self, lines: &str) {
+        self.write("secrets", lines);
+    }
+
     /// From now on it answers so.
     pub fn answers(&self, answers: impl FnMut(&Received) -> Reply + Send + 'static) {
         *self.answers.lock().unwrap() = Box::new(answers);
