@@ -11,7 +11,8 @@ use payonce::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Authority, EventReader, Received, Receiver, SECRETS, World, ask_sdks, eventually, is_signed, status,
+    Authority, DEADLINE, EventReader, Received, Receiver, SECRETS, World, ask_sdks, eventually, is_signed,
+    status,
 };
 
 /// Rows as a worker would write them: the next versions of this account.
@@ -509,11 +510,14 @@ async fn new_secrets_of_a_subscriber_are_in_force_without_a_restart_and_broken_o
     let new = "whsec_bmV3LXNlY3JldC1vZi0zMi1ieXRlcy1sb25nLWhlcmU=";
     let mut version = 1;
     receiver.secrets(new);
-    while !receiver.received().last().is_some_and(|one| is_signed(one, new)) {
-        version += 1;
-        post(&mut connection, "a", version..=version).await;
-        receiver.has_taken("a", version).await;
-    }
+    let in_force = async {
+        while !receiver.received().last().is_some_and(|one| is_signed(one, new)) {
+            version += 1;
+            post(&mut connection, "a", version..=version).await;
+            receiver.has_taken("a", version).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, in_force).await.expect("the new secret is in force");
     assert!(SECRETS.iter().all(|old| !is_signed(receiver.received().last().unwrap(), old)));
     receiver.secrets("no secret at all");
     for _ in 0..20 {
