@@ -195,7 +195,7 @@ impl Desk {
         let (head, body) = request.into_parts();
         let pairs =
             head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        let mut request = Request::new(pairs.collect::<Vec<_>>(), Vec::new());
+        let mut request = Request::new(pairs, Vec::new());
         if head.method != Method::POST {
             let probe = Probe {
                 method: head.method.as_str(),

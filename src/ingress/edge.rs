@@ -131,16 +131,10 @@ async fn connection(
     };
     let Ok(Ok(1..)) = said else { return };
     let client = Client { peer: peer.ip(), desk, activity, stop };
-    let Some(tls) = tls else {
-        return Box::pin(client.serve(stream, first == PREFACE)).await;
-    };
-    match Box::pin(tokio::time::timeout(limits.headers, tls.acceptor().accept(stream))).await {
-        Ok(Ok(stream)) => {
-            let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            Box::pin(client.serve(stream, is_http_2)).await;
-        }
-        Ok(Err(cause)) => debug!(cause = %cause, "a TLS handshake failed"),
-        Err(_) => debug!("a TLS handshake took too long"),
+    // In boxes, or each connection would have room for what only those over TLS need.
+    match tls {
+        None => Box::pin(client.serve(stream, first == PREFACE)).await,
+        Some(tls) => Box::pin(client.serve_tls(stream, tls, limits.headers)).await,
     }
 }
 
@@ -177,6 +171,18 @@ struct Client {
 }
 
 impl Client {
+    async fn serve_tls(self, stream: TcpStream, tls: Tls, deadline: Duration) {
+        let accepted = Box::pin(tokio::time::timeout(deadline, tls.acceptor().accept(stream))).await;
+        match accepted {
+            Ok(Ok(stream)) => {
+                let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                Box::pin(self.serve(stream, is_http_2)).await;
+            }
+            Ok(Err(cause)) => debug!(cause = %cause, "a TLS handshake failed"),
+            Err(_) => debug!("a TLS handshake took too long"),
+        }
+    }
+
     async fn serve<S: Socket>(self, mut stream: S, is_http_2: bool) {
         if is_http_2 {
             // In a box, or every parked connection would have room for one of these.
@@ -208,7 +214,9 @@ impl Client {
             Driven::Ended => None,
             Driven::Idle => {
                 let parts = connection.into_parts();
-                Some((parts.io.into_inner().stream, parts.read_buf))
+                // A copy, also of nothing: the empty end of hyper's buffer keeps all 8 KiB of it.
+                let read_before = Bytes::copy_from_slice(&parts.read_buf);
+                Some((parts.io.into_inner().stream, read_before))
             }
         }
     }
@@ -269,8 +277,9 @@ impl Client {
                     shut_down(connection.as_mut());
                     continue;
                 }
+                // One that is set too early costs less than one that is set anew with each request: it goes off, and is set then.
                 let next = next(is_stopping);
-                if next != at {
+                if next < at || alarm.is_elapsed() {
                     at = next;
                     alarm.as_mut().reset(at.into());
                 }

@@ -1,9 +1,17 @@
 //! Messages to the broker: signed, published with `mandatory`, and confirmed, all of a request or none. The broker away, blocked, full or
 //! silent: a refusal within [`CONFIRM_DEADLINE`], never a wait without end. What must not live here: HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -100,8 +108,8 @@ impl Outbox {
         let permit = permit.map_err(|_| NotPublished::Full)?;
         let keyring = self.keys.current();
         let source = source.to_owned();
-        // A task of its own: what is on its way stays counted until the broker has answered, also where the request has gone.
-        let sending = tokio::spawn(async move {
+        // What is on its way stays counted until the broker has answered, also where the request has gone.
+        let sending = Finished::whatever_happens(async move {
             let _permit = permit;
             let now_s = clock::now().as_secs();
             let mut confirms = Vec::with_capacity(messages.len());
@@ -121,10 +129,38 @@ impl Outbox {
             }
             result
         });
-        match tokio::time::timeout(CONFIRM_DEADLINE, sending).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(NotPublished::Away),
-            Err(_) => Err(NotPublished::Late),
+        tokio::time::timeout(CONFIRM_DEADLINE, sending).await.unwrap_or(Err(NotPublished::Late))
+    }
+}
+
+/// A future that goes on by itself where it is dropped before its end. Most are not: for these a task of their own would be a detour.
+struct Finished<T>(Option<Pin<Box<dyn Future<Output = T> + Send>>>)
+where
+    T: Send + 'static;
+
+impl<T: Send + 'static> Finished<T> {
+    fn whatever_happens(future: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<T: Send + 'static> Future for Finished<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let done = future.as_mut().poll(cx);
+        if done.is_ready() {
+            self.0 = None;
+        }
+        done
+    }
+}
+
+impl<T: Send + 'static> Drop for Finished<T> {
+    fn drop(&mut self) {
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            drop(runtime.spawn(rest));
         }
     }
 }

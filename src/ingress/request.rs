@@ -20,7 +20,11 @@ impl Request {
         headers: impl IntoIterator<Item = (N, V)>,
         body: Vec<u8>,
     ) -> Self {
-        let lower = |name: N| name.into().to_ascii_lowercase();
+        let lower = |name: N| {
+            let mut name = name.into();
+            name.make_ascii_lowercase();
+            name
+        };
         let headers = headers.into_iter().map(|(name, value)| (lower(name), value.into())).collect();
         Self { headers, body }
     }
