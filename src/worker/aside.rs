@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{batch::Taken, disposition::Why};
@@ -19,6 +19,10 @@ use crate::{
 
 /// Deliveries that a lane sets aside at most. When so many wait it takes no new ones until some of them are settled.
 pub(super) const ASIDE_MAX: usize = 5_000;
+
+/// The longest pause before a delivery is tried again whose account was locked. A try that finds it locked costs next to nothing, and in a
+/// pool at work it was another worker that had it, for a moment: what waits longer than that comes out of its order for nothing.
+const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// What waits together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -120,6 +124,7 @@ impl Aside {
         // What a neighbour's success removed begins anew.
         let group = self.groups.entry(retry.subject).or_insert_with(|| Group::new(why, self.retry));
         if group.why != why {
+            group.pauses = pauses(why, self.retry);
             let moved = group.deliveries.len();
             metrics::set_aside(group.why.as_str(), -(i64::try_from(moved).unwrap_or(0)));
             metrics::set_aside(why.as_str(), i64::try_from(moved).unwrap_or(0));
@@ -136,9 +141,19 @@ impl Aside {
     }
 }
 
+fn pauses(why: Why, retry: RetryConfig) -> Pauses {
+    Pauses::new(match why {
+        Why::Locked => RetryConfig {
+            delay_min: retry.delay_min.min(LOCKED_PAUSE_MAX),
+            delay_max: retry.delay_max.min(LOCKED_PAUSE_MAX),
+        },
+        Why::Refused => retry,
+    })
+}
+
 impl Group {
     fn new(why: Why, retry: RetryConfig) -> Self {
-        let mut pauses = Pauses::new(retry);
+        let mut pauses = pauses(why, retry);
         let due = Instant::now() + pauses.next_pause();
         Self { deliveries: VecDeque::new(), why, pauses, due, is_released: false }
     }

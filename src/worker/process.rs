@@ -116,6 +116,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> R
         }
         is_stored |= work.is_stored;
         let Err(cause) = written else {
+            left.iter().for_each(|at| is_done[*at] = true);
             if left.iter().any(|at| is_plain[*at]) {
                 metrics::written_plainly();
             }

@@ -161,6 +161,27 @@ async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_
     .await;
 }
 
+/// What was committed before its neighbour was found is neither tried nor counted again.
+#[tokio::test]
+async fn what_is_committed_does_not_wait_with_a_refused_one_of_its_account() {
+    let world = with_accounts().await;
+    let mut operator = world.connect().await;
+    run(&mut operator, "alter table ledger add constraint harm check (event_id <> 'bad') not valid").await;
+    let mut events: Vec<Event> = (0..9).map(|n| debit(&format!("o{n}"), "a7")).collect();
+    events.push(debit("bad", "a7"));
+    world.publish(&events).await;
+    let worker = world.worker_with(&SETTINGS).await;
+    applied(&world, "select count(*) from ledger where event_id like 'o%'", 9).await;
+    run(&mut operator, "alter table ledger drop constraint harm").await;
+    applied(&world, "select count(*) from ledger where event_id = 'bad'", 1).await;
+    world.publish(&[debit("last", "a7")]).await;
+    world.settled(OTHERS + 11).await;
+    worker.stop().await;
+    assert_eq!(world.duplicates().await, []);
+    world.audit().await;
+    world.close().await;
+}
+
 /// Its case says less, but the message is kept.
 #[tokio::test]
 async fn a_message_whose_case_postgresql_refuses_is_kept_in_a_plainer_form() {
