@@ -3,7 +3,11 @@
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Child};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Child,
+};
 
 use crate::{
     monitoring::{free_address, scrape, value},
@@ -156,6 +160,38 @@ async fn a_providers_page_says_what_came_what_was_refused_and_what_could_not_be_
     assert_eq!(value(&scrape(&edge.health).await, info), Some(1.0));
     worker.stop().await;
     dashboard.stop().await;
+    edge.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_keep_nothing_of_what_they_asked() {
+    let edge = Edge::start().await;
+    let resident_kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", edge.process.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().split(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    let open = async |count: usize| {
+        let mut idle = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(&edge.address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 404");
+            idle.push(stream);
+        }
+        idle
+    };
+    // What is needed once is there before it is measured.
+    let _first = open(100).await;
+    let before_kib = resident_kib();
+    let count = 700;
+    let idle = open(count).await;
+    // Less than what a request alone is read into.
+    let is_small = || async { resident_kib().saturating_sub(before_kib) < 8 * count };
+    eventually("idle connections take less than 8 KiB each", true, is_small).await;
+    assert_eq!(idle.len(), count);
     edge.close().await;
 }
 
