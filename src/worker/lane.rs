@@ -13,6 +13,7 @@ use super::{
     Worker,
     aside::{Aside, Retry},
     batch::{self, Taken},
+    check_database,
     process::{self, Fate, Trial},
     sleep_unless,
     stage::{self, Timed},
@@ -29,7 +30,7 @@ use crate::{
 /// takes what comes at once.
 const BEHIND_PART: usize = 16;
 
-/// Deliveries that may fail one by one before the lane takes it that all would.
+/// Tries that may fail one by one before the lane asks whether anything can be written.
 const FAILED_ALONE_MAX: u32 = 3;
 
 /// Why a lane ended.
@@ -240,14 +241,21 @@ impl Lane {
         }
     }
 
-    /// Whether so many deliveries in a row failed one by one, with no batch of this worker written in between, that it is not about any of
-    /// them: PostgreSQL writes nothing at all.
-    pub(super) fn fails_at_everything(&mut self) -> bool {
+    /// Whether so many tries in a row failed one by one, with no batch of this worker written in between, and nothing else can be written
+    /// either: then it is not about any of the deliveries. A quiet lane tries only what it has set aside, which says nothing by itself.
+    pub(super) async fn fails_at_everything(&mut self) -> bool {
         let written = self.worker.vitals.written();
         let (failed, written_then) = self.failed_alone;
         let failed = if written == written_then { failed.saturating_add(1) } else { 1 };
         self.failed_alone = (failed, written);
-        failed > FAILED_ALONE_MAX
+        if failed <= FAILED_ALONE_MAX {
+            return false;
+        }
+        let is_well = check_database(&self.worker).await.is_ok();
+        if is_well {
+            self.failed_alone = (0, written);
+        }
+        !is_well
     }
 
     /// Waits before the next try of a batch that PostgreSQL could not take; gives up where the lane was told to stop, or has

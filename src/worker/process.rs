@@ -153,7 +153,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> R
                 is_plain[first] = true;
                 parts.push(part);
             }
-            NextStep::SetAside(_) if lane.fails_at_everything() => {
+            NextStep::SetAside(_) if lane.fails_at_everything().await => {
                 lane.pause(&cause, started, &mut pauses).await?;
                 parts.push(part);
             }

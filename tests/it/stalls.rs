@@ -161,6 +161,49 @@ async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_
     .await;
 }
 
+/// On a quiet queue nothing but what is set aside is tried, and fails each time: that is not PostgreSQL taking no writes.
+async fn tried_alone_again_and_again(harm: &'static str, mend: &'static str) {
+    let world = with_accounts().await;
+    let worker = world.worker_with(&SETTINGS).await;
+    world.publish(&[Event::payment("payment.authorized", "auth", "a7", "pay", 100)]).await;
+    world.settled(OTHERS + 1).await;
+    let mut operator = world.connect().await;
+    run(&mut operator, harm).await;
+    let rolled_back = "select xact_rollback from pg_stat_database where datname = current_database()";
+    let before = world.number(rolled_back).await;
+    world.publish(&[Event::payment("payment.captured", "bad", "a7", "pay", 100)]).await;
+    eventually("ten tries", true, async || world.number(rolled_back).await > before + 10).await;
+    world
+        .publish(&(0..40).map(|n| debit(&format!("o{n}"), &format!("a{}", 8 + n % 12))).collect::<Vec<_>>())
+        .await;
+    applied(&world, "select count(*) from ledger where event_id like 'o%'", 40).await;
+    assert!(worker.readiness.is_ready());
+    run(&mut operator, mend).await;
+    applied(&world, "select count(*) from ledger where event_id = 'bad'", 1).await;
+    worker.stop().await;
+    assert_eq!(world.duplicates().await, [], "nothing was given back and came again");
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn one_refused_row_on_a_quiet_queue_is_no_outage() {
+    tried_alone_again_and_again(
+        "alter table ledger add constraint harm check (event_id <> 'bad') not valid",
+        "alter table ledger drop constraint harm",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn one_locked_payment_on_a_quiet_queue_is_no_outage() {
+    tried_alone_again_and_again(
+        "begin; select * from payments where payment_id = 'pay' for update",
+        "rollback",
+    )
+    .await;
+}
+
 /// What was committed before its neighbour was found is neither tried nor counted again.
 #[tokio::test]
 async fn what_is_committed_does_not_wait_with_a_refused_one_of_its_account() {

@@ -86,6 +86,8 @@ proptest! {
         prop_assert!(!after.contains(&Reason::WaitingForPayment), "{:?}", after);
         prop_assert!(!waited || after.contains(&Reason::WaitingExpired) || book.ledger().len() > ledger);
         book.sweep(&sweep, Expires::Funds);
+        // What waited for its account may have found it, and begun to wait for its payment.
+        book.sweep(&sweep, Expires::Payment);
         let after = reasons(&book.view());
         prop_assert!(!after.iter().any(|reason| reason.is_waiting()), "{:?}", after);
     }
