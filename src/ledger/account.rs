@@ -85,7 +85,9 @@ impl Account {
         let balance = self.balance.checked_add(balance_delta).ok_or(Refusal::Overflow)?;
         let version = self.version.checked_add(1).ok_or(Refusal::Overflow)?;
         let held = self.held.checked_add(held_delta).filter(|held| *held >= 0).ok_or(Refusal::Overflow)?;
-        let (before, after) = (self.available(), balance.checked_sub(held).ok_or(Refusal::Overflow)?);
+        // What is owed must fit as well.
+        let after = balance.checked_sub(held).filter(|after| *after > i64::MIN).ok_or(Refusal::Overflow)?;
+        let before = self.available();
         let takes_available = after < before && !may_leave_debt;
         match self.status {
             AccountStatus::Open => {}

@@ -164,7 +164,9 @@ async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_
 /// On a quiet queue nothing but what is set aside is tried, and fails each time: that is not PostgreSQL taking no writes.
 async fn tried_alone_again_and_again(harm: &'static str, mend: &'static str) {
     let world = with_accounts().await;
-    let worker = world.worker_with(&SETTINGS).await;
+    // An outage would outlast the test.
+    let settings = [&SETTINGS[..], &[("outage_hold_ms", "600000")]].concat();
+    let worker = world.worker_with(&settings).await;
     world.publish(&[Event::payment("payment.authorized", "auth", "a7", "pay", 100)]).await;
     world.settled(OTHERS + 1).await;
     let mut operator = world.connect().await;

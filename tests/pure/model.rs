@@ -408,7 +408,7 @@ impl Model {
                 now.held += after_sums.held() - before_sums.held();
                 now.version += 1;
                 let (available, left) = (account.balance - account.held, now.balance - now.held);
-                if now.balance > i128::from(i64::MAX) || now.balance < i128::from(i64::MIN) {
+                if now.balance > i128::from(i64::MAX) || left <= i128::from(i64::MIN) {
                     refused = Not::Case(Reason::AmountOverflow);
                     continue;
                 }

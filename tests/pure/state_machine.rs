@@ -283,6 +283,11 @@ fn a_balance_that_would_leave_64_bits_is_a_case() {
     book.take(&build(&[event(Kind::FeeCharged, 100).under("fee")]));
     let plan = book.take(&build(&[event(Kind::DepositSucceeded, 51).under("much")]));
     assert_eq!(plan.entries.len(), 1);
+    // What is owed is a number of 64 bits too.
+    let mut book = Book::default();
+    book.open("acct", -i64::MAX);
+    let plan = book.take(&build(&[event(Kind::FeeCharged, 1).under("fee")]));
+    assert_eq!(plan.outcomes, [Outcome::Quarantined(Reason::AmountOverflow)]);
 }
 
 /// A person has discarded the only known event of a fact: the next one of it is not swallowed.
