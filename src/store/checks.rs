@@ -1,5 +1,7 @@
 //! The invariants that audits check, each as SQL that returns violations.
 
+use super::payment_facts::PAYMENTS_FOLLOW_FROM_ROWS;
+
 /// One invariant.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
@@ -282,6 +284,7 @@ pub const CHECKS: &[Check] = &[
                  or p.refunded is distinct from l.refunded",
         ),
     },
+    PAYMENTS_FOLLOW_FROM_ROWS,
     Check {
         name: "payments_stay_in_one_account",
         promise: "each ledger row of a payment is booked to the payment's account",

@@ -28,6 +28,7 @@ mod members;
 pub mod mismatch;
 mod openings;
 mod payloads;
+mod payment_facts;
 pub mod proposals;
 pub mod providers;
 pub mod quarantine;

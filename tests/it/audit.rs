@@ -44,6 +44,16 @@ const HARMS: &[(&str, &str, bool)] = &[
         true,
     ),
     ("payments_are_ledger_sums", "update payments set captured = captured + 1 where payment_id = 'p'", true),
+    ("payments_follow_from_rows", "update payments set state = 'voided' where payment_id = 'p'", true),
+    ("payments_follow_from_rows", "update payments set version = version + 1 where payment_id = 'p'", true),
+    ("payments_follow_from_rows", "update payments set currency = 'USD' where payment_id = 'p'", true),
+    ("payments_follow_from_rows", "update payments set expires_at = '2099-01-01Z' where payment_id = 'p'", true),
+    ("payments_follow_from_rows", "update payments set facts = null where payment_id = 'facts'", true),
+    (
+        "payments_follow_from_rows",
+        "update payments set facts = facts || '{\"released\": 0}' where payment_id = 'facts'",
+        true,
+    ),
     ("holds_are_open_authorizations", "update accounts set held = held - 1 where account_id = 'a'", true),
     ("refunds_within_captures", "update payments set refunded = captured + 1 where payment_id = 'p'", true),
     ("sides_sum_to_zero", "delete from ledger where event_id = 'move' and leg = 1", true),
@@ -82,6 +92,8 @@ async fn every_check_finds_the_harm_it_is_there_for() {
         Event::payment("payment.succeeded", "debit", "a", "q", 7).operation("op"),
         Event::payment("payment.succeeded", "too much", "a", "r", 100_000),
         Event::new("transfer.succeeded", "move", "a", None, 3).with("to", "b"),
+        Event::payment("payment.authorized", "auth2", "a", "facts", 20),
+        Event::payment("payment.voided", "part", "a", "facts", 5).with("final", false),
     ];
     for (n, event) in events.iter().enumerate() {
         world.publish(std::slice::from_ref(event)).await;
