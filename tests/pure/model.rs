@@ -327,7 +327,9 @@ impl Model {
         if account.currency != content.currency {
             return Err(Not::Case(Reason::CurrencyMismatch));
         }
-        let mut before: Vec<Draft> = known.into_iter().map(|row| row.callback).collect();
+        // Of two deposits with one payment id each bounds what is taken back of its own account.
+        let own = known.into_iter().filter(|row| row.account == subject);
+        let mut before: Vec<Draft> = own.map(|row| row.callback).collect();
         if is_theirs {
             before.clear();
         }
