@@ -95,7 +95,7 @@ impl Feeds {
     /// Kills every process that has a lease, and starts others; says how many there were.
     pub async fn kill(&mut self, site: &Site) -> anyhow::Result<u64> {
         self.check()?;
-        let holders = holders(&mut site.connect().await?).await?;
+        let holders = some_holders(&mut site.connect().await?).await?;
         let mut killed = 0;
         for mut member in std::mem::take(&mut self.members) {
             if member.child.id().is_some_and(|id| holders.contains(&id)) {
@@ -113,7 +113,7 @@ impl Feeds {
     pub async fn pause(&mut self, site: &Site, hold: Duration) -> anyhow::Result<u64> {
         self.check()?;
         let mut database = site.connect().await?;
-        let holders_before = holders(&mut database).await?;
+        let holders_before = some_holders(&mut database).await?;
         let mut ids = self.members.iter().filter_map(|member| member.child.id());
         let Some(paused) = ids.find(|id| holders_before.contains(id)) else {
             return Ok(0);
@@ -172,6 +172,18 @@ impl FeedReport {
     pub fn new(books: &Books) -> Self {
         let Books { copies, early, outdated, replaced, .. } = *books;
         Self { rows: books.rows(), copies, early, outdated, replaced }
+    }
+}
+
+/// The same once there are any: at the start, and for a moment after a fault of the broker, nobody has a lease.
+async fn some_holders(database: &mut PgConnection) -> anyhow::Result<HashSet<u32>> {
+    let end = Instant::now() + TAKEOVER_DEADLINE;
+    loop {
+        let holders = holders(database).await?;
+        if !holders.is_empty() || Instant::now() > end {
+            return Ok(holders);
+        }
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 
