@@ -187,12 +187,13 @@ async fn some_holders(database: &mut PgConnection) -> anyhow::Result<HashSet<u32
     }
 }
 
-/// Processes that have a lease: `payonce-feed@HOST:PID`.
+/// Processes that have a lease: `payonce-feed@HOST:PID-RANDOM`.
 async fn holders(database: &mut PgConnection) -> anyhow::Result<HashSet<u32>> {
     let holders: Vec<String> = sqlx::query_scalar(
         "select distinct holder from feeds where holder is not null and lease_until > clock_timestamp()",
     )
     .fetch_all(database)
     .await?;
-    Ok(holders.iter().filter_map(|holder| holder.rsplit(':').next()?.parse().ok()).collect())
+    let pid = |holder: &String| holder.rsplit(':').next()?.split('-').next()?.parse().ok();
+    Ok(holders.iter().filter_map(pid).collect())
 }
