@@ -48,7 +48,7 @@ test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchai
 chaos: build faketime pgbouncer ## The long fault tests: every fault by itself, then ten seeds of two minutes, then three with feeds
 	@scripts/chaos
 
-sdks: ## Install from npm what tests borrow: the providers' own SDKs, and axe-core
+sdks: ## Install from npm and PyPI what tests borrow: the providers' own SDKs, and axe-core
 	@scripts/sdks
 
 schemathesis: ## Install what checks the api's answers against its description

@@ -1,5 +1,6 @@
 // Notifications of the providers that sign with RSA, made with keys that live as long as this process, and verified by the providers' SDKs. Standard
-// output: a JSON array of {provider, verified, secrets, files, headers, body}: what an endpoint needs to take each.
+// output: a JSON array of {provider, verified, secrets, files, headers, body, is_money}: what an endpoint needs to take each,
+// and whether it becomes a callback.
 import { createCipheriv, createSign, generateKeyPairSync } from "node:crypto";
 import { createRequire } from "node:module";
 const require = createRequire(process.cwd() + "/");
@@ -30,7 +31,7 @@ function ofAlipay() {
     });
     return {
         provider: "alipay", verified: sdk.checkNotifySignV2(notify), secrets: bare(pair.publicKey), files: {},
-        headers: { "content-type": "application/x-www-form-urlencoded" }, body: new URLSearchParams(notify).toString(),
+        headers: { "content-type": "application/x-www-form-urlencoded" }, body: new URLSearchParams(notify).toString(), is_money: true,
     };
 }
 
@@ -65,7 +66,7 @@ async function ofWeChat() {
             "wechatpay-timestamp": timestamp, "wechatpay-nonce": "5f", "wechatpay-signature": signature, "wechatpay-serial": id,
             "wechatpay-signature-type": "WECHATPAY2-SHA256-RSA2048",
         },
-        body,
+        body, is_money: true,
     };
 }
 

@@ -5,12 +5,16 @@ use std::{path::Path, process::Stdio};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
-/// What the script says to `asked`, which it reads from its standard input.
+/// What the script says to `asked`, which it reads from its standard input: in JavaScript with the SDKs from npm, in Python with those from PyPI.
 pub async fn ask_sdks(script: &str, asked: &Value) -> Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let installed = root.join(".local/sdks");
-    assert!(installed.join("installed").exists(), "the SDKs are not installed: run `make sdks`");
-    let mut child = Command::new("node")
+    let (program, mark) = match script.rsplit_once('.') {
+        Some((_, "py")) => (installed.join("python/bin/python"), "python/installed"),
+        Some(_) | None => ("node".into(), "installed"),
+    };
+    assert!(installed.join(mark).exists(), "the SDKs are not installed: run `make sdks`");
+    let mut child = Command::new(program)
         .arg(root.join("tests/sdks").join(script))
         .current_dir(&installed)
         .stdin(Stdio::piped())
@@ -18,12 +22,12 @@ pub async fn ask_sdks(script: &str, asked: &Value) -> Value {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("node runs");
+        .expect("the script runs");
     let mut input = child.stdin.take().expect("it is piped");
     // A script that asks for nothing may have ended.
     drop(input.write_all(asked.to_string().as_bytes()).await);
     drop(input);
-    let output = child.wait_with_output().await.expect("node ends");
+    let output = child.wait_with_output().await.expect("the script ends");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("it prints JSON")
 }
