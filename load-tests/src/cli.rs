@@ -337,6 +337,9 @@ pub struct IngressArgs {
     /// Everything random follows from this number.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    /// Use the database, prefix and servers of the environment as they are, callbacks of before included, in place of fresh ones.
+    #[arg(long)]
+    pub in_place: bool,
     /// One JSON object in place of text.
     #[arg(long)]
     pub json: bool,

@@ -177,7 +177,7 @@ async fn chaos(
     let mut database = site.connect().await?;
     audit.check("every_answer_is_yes_or_an_honest_no", tally.wrong());
     audit.check("the_ingress_ends_well", (!ended.success()).then(|| ended.to_string()).into_iter().collect());
-    front::check(&mut database, &webhooks, &mut audit).await?;
+    front::check(&mut database, &webhooks, &BTreeMap::new(), &mut audit).await?;
     let direct = site.direct()?;
     let names = direct.names();
     audit.check("queues_are_empty", messages_left(&direct, &[&names.queue, &names.dead_queue]).await?);

@@ -39,6 +39,10 @@ pub const PROVIDERS: [(&str, &str, &str); 6] = [
     ("square", "square-key\nnotification_url = https://hooks.example.com/square", ""),
     ("standard-webhooks", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", ""),
 ];
+/// What the sources of all that is published begin with: a replay before it has others.
+const SOURCES: &str = "/webhooks/";
+/// What their accounts begin with.
+const ACCOUNT: &str = "web-";
 /// Accounts that the money goes to.
 const ACCOUNTS: u32 = 1_000;
 /// One webhook of the plan.
@@ -67,7 +71,7 @@ impl Front {
             let config = EndpointConfig {
                 path: format!("/{provider}"),
                 provider: provider.to_owned(),
-                source: format!("/providers/{provider}"),
+                source: format!("{SOURCES}{provider}"),
                 purpose: (provider != "standard-webhooks").then(|| "deposit".to_owned()),
                 account: None,
                 account_until: None,
@@ -143,7 +147,7 @@ impl Front {
         let sample = Sample {
             event: String::new(),
             id: webhook.id.clone(),
-            account: format!("acct-{}", webhook.account),
+            account: format!("{ACCOUNT}{}", webhook.account),
             amount: webhook.amount,
             currency: "EUR".to_owned(),
         };
@@ -177,19 +181,33 @@ impl Parts {
     }
 }
 
-/// Compares accounts, ledger and quarantine with the webhooks that were sent: each moved its money once.
+/// Copies that were rejected so far, by layer, whoever sent them.
+pub async fn copies(database: &mut PgConnection) -> anyhow::Result<BTreeMap<String, u64>> {
+    let copies: Vec<(String, i64)> =
+        sqlx::query_as("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label")
+            .fetch_all(&mut *database)
+            .await?;
+    Ok(copies.into_iter().map(|(layer, n)| (layer, n.unsigned_abs())).collect())
+}
+
+/// Compares accounts, ledger and quarantine with the webhooks that were sent: each moved its money once. `before`: copies that were rejected before.
 pub async fn check(
     database: &mut PgConnection,
     webhooks: &[Arc<Webhook>],
+    before: &BTreeMap<String, u64>,
     audit: &mut Audit,
 ) -> anyhow::Result<()> {
     let mut expected: BTreeMap<String, i64> = BTreeMap::new();
     let mut counted = HashSet::new();
     for webhook in webhooks.iter().filter(|webhook| counted.insert(&webhook.id)) {
-        *expected.entry(format!("acct-{}", webhook.account)).or_default() += i64::try_from(webhook.amount)?;
+        *expected.entry(format!("{ACCOUNT}{}", webhook.account)).or_default() +=
+            i64::try_from(webhook.amount)?;
     }
     let found: Vec<(String, i64)> =
-        sqlx::query_as("select account_id, balance from accounts").fetch_all(&mut *database).await?;
+        sqlx::query_as("select account_id, balance from accounts where starts_with(account_id, $1)")
+            .bind(ACCOUNT)
+            .fetch_all(&mut *database)
+            .await?;
     let found: BTreeMap<String, i64> = found.into_iter().collect();
     let differ = expected.iter().filter(|(account, balance)| found.get(*account) != Some(balance));
     let mut differ: Vec<String> = differ
@@ -198,26 +216,28 @@ pub async fn check(
     let unknown = found.keys().filter(|account| !expected.contains_key(*account));
     differ.extend(unknown.map(|account| format!("{account}: not in the plan")));
     audit.check("every_balance_is_the_plans", differ);
-    audit.applied = count(database, "select count(*) from ledger").await?;
+    audit.applied = count(database).await?;
     let (applied, distinct) = (audit.applied, counted.len());
     let differs = (applied != distinct as u64).then(|| format!("{applied} rows for {distinct} webhooks"));
     audit.check("every_webhook_is_a_ledger_row_once", differs.into_iter().collect());
-    let cases: Vec<(String, i64)> = sqlx::query_as("select reason, count(*) from quarantine group by reason")
-        .fetch_all(&mut *database)
-        .await?;
+    let cases: Vec<(String, i64)> = sqlx::query_as(
+        "select reason, count(*) from quarantine where starts_with(source, $1) group by reason",
+    )
+    .bind(SOURCES)
+    .fetch_all(&mut *database)
+    .await?;
     audit.quarantined = cases.into_iter().map(|(reason, n)| (reason, n.unsigned_abs())).collect();
     let cases = audit.quarantined.iter().map(|(reason, n)| format!("{n} cases of {reason}")).collect();
     audit.check("nothing_is_a_case", cases);
-    let copies: Vec<(String, i64)> =
-        sqlx::query_as("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label")
-            .fetch_all(&mut *database)
-            .await?;
-    audit.duplicates = copies.into_iter().map(|(layer, n)| (layer, n.unsigned_abs())).collect();
+    let rejected = copies(database).await?.into_iter();
+    audit.duplicates =
+        rejected.map(|(layer, n)| (layer.clone(), n - before.get(&layer).copied().unwrap_or(0))).collect();
     Ok(())
 }
 
-async fn count(database: &mut PgConnection, sql: &'static str) -> anyhow::Result<u64> {
-    let n: i64 = sqlx::query_scalar(sql).fetch_one(database).await.context(sql)?;
+async fn count(database: &mut PgConnection) -> anyhow::Result<u64> {
+    let sql = "select count(*) from ledger where starts_with(source, $1)";
+    let n: i64 = sqlx::query_scalar(sql).bind(SOURCES).fetch_one(database).await.context(sql)?;
     Ok(n.unsigned_abs())
 }
 

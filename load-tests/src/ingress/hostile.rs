@@ -145,7 +145,7 @@ fn request(
             "another amount"
         }
         2 => {
-            parts.body = text(&parts).replace("acct-", "acct-9").into();
+            parts.body = text(&parts).replace("web-", "web-9").into();
             "another account"
         }
         3 => {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use payonce::broker::{Names, Publisher, topology};
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ use crate::{
     cli::{Failure, IngressArgs},
     latency::{Latencies, Percentiles},
     place::Place,
-    replay::{messages_left, wait_settled},
+    replay::{messages_left, settled, wait_settled},
     workers::{self, Workers},
 };
 
@@ -82,9 +83,49 @@ struct Report {
     seed: u64,
 }
 
+impl Report {
+    fn print(&self) {
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["ingress", ""]);
+        let mut line = |name: &str, value: String| {
+            table.add_row([name.to_owned(), value]);
+        };
+        line("webhooks, of providers", format!("{}, {}", self.published, PROVIDERS.len()));
+        line("distinct", self.distinct.to_string());
+        line("applied", self.applied.to_string());
+        line("quarantined", self.quarantined.to_string());
+        line("duplicates rejected", self.duplicates.values().sum::<u64>().to_string());
+        for (layer, n) in &self.duplicates {
+            line(&format!("  by {layer}"), n.to_string());
+        }
+        line("sent again after a 503", self.sent_again.to_string());
+        line("answered per second", format!("{:.0}", self.per_second));
+        line("  of what one process publishes with confirms", format!("{:.2}", self.ratio));
+        let Percentiles { p50, p99, max } = self.latency_ms;
+        line(
+            &format!("answer p50 / p99 / max at {:.0} per second, ms", self.steady_per_second),
+            format!("{p50:.1} / {p99:.1} / {max:.1}"),
+        );
+        line("memory of the ingress at most, MiB", format!("{:.0}", self.peak_mib));
+        if self.idle_connections > 0 {
+            line(
+                &format!("  with {} idle connections", self.idle_connections),
+                format!("{:.1}", self.idle_mib),
+            );
+        }
+        for (status, n) in &self.hostile {
+            line(&format!("hostile requests answered {status}"), n.to_string());
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("{table}");
+    }
+}
+
 pub async fn run(args: &IngressArgs) -> Result<(), Failure> {
     let program = workers::program(args.payonce.as_deref()).await?;
-    let place = Place::prepare(false, args.seed).await?;
+    let place = Place::prepare(args.in_place, args.seed).await?;
     let result = tokio::select! {
         result = measure(args, &program, &place) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::No("interrupted".to_owned())),
@@ -94,7 +135,7 @@ pub async fn run(args: &IngressArgs) -> Result<(), Failure> {
     if args.json {
         println!("{}", serde_json::to_string(&report).context("no JSON")?);
     } else {
-        println!("{report:#?}");
+        report.print();
         audit.print();
     }
     match audit.failed().as_slice() {
@@ -105,6 +146,9 @@ pub async fn run(args: &IngressArgs) -> Result<(), Failure> {
 
 async fn measure(args: &IngressArgs, program: &Path, place: &Place) -> Result<(Report, Audit), Failure> {
     workers::migrate(program, place).await?;
+    let mut database = place.connect().await?;
+    let settled_before = settled(&mut database).await?;
+    let copies_before = front::copies(&mut database).await?;
     let front = Arc::new(Front::new()?);
     let (webhooks, distinct) = plan(args.events, args.duplicates, args.seed);
     let webhooks = Arc::new(webhooks);
@@ -123,13 +167,12 @@ async fn measure(args: &IngressArgs, program: &Path, place: &Place) -> Result<(R
     let per_second = rate(fast.len(), sent.seconds);
 
     let mut workers = Workers::start_with_keys(args.workers, program, place, &logs, &front.keys())?;
-    let mut database = place.connect().await?;
-    wait_settled(&mut database, &mut workers, fast.len()).await?;
+    wait_settled(&mut database, &mut workers, settled_before + fast.len()).await?;
     let offered = if args.rate > 0 { f64::from(args.rate) } else { per_second * STEADY_SHARE };
     let steadily = send_all(&front, ingress.address, steady, Some(offered)).await?;
     sent.sent_again += steadily.sent_again;
     sent.wrong.extend(steadily.wrong);
-    wait_settled(&mut database, &mut workers, webhooks.len()).await?;
+    wait_settled(&mut database, &mut workers, settled_before + webhooks.len()).await?;
     let hostile = hostile::flood(&front, &webhooks, &ingress, args.hostile, args.seed).await?;
     let (idle_connections, idle_mib) = idle(args.idle as usize, &ingress).await?;
     let peak_mib = ingress.memory_mib("VmHWM")?.round();
@@ -145,7 +188,7 @@ async fn measure(args: &IngressArgs, program: &Path, place: &Place) -> Result<(R
     let is_flat = args.hostile == 0 || second <= first * 1.25 + 16.0;
     audit.check("memory_is_flat", (!is_flat).then_some(grown).into_iter().collect());
     audit.check("the_ingress_ends_well", (!ended.success()).then(|| ended.to_string()).into_iter().collect());
-    front::check(&mut database, &webhooks, &mut audit).await?;
+    front::check(&mut database, &webhooks, &copies_before, &mut audit).await?;
     let names = place.names();
     audit.check("queues_are_empty", messages_left(place, &[&names.queue, &names.dead_queue]).await?);
     let own =
