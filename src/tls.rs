@@ -1,9 +1,13 @@
-//! TLS to the three servers: the files that the settings name, and the addresses that leave a link unprotected. What must not live here:
-//! handshakes; those belong to the module that knows the server's client.
+//! TLS to other servers: the files that the settings name, whom they make us trust, and the addresses that leave a link unprotected. What must
+//! not live here: handshakes; those belong to the module that knows the server's client.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore, crypto,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use url::Url;
 
 use crate::{config::TlsConfig, hosts::each_host};
@@ -66,6 +70,44 @@ pub fn system_roots() -> String {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64.encode(der))
     };
     found.certs.iter().map(|certificate| pem(certificate)).collect()
+}
+
+/// Authorities by which others' certificates are checked: the system's, where `has_system`, and the file's, where there is one.
+///
+/// # Errors
+/// Words about the file. Without a file: never; the system may trust nobody, and then nobody is trusted.
+pub fn roots(has_system: bool, ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    if has_system {
+        // The system may have one that rustls does not take.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(path) = ca_file {
+        let problem = |cause: String| format!("{}: {cause}", path.display());
+        let pem = fs::read(path).map_err(|cause| problem(cause.to_string()))?;
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|_| problem("not PEM certificates".to_owned()))?;
+            roots.add(certificate).map_err(|cause| problem(cause.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(problem(
+                "no certificate in it; expected PEM, with -----BEGIN CERTIFICATE-----".to_owned(),
+            ));
+        }
+    }
+    Ok(roots)
+}
+
+/// A client that shows no certificate of its own.
+///
+/// # Errors
+/// Words where the crypto library has no version of TLS.
+pub fn client(roots: impl Into<Arc<RootCertStore>>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| cause.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What a stranger on the network could do because of these addresses, one sentence each. Links inside the machine are left out.

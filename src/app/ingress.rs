@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     ingress::{
         self,
+        certificates::Certificates,
         desk::Desk,
         edge,
         endpoint::Endpoints,
@@ -38,6 +39,9 @@ pub fn endpoints(config: &Config, keys: &Keys) -> Result<Endpoints, AppError> {
         Ok(endpoints) => (endpoints, Vec::new()),
         Err(problems) => (Endpoints::default(), problems),
     };
+    if let Err(problem) = Certificates::open(&config.ingress) {
+        problems.push(problem);
+    }
     for endpoint in &config.ingress.endpoint {
         if let Err(problem) = keys.current().sign(&endpoint.source, "check", 0, b"") {
             problems.push(format!("ingress.endpoint {}: {problem}", endpoint.path));
@@ -81,6 +85,7 @@ pub async fn run_ingress(
             return Err(AppError::Usage(problem.to_owned()));
         }
     };
+    let certificates = Certificates::open(&config.ingress).map_err(AppError::Usage)?;
     warn_of_risks(&config);
     let stop = stop_on_signal()?;
     let address = outbox::Address {
@@ -100,7 +105,7 @@ pub async fn run_ingress(
     let serving = serve_health(health, Arc::new(move || watched.is_ready()), &stop).await?;
     let address = listener.local_addr().unwrap_or(listen);
     info!(address = %address, endpoints = endpoints.iter().count(), tls = tls.is_some(), "taking webhooks");
-    let desk = Arc::new(Desk::new(endpoints, outbox, &config.ingress));
+    let desk = Arc::new(Desk::new(endpoints, outbox, certificates, &config.ingress));
     let refreshing = {
         let (keys, desk, tls, stop) = (keys.clone(), Arc::clone(&desk), tls.clone(), stop.clone());
         let configured = config.ingress.endpoint.clone();

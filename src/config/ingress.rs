@@ -53,8 +53,14 @@ pub struct IngressConfig {
     pub tls_key_file: Option<PathBuf>,
     /// Addresses of proxies whose `forwarded_header` is believed.
     pub trusted_proxies: Vec<std::net::IpAddr>,
-    /// The header in which they say from whom a request came; its last address counts.
+    /// The header in which they say from whom a request came, the only one that is read: `forwarded` (RFC 7239), or one that is a list of
+    /// addresses, such as `x-forwarded-for`. Its last address that is no proxy's counts.
     pub forwarded_header: String,
+    /// PEM file with the authorities by which providers' certificates and the hosts that they are fetched from are checked; those of the system
+    /// without it.
+    pub certificate_ca_file: Option<PathBuf>,
+    /// `HOST:PORT` that connections for certificates go to in place of the provider's host: a gateway that passes TLS on by the name in it.
+    pub certificate_gateway: Option<String>,
     /// Connections at once, at most.
     pub connections_max: usize,
     /// Requests whose bodies have come, in work at once, at most; further ones are answered with 503.
@@ -84,6 +90,8 @@ impl Default for IngressConfig {
             tls_key_file: None,
             trusted_proxies: Vec::new(),
             forwarded_header: "x-forwarded-for".to_owned(),
+            certificate_ca_file: None,
+            certificate_gateway: None,
             connections_max: 12_000,
             requests_max: 512,
             headers_deadline_ms: 10_000,
@@ -125,18 +133,32 @@ impl IngressConfig {
                 .rsplit_once(':')
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if config.forwarded_header.is_empty() || !config.forwarded_header.bytes().all(is_name) {
+            return Err(error(
+                "ingress.forwarded_header (configuration file)",
+                "expected the name of a header, such as forwarded or x-forwarded-for".to_owned(),
+            ));
+        }
         if config.health_addresses.len() > HEALTH_ADDRESSES_MAX
             || !config.health_addresses.iter().all(has_port)
         {
             let problem = format!("expected at most {HEALTH_ADDRESSES_MAX} of the form host:port");
             return Err(error("ingress.health_addresses (configuration file)", problem));
         }
+        if !config.certificate_gateway.iter().all(has_port) {
+            return Err(error(
+                "ingress.certificate_gateway (configuration file)",
+                "expected host:port".to_owned(),
+            ));
+        }
         if config.endpoint.len() > ENDPOINTS_MAX {
             let problem = format!("{} endpoints, at most {ENDPOINTS_MAX} are allowed", config.endpoint.len());
             return Err(error("ingress.endpoint (configuration file)", problem));
         }
         let files = config.endpoint.iter_mut().map(|endpoint| &mut endpoint.secrets_file);
-        let tls = [&mut config.tls_certificate_file, &mut config.tls_key_file];
+        let tls =
+            [&mut config.tls_certificate_file, &mut config.tls_key_file, &mut config.certificate_ca_file];
         for path in files.chain(tls.into_iter().flatten()) {
             *path = folder.join(&*path);
         }

@@ -2,7 +2,7 @@
 //! not live here: connections (`edge`), and any provider's ways.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
+    certificates::Certificates,
     clock,
     endpoint::{Endpoint, Endpoints, Received},
+    forwarded::Forwarded,
     limits::{Bodies, NoRoom, Rate, Room},
     outbox::Outbox,
     providers::{Answer, Probe, Refused},
@@ -90,14 +92,14 @@ impl Counted {
 pub struct Desk {
     endpoints: RwLock<Arc<Endpoints>>,
     outbox: Outbox,
+    certificates: Certificates,
     rate: Rate,
     began: Instant,
     requests_max: usize,
     in_work: AtomicUsize,
     bodies: Arc<Bodies>,
     body_deadline: Duration,
-    trusted_proxies: Vec<IpAddr>,
-    forwarded_header: String,
+    forwarded: Forwarded,
     said: Mutex<std::collections::HashMap<(String, &'static str), Instant>>,
 }
 
@@ -113,19 +115,24 @@ impl Drop for Place<'_> {
 impl Desk {
     /// A desk for these endpoints.
     #[must_use]
-    pub fn new(endpoints: Endpoints, outbox: Outbox, config: &IngressConfig) -> Self {
+    pub fn new(
+        endpoints: Endpoints,
+        outbox: Outbox,
+        certificates: Certificates,
+        config: &IngressConfig,
+    ) -> Self {
         tell(&endpoints);
         Self {
             endpoints: RwLock::new(Arc::new(endpoints)),
             outbox,
+            certificates,
             rate: Rate::new(config.rate_per_second_max, config.rate_burst_max),
             began: Instant::now(),
             requests_max: config.requests_max,
             in_work: AtomicUsize::new(0),
             bodies: Arc::new(Bodies::new(BODIES_KIB_MAX, BODIES_SHARE_KIB_MAX)),
             body_deadline: Duration::from_millis(config.body_deadline_ms.into()),
-            trusted_proxies: config.trusted_proxies.clone(),
-            forwarded_header: config.forwarded_header.to_ascii_lowercase(),
+            forwarded: Forwarded::new(&config.forwarded_header, config.trusted_proxies.clone()),
             said: Mutex::default(),
         }
     }
@@ -188,7 +195,8 @@ impl Desk {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             (counted, answer)
         };
-        let sender = self.sender(&request, peer);
+        let lines = request.headers().get_all(self.forwarded.header()).iter();
+        let sender = self.forwarded.sender(lines.map(HeaderValue::as_bytes), peer);
         if let Err(wait) = self.rate.take(&endpoint.path, sender, self.began.elapsed()) {
             return busy(Counted::RateLimited, 429, wait.as_secs() + 1);
         }
@@ -221,7 +229,18 @@ impl Desk {
             Err(Unread::NoRoom(NoRoom::Full)) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
             Err(Unread::NoRoom(NoRoom::Share)) => return busy(Counted::RateLimited, 429, RETRY_AFTER_S),
         }
-        // Only now, or whoever sends a body slowly would hold a place for all of its deadline.
+        if let Some(at) = endpoint.provider.certificate_at(&request) {
+            match self.certificates.get(&at, sender).await {
+                Ok(certificate) => request.certificate = Some(certificate),
+                Err(cause) => {
+                    if self.is_to_be_said(endpoint, "certificate") {
+                        warn!(endpoint = endpoint.path, cause = %cause, "a webhook was answered with 503; the provider sends it again");
+                    }
+                    return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
+                }
+            }
+        }
+        // Only now, or whoever sends a body slowly, or waits for a certificate, would hold a place meanwhile.
         let _place = Place(&self.in_work);
         if self.in_work.fetch_add(1, Ordering::AcqRel) >= self.requests_max {
             return busy(Counted::Unavailable, 503, RETRY_AFTER_S);
@@ -279,23 +298,6 @@ impl Desk {
         (counted, response(&endpoint.provider.yes()))
     }
 
-    /// From whom a request comes: what a trusted proxy says, else who connected.
-    fn sender(&self, request: &HttpRequest<Incoming>, peer: IpAddr) -> IpAddr {
-        let is_proxy = |address: &IpAddr| self.trusted_proxies.contains(&address.to_canonical());
-        if !is_proxy(&peer) {
-            return peer;
-        }
-        let lines = request.headers().get_all(self.forwarded_header.as_str()).iter();
-        let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        // The last one that is no proxy of ours was written by a proxy of ours; those before it by anybody. One that cannot be read is no
-        // proxy of ours, and nobody's address: what stands before it is not believed either.
-        let mut addresses = entries.map(address).collect::<Vec<_>>().into_iter();
-        addresses
-            .rfind(|address| !address.is_some_and(|address| is_proxy(&address)))
-            .flatten()
-            .unwrap_or(peer)
-    }
-
     async fn read(&self, body: Incoming, into: &mut Vec<u8>, room: &mut Room) -> Result<(), Unread> {
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return Err(Unread::TooLarge);
@@ -329,13 +331,6 @@ impl Desk {
             Some(_) | None => true,
         }
     }
-}
-
-/// An address as proxies write it: alone, or with a port.
-fn address(entry: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(entry).ok()?.trim();
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
 /// What metrics say of endpoints that are in force.

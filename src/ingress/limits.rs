@@ -33,8 +33,13 @@ impl Rate {
     /// `per_second` on average, and `burst` at once beyond that.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let per_request = Duration::from_secs(1) / per_second.max(1);
-        Self { per_request, burst: per_request * burst.max(1), seen: Mutex::default() }
+        Self::every(Duration::from_secs(1) / per_second.max(1), burst)
+    }
+
+    /// One in `pause` on average, and `burst` at once beyond that.
+    #[must_use]
+    pub fn every(pause: Duration, burst: u32) -> Self {
+        Self { per_request: pause, burst: pause * burst.max(1), seen: Mutex::default() }
     }
 
     /// Whether one more request is within the rate, at `now` since the start of the process; else how long to wait.

@@ -5,12 +5,14 @@
 
 mod activity;
 pub mod amount;
+pub mod certificates;
 pub mod client;
 pub mod clock;
 pub mod desk;
 pub mod edge;
 pub mod endpoint;
 pub mod envelope;
+pub mod forwarded;
 pub mod limits;
 pub mod mapping;
 pub mod members;

@@ -1,5 +1,9 @@
 //! One HTTP request as a provider sent it: the headers, the query and the bytes of the body, unchanged. What must not live here: sockets.
 
+use std::sync::Arc;
+
+use super::verify::Certificate;
+
 /// Header values that are looked at have at most this many bytes; a longer one counts as unreadable.
 pub const HEADER_BYTES_MAX: usize = 8_192;
 /// Values of one header that are looked at.
@@ -12,6 +16,8 @@ pub struct Request {
     headers: Vec<(String, Vec<u8>)>,
     /// The bytes as they came: signatures are over these, never over what a parser made of them.
     pub body: Vec<u8>,
+    /// What was found where `Provider::certificate_at` says, whose chain and name are right.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl Request {
@@ -26,7 +32,7 @@ impl Request {
             name
         };
         let headers = headers.into_iter().map(|(name, value)| (lower(name), value.into())).collect();
-        Self { headers, body }
+        Self { headers, body, certificate: None }
     }
 
     /// The values of a header (its name in lower case) that are short, visible text. At most [`HEADER_LINES_MAX`] are looked at.

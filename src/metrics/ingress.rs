@@ -11,6 +11,7 @@ const UNMAPPED: &str = "payonce_ingress_unmapped_total";
 const LAST: &str = "payonce_ingress_last_webhook_timestamp_seconds";
 const ENDPOINT: &str = "payonce_ingress_endpoint_info";
 const CERTIFICATE: &str = "payonce_ingress_certificate_not_after_timestamp_seconds";
+const FETCHES: &str = "payonce_ingress_certificate_fetches_total";
 
 /// Says what each is.
 pub(super) fn describe() {
@@ -18,6 +19,7 @@ pub(super) fn describe() {
     describe_histogram!(DURATION, Unit::Seconds, "Time from a webhook's headers to its answer.");
     describe_counter!(REFUSED, "Webhooks refused for their signature, by endpoint and cause.");
     describe_counter!(UNMAPPED, "Events that could not be mapped, by endpoint and kind.");
+    describe_counter!(FETCHES, "Certificates that webhooks are verified by, fetched or not.");
     describe_gauge!(ENDPOINT, "1, with an endpoint's provider and source.");
     describe_gauge!(
         CERTIFICATE,
@@ -47,6 +49,11 @@ pub fn refused(endpoint: &str, cause: &'static str) {
 /// An event could not be mapped. Only who has an endpoint's secret decides which kinds there are.
 pub fn unmapped(endpoint: &str, event: &str) {
     counter!(UNMAPPED, "endpoint" => endpoint.to_owned(), "event" => event.to_owned()).increment(1);
+}
+
+/// A certificate was fetched, or could not be.
+pub fn certificate_fetched(is_there: bool) {
+    counter!(FETCHES, "outcome" => if is_there { "fetched" } else { "failed" }).increment(1);
 }
 
 /// An endpoint is in force.

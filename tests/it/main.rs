@@ -31,6 +31,7 @@ mod hostile_messages;
 mod hot_account;
 mod ingress;
 mod ingress_broker;
+mod ingress_certificates;
 mod ingress_edge;
 mod intake;
 mod least_privilege;

@@ -6,6 +6,7 @@ use payonce::{
     ingress::{
         amount::{AmountError, Differences, MINOR_UNITS_MAX, decimal, exponent},
         endpoint::Endpoint,
+        forwarded::Forwarded,
         limits::Rate,
         mapping::Outcome,
         request::Request,
@@ -299,4 +300,82 @@ fn a_flood_of_addresses_makes_no_memory_grow_and_shuts_out_none_that_was_there()
     }
     let later = Duration::from_secs(2);
     assert_eq!(rate.take("/a", IpAddr::from([255, 0, 0, 1]), later), Ok(()), "those that went are forgotten");
+}
+
+const PROXY: [u8; 4] = [10, 0, 0, 7];
+const CLIENT: [u8; 4] = [192, 0, 2, 1];
+
+fn sender(header: &str, lines: &[&str]) -> IpAddr {
+    let forwarded = Forwarded::new(header, vec![PROXY.into(), [10, 0, 0, 8].into()]);
+    forwarded.sender(lines.iter().map(|line| line.as_bytes()), PROXY.into())
+}
+
+#[test]
+fn a_named_proxy_says_who_sends_in_the_one_header_that_is_read() {
+    let (client, proxy) = (IpAddr::from(CLIENT), IpAddr::from(PROXY));
+    for (lines, expected) in [
+        (vec!["for=192.0.2.1"], client),
+        (vec!["For=192.0.2.1;proto=https;by=10.0.0.7"], client),
+        (vec!["proto=https; FOR = 192.0.2.1"], proxy),
+        (vec!["for=\"192.0.2.1:4711\""], client),
+        (vec!["for=\"\\192.0.2.1\""], client),
+        (vec!["for=198.51.100.1, for=192.0.2.1"], client),
+        (vec!["for=198.51.100.1", "for=192.0.2.1"], client),
+        (vec!["for=192.0.2.1, for=10.0.0.8"], client),
+        (vec!["for=192.0.2.1,, , "], client),
+        (vec!["by=\"a, for=198.51.100.1\";for=192.0.2.1"], client),
+        // Written by our proxy, and no address: what stands before it was written by anybody.
+        (vec!["for=198.51.100.1, for=unknown"], proxy),
+        (vec!["for=198.51.100.1, for=_hidden"], proxy),
+        (vec!["for=198.51.100.1, proto=https"], proxy),
+        // A quote that anybody opened may hold what our proxy wrote.
+        (vec!["for=198.51.100.1;by=\"x, for=192.0.2.1"], proxy),
+        (vec!["for=192.0.2.1;for=198.51.100.1"], proxy),
+        (vec!["for=192.0.2.1:4711"], proxy),
+        (vec!["for=[2001:db8::1]"], proxy),
+        (vec!["for"], proxy),
+        (vec!["for="], proxy),
+        (vec!["=192.0.2.1"], proxy),
+        (vec!["192.0.2.1"], proxy),
+        (vec!["for=\"192.0.2.1\"x"], proxy),
+        (vec![""], proxy),
+        (vec![], proxy),
+    ] {
+        assert_eq!(sender("Forwarded", &lines), expected, "{lines:?}");
+    }
+    let six: IpAddr = "2001:db8::1".parse().unwrap();
+    assert_eq!(sender("forwarded", &["for=\"[2001:db8::1]:4711\""]), six);
+    for (lines, expected) in [
+        (vec!["192.0.2.1"], client),
+        (vec!["198.51.100.1, 192.0.2.1 , 10.0.0.8"], client),
+        (vec!["198.51.100.1", "192.0.2.1:4711"], client),
+        (vec!["[2001:db8::1]:4711"], six),
+        (vec!["198.51.100.1, unknown"], proxy),
+        (vec!["198.51.100.1,"], proxy),
+        (vec!["for=192.0.2.1"], proxy),
+    ] {
+        assert_eq!(sender("x-forwarded-for", &lines), expected, "{lines:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn nobody_but_a_named_proxy_says_who_sends(
+        before in "[ -~]{0,60}",
+        peer in any::<[u8; 4]>(),
+        is_standard in any::<bool>(),
+    ) {
+        let (header, own) =
+            if is_standard { ("forwarded", "for=192.0.2.1") } else { ("x-forwarded-for", "192.0.2.1") };
+        let forwarded = Forwarded::new(header, vec![PROXY.into()]);
+        let lines = [before.as_bytes(), own.as_bytes()];
+        prop_assume!(peer != PROXY);
+        prop_assert_eq!(forwarded.sender(lines.into_iter(), peer.into()), IpAddr::from(peer));
+        // Whatever a client writes, before what the proxy writes in a line of its own or in the same one.
+        let joined = format!("{before}, {own}");
+        for lines in [lines.to_vec(), vec![joined.as_bytes()]] {
+            let found = forwarded.sender(lines.into_iter(), PROXY.into());
+            prop_assert!([IpAddr::from(CLIENT), IpAddr::from(PROXY)].contains(&found), "{}", found);
+        }
+    }
 }

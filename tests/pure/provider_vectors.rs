@@ -14,7 +14,10 @@ use payonce::{
     ingress::{
         endpoint::Endpoint,
         mapping::Outcome,
-        providers::{Probe, Refused, paypal::PayPal},
+        providers::{
+            Probe, Refused,
+            paypal::{Environment, PayPal},
+        },
         request::Request,
         verify::{Certificate, Mac, RsaKey, any_mac, open_aes_256_gcm, to_hex},
     },
@@ -133,8 +136,9 @@ fn endpoint(vector: &Value, folder: &TempDir) -> Result<Endpoint, String> {
 fn paypal(vector: &Value) -> PayPal {
     let keys = &vector["keys"];
     let is_sandbox = text(keys, "/cert_url").contains("sandbox");
+    let environment = if is_sandbox { Environment::Sandbox } else { Environment::Live };
     let certificate = Certificate::from_pem(text(keys, "/cert_pem").as_bytes()).unwrap();
-    PayPal::pinned(vec![text(keys, "/webhook_id").to_owned()], is_sandbox, vec![certificate])
+    PayPal::pinned(vec![text(keys, "/webhook_id").to_owned()], environment, vec![certificate])
 }
 
 /// What was made of a vector whose input is no HTTP request, or whose keys no configuration takes.

@@ -167,7 +167,7 @@ const PLACES: [(&str, &[&str]); 21] = [
     ("indicatif", &["cli"]),
     ("hyper", &["feed", "ingress", "ops", "telemetry"]),
     ("hyper_util", &["feed", "ingress", "ops"]),
-    ("tokio_rustls", &["feed", "ingress"]),
+    ("tokio_rustls", &["feed", "ingress", "tls"]),
     ("x509_parser", &["ingress"]),
 ];
 

@@ -19,18 +19,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore, crypto,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
-    },
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use url::{Host, Url};
 
 use super::network::{addresses, is_public, is_this_machine};
 use crate::{
-    config::{SubscriberConfig, TlsConfig},
+    config::SubscriberConfig,
     signature::{Headers, ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
     tls,
 };
@@ -241,31 +235,12 @@ where
 
 /// The system's authorities, and the file's.
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
-    let files = TlsConfig { ca_file: ca_file.map(Path::to_owned), certificate_file: None, key_file: None };
-    // `tls` names its own setting; this one is another.
-    let ca = tls::load(&files).map_err(|problem| problem.replacen("tls_ca_file", "ca_file:", 1))?.ca;
-    let mut roots = RootCertStore::empty();
-    for (pem, is_ours) in [(tls::system_roots().into_bytes(), false), (ca.unwrap_or_default(), true)] {
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let added = certificate
-                .map_err(|_| "not PEM".to_owned())
-                .and_then(|certificate| roots.add(certificate).map_err(|cause| cause.to_string()));
-            // The system may have one that rustls does not take; a person's own must be right.
-            if let Err(problem) = added.map_err(|problem| format!("ca_file: {problem}"))
-                && is_ours
-            {
-                return Err(problem);
-            }
-        }
-    }
+    let roots = tls::roots(true, ca_file).map_err(|problem| format!("ca_file: {problem}"))?;
     if roots.is_empty() {
         return Err(
             "url: the system trusts no authority, so that no certificate could be right; set ca_file"
                 .to_owned(),
         );
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| cause.to_string())?;
-    Ok(TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
+    Ok(TlsConnector::from(Arc::new(tls::client(roots)?)))
 }

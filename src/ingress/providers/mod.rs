@@ -87,6 +87,17 @@ pub struct Probe<'a> {
     pub request: &'a Request,
 }
 
+/// A certificate that a request has to be verified by, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CertificateAt {
+    /// The host, by HTTPS on its usual port: one that the configuration names.
+    pub host: String,
+    /// The path there.
+    pub path: String,
+    /// The DNS name that the certificate must be made for.
+    pub name: &'static str,
+}
+
 /// A provider's webhooks, with the secrets of one endpoint.
 pub trait Provider: Send + Sync {
     /// Whether the request proves that it comes from the provider, at `now_s` (seconds since 1970).
@@ -119,6 +130,12 @@ pub trait Provider: Send + Sync {
     /// Headers that [`Provider::map`] reads.
     fn kept_headers(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// The certificate that [`Provider::verify`] needs to find in [`Request::certificate`]; `None`: it needs none. Only an address that is the
+    /// provider's own, and only of a request that could be right: whoever sends one decides what is fetched.
+    fn certificate_at(&self, _request: &Request) -> Option<CertificateAt> {
+        None
     }
 
     /// Until when one of the certificates that verify its webhooks is valid, in seconds since 1970; `None`: none is pinned.

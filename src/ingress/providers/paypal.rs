@@ -1,10 +1,10 @@
 //! PayPal: RSA over transmission id, time, webhook id and the body's CRC-32
-//! (<https://developer.paypal.com/api/rest/webhooks/rest/>), with certificates pinned by file. CRC-32 binds 32 bits of the body: whoever holds
+//! (<https://developer.paypal.com/api/rest/webhooks/rest/>), with certificates pinned by file, else fetched by the edge. CRC-32 binds 32 bits of the body: whoever holds
 //! one genuine delivery can make another body that verifies, so the address must be reached by TLS alone.
 
 use serde_json::Value;
 
-use super::{Kind, Provider, Refused, by_table, json};
+use super::{CertificateAt, Kind, Provider, Refused, by_table, json};
 use crate::ingress::{
     amount::decimal,
     mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
@@ -17,8 +17,38 @@ use crate::ingress::{
 const SIMULATOR: &str = "WEBHOOK_ID";
 const ALGORITHM: &str = "SHA256withRSA";
 const CERTIFICATE_PATH: &str = "/v1/notifications/certs/CERT-";
-const LIVE_HOSTS: [&str; 2] = ["api.paypal.com", "api-m.paypal.com"];
-const SANDBOX_HOSTS: [&str; 2] = ["api.sandbox.paypal.com", "api-m.sandbox.paypal.com"];
+/// Longest name of a certificate in its address, in bytes.
+const CERTIFICATE_NAME_BYTES_MAX: usize = 128;
+/// An RSA signature of 2048 to 8192 bits, in bytes.
+const SIGNATURE_BYTES: std::ops::RangeInclusive<usize> = 256..=1_024;
+/// Hosts that a configuration may name.
+const HOSTS_MAX: usize = 8;
+
+/// What differs between money and play.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// Money.
+    Live,
+    /// Play.
+    Sandbox,
+}
+
+impl Environment {
+    fn hosts(self) -> [&'static str; 2] {
+        match self {
+            Self::Live => ["api.paypal.com", "api-m.paypal.com"],
+            Self::Sandbox => ["api.sandbox.paypal.com", "api-m.sandbox.paypal.com"],
+        }
+    }
+
+    /// The name that its certificates are made for.
+    fn certificate_name(self) -> &'static str {
+        match self {
+            Self::Live => "messageverificationcerts.paypal.com",
+            Self::Sandbox => "messageverificationcerts.sandbox.paypal.com",
+        }
+    }
+}
 
 pub(super) const KIND: Kind = Kind {
     name: "paypal",
@@ -30,7 +60,14 @@ pub(super) const KIND: Kind = Kind {
     says_live: false,
     names: &[
         ("webhook_id", "the webhook's id, as the developer dashboard shows it; several lines for several"),
-        ("certificate", "PEM file with the certificate that PayPal signs with; several lines for several"),
+        (
+            "certificate",
+            "PEM file with the certificate that PayPal signs with; several lines for several; none: fetched",
+        ),
+        (
+            "certificate_host",
+            "a host that certificates may be fetched from; several lines for several; none: PayPal's own",
+        ),
         ("environment", "live (the default) or sandbox"),
     ],
     rows: &ROWS,
@@ -41,21 +78,24 @@ pub(super) const KIND: Kind = Kind {
                 "expected a line `webhook_id = …`, and not {SIMULATOR}: anybody can make the simulator sign for that"
             ));
         }
-        let hosts = match secrets.all("environment").next() {
-            None | Some("live") => LIVE_HOSTS,
-            Some("sandbox") => SANDBOX_HOSTS,
+        let environment = match secrets.all("environment").next() {
+            None | Some("live") => Environment::Live,
+            Some("sandbox") => Environment::Sandbox,
             Some(_) => return Err("environment: expected live or sandbox".to_owned()),
         };
         let certificates: Result<Vec<Certificate>, String> =
             secrets.all("certificate").map(|name| Certificate::from_pem(&secrets.file(name)?)).collect();
-        let certificates = certificates?;
-        if certificates.is_empty() {
-            return Err(
-                "expected a line `certificate = FILE` with the certificate that PAYPAL-CERT-URL names"
-                    .to_owned(),
-            );
+        let mut paypal = PayPal::pinned(webhook_ids, environment, certificates?);
+        let hosts: Vec<String> = secrets.all("certificate_host").map(str::to_owned).collect();
+        if hosts.len() > HOSTS_MAX || !hosts.iter().all(|host| is_host(host)) {
+            return Err(format!(
+                "certificate_host: expected at most {HOSTS_MAX} names such as api.paypal.com, in lower case, without https:// and a port"
+            ));
         }
-        Ok(Box::new(PayPal::pinned(webhook_ids, hosts == SANDBOX_HOSTS, certificates)))
+        if !hosts.is_empty() {
+            paypal.hosts = hosts;
+        }
+        Ok(Box::new(paypal))
     },
 };
 
@@ -128,33 +168,67 @@ const ROWS: [Row; 27] = [
 /// Events under these names that no row knows may be money.
 const MONEY: [&str; 4] = ["PAYMENT.AUTHORIZATION.", "PAYMENT.CAPTURE.", "PAYMENT.SALE.", "PAYMENT.REFUND."];
 
+/// Whether a text is the name of a host as certificates have it.
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len()) && label.bytes().all(is_letter)
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(is_label)
+}
+
 /// PayPal's webhooks, for these webhook ids.
 pub struct PayPal {
     webhook_ids: Vec<String>,
-    hosts: [&'static str; 2],
+    environment: Environment,
+    hosts: Vec<String>,
+    /// None: the certificate of a request is fetched.
     certificates: Vec<Certificate>,
 }
 
 impl PayPal {
-    /// For webhooks with these ids, signed by these certificates. That nobody else can make PayPal sign for such an id is for the
-    /// configuration to see to.
+    /// For webhooks with these ids, signed by these certificates; without one the edge fetches it from PayPal's hosts. That nobody else can
+    /// make PayPal sign for such an id is for the configuration to see to.
     #[must_use]
-    pub fn pinned(webhook_ids: Vec<String>, is_sandbox: bool, certificates: Vec<Certificate>) -> Self {
-        Self { webhook_ids, hosts: if is_sandbox { SANDBOX_HOSTS } else { LIVE_HOSTS }, certificates }
+    pub fn pinned(
+        webhook_ids: Vec<String>,
+        environment: Environment,
+        certificates: Vec<Certificate>,
+    ) -> Self {
+        let hosts = environment.hosts().map(str::to_owned).to_vec();
+        Self { webhook_ids, environment, hosts, certificates }
     }
 
-    /// Whether the address of the certificate is one of PayPal's own, character by character: nothing is fetched from it, but a request
-    /// that names another is a forgery.
-    fn is_theirs(&self, url: &str) -> bool {
-        let Some((host, name)) =
-            url.strip_prefix("https://").and_then(|rest| rest.split_once(CERTIFICATE_PATH))
-        else {
-            return false;
-        };
-        let is_name =
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        self.hosts.contains(&host) && is_name
+    /// The certificate at an address that is one of the hosts' own, character by character; `None` for any other, which is a forgery's.
+    fn theirs(&self, url: &str) -> Option<CertificateAt> {
+        let rest = url.strip_prefix("https://")?;
+        let (host, name) = rest.split_once(CERTIFICATE_PATH)?;
+        let is_name = (1..=CERTIFICATE_NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let host = self.hosts.iter().find(|known| *known == host).filter(|_| is_name)?;
+        let path = format!("{CERTIFICATE_PATH}{name}");
+        Some(CertificateAt { host: host.clone(), path, name: self.environment.certificate_name() })
     }
+
+    /// What a request says of its signature.
+    fn claim<'a>(&self, request: &'a Request) -> Result<Claim<'a>, Cause> {
+        let header = |name| request.header(name).ok_or(Cause::Missing);
+        let (id, time) = (header("paypal-transmission-id")?, header("paypal-transmission-time")?);
+        if header("paypal-auth-algo")? != ALGORITHM {
+            return Err(Cause::Unreadable);
+        }
+        let certificate = self.theirs(header("paypal-cert-url")?).ok_or(Cause::UnknownKey)?;
+        let signature = from_base64(header("paypal-transmission-sig")?);
+        let signature = signature.filter(|bytes| SIGNATURE_BYTES.contains(&bytes.len()));
+        Ok(Claim { id, time, certificate, signature: signature.ok_or(Cause::Unreadable)? })
+    }
+}
+
+struct Claim<'a> {
+    id: &'a str,
+    time: &'a str,
+    certificate: CertificateAt,
+    signature: Vec<u8>,
 }
 
 impl Provider for PayPal {
@@ -162,19 +236,18 @@ impl Provider for PayPal {
         self.certificates.iter().map(Certificate::not_after_s).max()
     }
 
+    fn certificate_at(&self, request: &Request) -> Option<CertificateAt> {
+        let claim = self.certificates.is_empty().then(|| self.claim(request))?;
+        claim.ok().map(|claim| claim.certificate)
+    }
+
     fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused> {
-        let header = |name| request.header(name).ok_or(Cause::Missing);
-        let (id, time) = (header("paypal-transmission-id")?, header("paypal-transmission-time")?);
-        if header("paypal-auth-algo")? != ALGORITHM {
-            return Err(Cause::Unreadable.into());
-        }
-        if !self.is_theirs(header("paypal-cert-url")?) {
-            return Err(Cause::UnknownKey.into());
-        }
-        let signature = from_base64(header("paypal-transmission-sig")?).ok_or(Cause::Unreadable)?;
+        let Claim { id, time, signature, .. } = self.claim(request)?;
         let checksum = crc32fast::hash(&request.body);
         let mut why = Cause::Certificate;
-        for certificate in &self.certificates {
+        // What was fetched for a request counts where nothing is pinned.
+        let fetched = request.certificate.as_deref().filter(|_| self.certificates.is_empty());
+        for certificate in self.certificates.iter().chain(fetched) {
             let Ok(key) = certificate.key_at(now_s) else { continue };
             why = Cause::NoMatch;
             for webhook_id in &self.webhook_ids {

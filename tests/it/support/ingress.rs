@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync
 use payonce::{
     config::{EndpointConfig, IngressConfig, RetryConfig, Secret},
     ingress::{
+        certificates::Certificates,
         desk::Desk,
         edge,
         endpoint::{Endpoint, Endpoints},
@@ -129,7 +130,8 @@ impl RunningIngress {
         let connecting = tokio::spawn(connecting);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let desk = Arc::new(Desk::new(endpoints, outbox.clone(), &config));
+        let certificates = Certificates::open(&config).expect("authorities");
+        let desk = Arc::new(Desk::new(endpoints, outbox.clone(), certificates, &config));
         let serving =
             tokio::spawn(edge::serve(listener, tls, Arc::clone(&desk), (&config).into(), stop.clone()));
         Self { address, outbox, desk, folder, configs, stop, hang_up, serving, connecting }

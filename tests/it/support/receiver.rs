@@ -23,13 +23,7 @@ use tokio::{
     net::TcpListener,
     task::JoinHandle,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig, crypto,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use super::{Authority, eventually};
 
@@ -94,18 +88,7 @@ impl Receiver {
 
     /// The same over TLS, with a certificate of this authority for 127.0.0.1.
     pub async fn with_tls(authority: &Authority) -> Self {
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(authority.file("server.pem"))
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
-        let key = PrivateKeyDer::from_pem_file(authority.file("server.key")).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
+        Self::start(Some(authority.acceptor("server"))).await
     }
 
     async fn start(tls: Option<TlsAcceptor>) -> Self {
