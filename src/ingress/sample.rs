@@ -4,15 +4,30 @@
 use serde_json::{Value, json};
 
 use super::{
+    amount::exponent,
     endpoint::Endpoint,
     members::from_seconds,
     secrets::Secrets,
     verify::{Mac, to_base64, to_hex},
 };
-use crate::signature::Key;
+use crate::{
+    ledger::Currency,
+    signature::{Key, Policy, Rule},
+};
 
-/// Providers that samples can be made of.
-pub const PROVIDERS: [&str; 6] = ["stripe", "adyen", "checkout", "razorpay", "square", "standard-webhooks"];
+/// Providers that samples can be made of: all but those that sign with a private key of their own.
+pub const PROVIDERS: [&str; 10] = [
+    "stripe",
+    "adyen",
+    "checkout",
+    "razorpay",
+    "square",
+    "standard-webhooks",
+    "mollie",
+    "cloudevents",
+    "gocardless",
+    "braintree",
+];
 
 /// What a sample says.
 #[derive(Debug, Clone)]
@@ -46,6 +61,9 @@ pub fn usual_event(provider: &str) -> &'static str {
         "checkout" => "payment_captured",
         "razorpay" => "payment.captured",
         "square" => "payment.updated",
+        "mollie" => "payment.paid",
+        "gocardless" => "payments.confirmed",
+        "braintree" => "transaction_settled",
         _ => "deposit.succeeded",
     }
 }
@@ -150,18 +168,72 @@ pub fn make(endpoint: &Endpoint, secrets: &Secrets, sample: &Sample, now_s: u64)
                 },
             });
             let body = body.to_string();
-            let key = Key::parse(&secret?).map_err(|problem| problem.to_string())?;
-            let rule = crate::signature::Rule { policy: crate::signature::Policy::Required, keys: vec![key] };
-            let signed = rule.sign(&format!("msg_{id}"), now_s, body.as_bytes());
-            let signed = signed.ok_or("the key cannot sign: it is the public half of a pair")?;
-            for (name, value) in [
-                ("webhook-id", signed.id),
-                ("webhook-timestamp", signed.timestamp),
-                ("webhook-signature", signed.signature),
-            ] {
-                headers.push((name, value.unwrap_or_default()));
+            headers.extend(standard(&secret?, &format!("msg_{id}"), now_s, &body)?);
+            body
+        }
+        "cloudevents" => {
+            let body = json!({
+                "specversion": "1.0", "id": format!("evt_{id}"), "source": endpoint.terms.source, "type": event,
+                "subject": account, "time": time, "datacontenttype": "application/json",
+                "data": {"payment_id": format!("pay_{id}"), "operation_id": format!("op_{id}"), "amount": amount, "currency": currency},
+            });
+            let body = body.to_string();
+            headers = vec![("content-type", "application/cloudevents+json".to_owned())];
+            headers.extend(
+                secrets.all("bearer").next().map(|token| ("authorization", format!("Bearer {token}"))),
+            );
+            if let Some(secret) = secrets.bare_or_none().first() {
+                headers.extend(standard(secret, &format!("evt_{id}"), now_s, &body)?);
             }
             body
+        }
+        "mollie" => {
+            let of_payment = event.starts_with("payment.");
+            let entity_id = if of_payment { format!("tr_{id}") } else { format!("re_{id}") };
+            let mut entity = json!({
+                "id": entity_id, "amount": {"value": decimal_text(*amount, currency)?, "currency": currency},
+                "metadata": {"account_id": account},
+            });
+            if let Some(entity) = entity.as_object_mut().filter(|_| !of_payment) {
+                entity.insert("paymentId".to_owned(), json!(format!("tr_{id}")));
+            }
+            let body = json!({
+                "resource": "event", "id": format!("event_{id}_{event}"), "type": event, "entityId": entity_id,
+                "createdAt": time, "_embedded": {"entity": entity},
+            });
+            let body = body.to_string();
+            let tag = to_hex(&hmac(secret?.as_bytes(), &[body.as_bytes()]));
+            headers.push(("x-mollie-signature", format!("sha256={tag}")));
+            body
+        }
+        // The next two say nothing of the amount, or nothing that payonce reads: what comes of them is a case.
+        "gocardless" => {
+            let (resource, action) =
+                event.split_once('.').ok_or("expected an event such as payments.confirmed")?;
+            let link = resource.strip_suffix('s').unwrap_or(resource);
+            let one = json!({
+                "id": format!("EV{id}"), "created_at": time, "resource_type": resource, "action": action,
+                "links": {link: format!("PM{id}")},
+            });
+            let body = json!({"events": [one]}).to_string();
+            headers.push(("webhook-signature", to_hex(&hmac(secret?.as_bytes(), &[body.as_bytes()]))));
+            body
+        }
+        "braintree" => {
+            let xml = format!(
+                "<notification><timestamp type=\"datetime\">{time}</timestamp><kind>{}</kind><subject><transaction><id>{id}</id>\
+                 <amount>{}</amount></transaction></subject></notification>",
+                event.replace(['<', '&'], ""),
+                decimal_text(*amount, currency)?
+            );
+            let payload = to_base64(xml.as_bytes()) + "\n";
+            let tag = Mac::sha1_of(secrets.one("private_key")?.as_bytes()).tag(&[payload.as_bytes()]);
+            let signature = format!("{}|{}", secrets.one("public_key")?, to_hex(&tag));
+            headers = vec![("content-type", "application/x-www-form-urlencoded".to_owned())];
+            url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("bt_signature", &signature)
+                .append_pair("bt_payload", &payload)
+                .finish()
         }
         _ => {
             return Err(format!(
@@ -172,6 +244,33 @@ pub fn make(endpoint: &Endpoint, secrets: &Secrets, sample: &Sample, now_s: u64)
         }
     };
     Ok(Made { headers, body: body.into_bytes() })
+}
+
+/// Headers of Standard Webhooks.
+fn standard(secret: &str, id: &str, now_s: u64, body: &str) -> Result<Vec<(&'static str, String)>, String> {
+    let key = Key::parse(secret).map_err(|problem| problem.to_string())?;
+    let rule = Rule { policy: Policy::Required, keys: vec![key] };
+    let signed = rule.sign(id, now_s, body.as_bytes());
+    let signed = signed.ok_or("the key cannot sign: it is the public half of a pair")?;
+    let named = [
+        ("webhook-id", signed.id),
+        ("webhook-timestamp", signed.timestamp),
+        ("webhook-signature", signed.signature),
+    ];
+    Ok(named.map(|(name, value)| (name, value.unwrap_or_default())).into())
+}
+
+/// Minor units of ISO 4217 as decimal text.
+fn decimal_text(amount: u64, currency: &str) -> Result<String, String> {
+    let currency = Currency::parse(currency).ok_or("the currency is no code of ISO 4217")?;
+    let digits = exponent(currency);
+    let unit = 10_u64.pow(digits);
+    let (whole, rest) = (amount / unit, amount % unit);
+    Ok(if digits == 0 {
+        whole.to_string()
+    } else {
+        format!("{whole}.{rest:0width$}", width = digits as usize)
+    })
 }
 
 fn stripe_object(event: &str, Sample { id, account, amount, currency, .. }: &Sample) -> Value {

@@ -15,6 +15,7 @@ mod outcomes;
 mod properties;
 mod protocol;
 mod provider_batches;
+mod provider_callbacks;
 mod provider_disputes;
 mod provider_properties;
 mod provider_tables;

@@ -57,7 +57,7 @@ fn texts(value: &Value) -> Vec<String> {
     list.iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-fn request(vector: &Value) -> Request {
+pub(crate) fn request(vector: &Value) -> Request {
     let body = BASE64.decode(text(vector, "/request/body_base64")).unwrap();
     let mut headers = Vec::new();
     for (name, value) in vector["request"]["headers"].as_object().unwrap() {
@@ -110,7 +110,7 @@ fn purpose(vector: &Value) -> &'static str {
     }
 }
 
-fn endpoint(vector: &Value, folder: &TempDir) -> Result<Endpoint, String> {
+pub(crate) fn endpoint(vector: &Value, folder: &TempDir) -> Result<Endpoint, String> {
     let provider = match text(vector, "/provider") {
         "wechat" => "wechatpay",
         other => other,

@@ -69,7 +69,10 @@ impl Provider for Braintree {
         if claims.is_empty() {
             return Err(Cause::UnknownKey.into());
         }
-        Ok(any_mac(std::slice::from_ref(&self.key), &[payload.as_bytes()], &claims)?)
+        // Braintree's payloads end in a line feed, which some gateways cut off; its own libraries try both.
+        let is_right =
+            |end: &[u8]| any_mac(std::slice::from_ref(&self.key), &[payload.as_bytes(), end], &claims);
+        Ok(is_right(b"").or_else(|_| is_right(b"\n"))?)
     }
 
     fn map(&self, request: &Request, terms: &Terms) -> Result<Vec<Item>, String> {
