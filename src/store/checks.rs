@@ -125,22 +125,22 @@ pub const CHECKS: &[Check] = &[
                     when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
                     when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
                          or not (balance_delta = amount or balance_delta between 0 and amount and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.authorized' then balance_delta <> 0
                          -- Its adjustment may stand before it: then this row brings all of the hold.
                          or not (held_delta between 0 and amount or held_delta > amount and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
                                 and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
                          ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
                     when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
@@ -159,22 +159,22 @@ pub const CHECKS: &[Check] = &[
                     when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
                     when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
                          or not (balance_delta = amount or balance_delta between 0 and amount and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.authorized' then balance_delta <> 0
                          -- Its adjustment may stand before it: then this row brings all of the hold.
                          or not (held_delta between 0 and amount or held_delta > amount and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
                                 and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
                          ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
                          or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
+                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
                     when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
@@ -277,7 +277,7 @@ pub const CHECKS: &[Check] = &[
                             greatest(coalesce(sum(amount) filter (where type = 'refund.succeeded' and not cumulative), 0),
                                      coalesce(max(amount) filter (where type = 'refund.succeeded' and cumulative), 0))
                             - coalesce(sum(amount) filter (where type = 'refund.failed'), 0) as refunded
-                     from (select l.*, coalesce(l.members ? 'cumulative', false) as cumulative from ledger l
+                     from (select l.*, coalesce(l.members ? 'cumulative', false) as cumulative from ledger_of_payments l
                            where l.source = t.source and l.payment_id = t.payment_id and l.leg = 0 and (l.type like 'payment.%' or l.type like 'refund.%')) l
                      group by source, payment_id) l on true
               where p.authorized is distinct from l.authorized or p.captured is distinct from l.captured
@@ -307,7 +307,7 @@ pub const CHECKS: &[Check] = &[
               from accounts a
               left join (select p.account_id, sum(greatest(p.authorized - p.captured - coalesce(l.gone, 0), 0)) as held
                          from payments p
-                         left join lateral (select sum(l.amount) as gone from ledger l
+                         left join lateral (select sum(l.amount) as gone from ledger_of_payments l
                                             where p.facts is not null and l.source = p.source and l.payment_id = p.payment_id
                                               and l.leg = 0 and (l.type = 'payment.capture_failed'
                                                                  or l.type = 'payment.voided' and l.members ->> 'final' = 'false')) l on true
@@ -324,10 +324,10 @@ pub const CHECKS: &[Check] = &[
               left join lateral (select sum(l.amount) filter (where l.type = 'payment.capture_failed') as failed,
                                         sum(l.amount) filter (where l.type = 'payment.authorized') as authorized,
                                         max(l.amount) filter (where l.type = 'payment.authorization_adjusted') as adjusted
-                                 from ledger l
+                                 from ledger_of_payments l
                                  where p.facts is not null and l.source = p.source and l.payment_id = p.payment_id and l.leg = 0) l on true
               where p.refunded > p.captured + coalesce(l.failed, 0)
-                 or (p.state <> 'succeeded' and not exists (select from ledger l where l.source = p.source
+                 or (p.state <> 'succeeded' and not exists (select from ledger_of_payments l where l.source = p.source
                                                             and l.payment_id = p.payment_id and l.type = 'payment.succeeded')
                      and p.captured::numeric * 100 > greatest(l.authorized, l.adjusted, p.authorized)::numeric
                                             * (100 + current_setting('payonce.over_capture_percent')::integer))",

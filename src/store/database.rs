@@ -268,8 +268,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Runs `operation` on the connection. Unless it ends well in time, the connection is closed, and the server rolls back
-    /// whatever was open on it.
+    /// Runs `operation` on the connection. Unless it ends well in time, or a concurrent writer was first, the connection is closed, and
+    /// the server rolls back whatever was open on it.
     ///
     /// # Errors
     /// Those of `operation`, or [`StoreError::Unavailable`] where it took longer than the deadline.
@@ -290,7 +290,18 @@ impl Connection {
         let result = tokio::time::timeout(patience, operation(&mut connection)).await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable(format!("no answer within {} ms", patience.as_millis())))
         });
-        if result.is_ok() {
+        // A concurrent writer was first: the transaction is rolled back, and nothing is wrong with its session.
+        let is_fit = match &result {
+            Ok(_) => true,
+            Err(StoreError::Conflict(_)) => rolled_back(&mut connection, patience).await,
+            Err(
+                StoreError::Unavailable(_)
+                | StoreError::Unfit(_)
+                | StoreError::Blocked(_)
+                | StoreError::Refused(_),
+            ) => false,
+        };
+        if is_fit {
             self.open = Some(connection);
         }
         result
@@ -303,6 +314,11 @@ impl Connection {
             let _closed = tokio::time::timeout(self.database.deadline, connection.close()).await;
         }
     }
+}
+
+/// Sends the ROLLBACK that the dropped transaction of an operation has left to be sent, and waits for the answer.
+async fn rolled_back(connection: &mut PgConnection, patience: Duration) -> bool {
+    matches!(tokio::time::timeout(patience, connection.ping()).await, Ok(Ok(())))
 }
 
 /// Connections for pages and reports, kept open between uses: nothing that runs on them writes.

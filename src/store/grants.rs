@@ -86,6 +86,7 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("webhooks", ""),
     ("webhook_accounts", ""),
     ("journal", ""),
+    ("ledger_of_payments", "select"),
     // Kept by a trigger, with its owner's rights.
     ("debts", ""),
     ("proposals", ""),
@@ -136,6 +137,7 @@ const API_RIGHTS: &[(&str, &str)] = &[
     ("_sqlx_migrations", "select"),
     ("accounts", "select"),
     ("ledger", "select"),
+    ("ledger_of_payments", "select"),
     ("ledger_clock", "select"),
     ("payments", "select"),
     ("quarantine", "select (id, source, event_id, account_id, reason, state, first_seen_at)"),

@@ -33,34 +33,36 @@ pub const OWNERS_PER_KEY_MAX: i64 = 4;
 /// Both idempotency keys in quarantine, in one round trip. `ord` is the position in the arguments, from 1.
 ///
 /// Whoever sends callbacks chooses their keys, and may give one key to all of them. So no part returns, or reads, more than a fixed
-/// number of rows for each distinct key: the case with exactly this content, the first owners of the key, and the first owner
-/// of the second key. The order is that of the indexes of migration 0018, word for word: first those that own a key
-/// ([`Reason::owns_key`]), of these first those that nobody has discarded, of these the oldest.
-/// Messages that are no callbacks have no type and own no key: a stranger can make any number of them for one. That is asked about
-/// the content that was found, not for it: else PostgreSQL may look for it in the index of the key's owners, among all of them.
+/// number of rows for each distinct key: the first owners of the key, and the first owner of the second key. The order is that of the
+/// indexes of migration 0018, word for word: first those that own a key ([`Reason::owns_key`]), of these first those that nobody has
+/// discarded, of these the oldest. Messages that are no callbacks have no type and own no key: a stranger can make any number of them
+/// for one.
 const KNOWN_CASES: &str = "
-    select k.ord, 'content' as found_by, q.fingerprint, q.id as case_id, q.reason, q.state
-    from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, fingerprint, ord),
-         lateral (select * from quarantine q
-                  where q.event_id = k.event_id and q.source = k.source and q.fingerprint = k.fingerprint
-                  limit 1) q
-    where q.type is not null
-    union all
-    select k.ord, 'key', q.fingerprint, q.id, q.reason, q.state
-    from unnest($4::text[], $5::text[]) with ordinality as k(source, event_id, ord),
+    select k.ord, 'key' as found_by, q.fingerprint, q.id as case_id, q.reason, q.state
+    from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
          lateral (select * from quarantine q
                   where q.event_id = k.event_id and q.source = k.source and q.type is not null
                   order by q.reason in ('payload_mismatch', 'delivery_limit', 'unmapped'), q.state = 'discarded', q.id
-                  limit $6) q
+                  limit $3) q
     union all
     select k.ord, 'operation', q.fingerprint, q.id, q.reason, q.state
-    from unnest($7::text[], $8::text[], $9::text[]) with ordinality as k(source, type, operation_id, ord),
+    from unnest($4::text[], $5::text[], $6::text[]) with ordinality as k(source, type, operation_id, ord),
          lateral (select * from quarantine q
                   where coalesce(q.operation_id, q.payment_id) = k.operation_id and q.type = k.type and q.source = k.source
                     and (q.operation_id is not null or q.payment_id is not null
                          and q.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
                   order by q.reason in ('payload_mismatch', 'delivery_limit', 'unmapped'), q.state = 'discarded', q.id
                   limit 1) q";
+
+/// The case with exactly this content, of keys that may have more cases than [`KNOWN_CASES`] returns. Whether it has a type is asked
+/// about the case that was found, not for it: else PostgreSQL may look for it in the index of the key's owners, among all of them.
+const KNOWN_CONTENTS: &str = "
+    select k.ord, 'content' as found_by, q.fingerprint, q.id as case_id, q.reason, q.state
+    from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, fingerprint, ord),
+         lateral (select * from quarantine q
+                  where q.event_id = k.event_id and q.source = k.source and q.fingerprint = k.fingerprint
+                  limit 1) q
+    where q.type is not null";
 
 /// The same in the ledger, whose unique keys allow one row each.
 const KNOWN_ROWS: &str = "
@@ -132,18 +134,34 @@ pub(super) async fn add_cases(
     callbacks: &[&Callback],
     snapshot: &mut Snapshot,
 ) -> Result<(), StoreError> {
-    let wanted = Wanted::of(callbacks);
-    let Wanted { contents, keys, operations } = &wanted;
+    let mut wanted = Wanted::of(callbacks);
+    let Wanted { contents: _, keys, operations } = &wanted;
     let rows = sqlx::query(KNOWN_CASES)
-        .bind(each(contents, |(key, _)| key.source.as_str()))
-        .bind(each(contents, |(key, _)| key.event_id.as_str()))
-        .bind(each(contents, |(_, fingerprint)| &fingerprint.0[..]))
         .bind(each(keys, |key| key.source.as_str()))
         .bind(each(keys, |key| key.event_id.as_str()))
         .bind(OWNERS_PER_KEY_MAX)
         .bind(each(operations, |key| key.source.as_str()))
         .bind(each(operations, |key| key.kind.as_str()))
         .bind(each(operations, |key| key.operation_id.as_str()))
+        .fetch_all(&mut *connection)
+        .await?;
+    wanted.add(rows, snapshot)?;
+    // Fewer cases than the bound are all that the key has.
+    let may_have_more = |key: &Key| {
+        snapshot
+            .known
+            .get(key)
+            .is_some_and(|known| i64::try_from(known.len()).unwrap_or(i64::MAX) >= OWNERS_PER_KEY_MAX)
+    };
+    wanted.contents.retain(|(key, _)| may_have_more(key));
+    if wanted.contents.is_empty() {
+        return Ok(());
+    }
+    let contents = &wanted.contents;
+    let rows = sqlx::query(KNOWN_CONTENTS)
+        .bind(each(contents, |(key, _)| key.source.as_str()))
+        .bind(each(contents, |(key, _)| key.event_id.as_str()))
+        .bind(each(contents, |(_, fingerprint)| &fingerprint.0[..]))
         .fetch_all(&mut *connection)
         .await?;
     wanted.add(rows, snapshot)

@@ -130,7 +130,7 @@ async fn find_accounts(
          from unnest($1::text[], $2::text[]) as k(source, payment_id),
               lateral (select account_id from payments p where p.payment_id = k.payment_id and p.source = k.source
                        union all
-                       (select account_id from ledger l
+                       (select account_id from ledger_of_payments l
                         where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%' limit 1)) p",
     )
     .bind(payments.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
@@ -268,7 +268,7 @@ async fn load_deposits(
                                        0) as sum,
                               coalesce(max(l.amount) filter (where l.type <> 'deposit.succeeded' and l.members ->> 'cumulative' is not null),
                                        0) as total
-                       from (select * from ledger l
+                       from (select * from ledger_of_payments l
                              where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%'
                              limit $3) l
                        group by l.account_id, l.currency, l.type order by min(l.recorded_at), l.account_id limit 16) l",

@@ -3,10 +3,10 @@
 
 use super::checks::{Check, Since};
 
-/// The payments that `$of` (a condition on ledger rows `l`) chooses, and what does not follow from their rows. A payment with a row of before schema 14 is
+/// The payments that `$of` (a condition on rows `l` of `$rows`, the ledger or its view by payment) chooses, and what does not follow from their rows. A payment with a row of before schema 14 is
 /// left out: until then rows did not keep `final`, and a failure closed its payment.
 macro_rules! broken {
-    ($of:literal) => {
+    ($rows:literal, $of:literal) => {
         concat!(
             "with k as (
                  select l.source, l.payment_id, count(*) as rows, min(l.currency) as currency,
@@ -29,7 +29,7 @@ macro_rules! broken {
                         max((members ->> 'expires_at_us')::bigint) filter (where type = 'payment.authorized') as expires_at_us
                  from (select l.*, coalesce(l.members ? 'cumulative', false) as cumulative, l.members ->> 'final' as final,
                               l.event_id like 'payonce.expired:%' as expiry
-                       from ledger l
+                       from ", $rows, " l
                        where ", $of, " and l.leg = 0 and l.payment_id is not null
                              and (l.type like 'payment.%' or l.type like 'refund.%')) l
                  group by l.source, l.payment_id
@@ -74,8 +74,9 @@ macro_rules! broken {
 pub(super) const PAYMENTS_FOLLOW_FROM_ROWS: Check = Check {
     name: "payments_follow_from_rows",
     promise: "each payment's state, facts, end of its hold, currency and version follow from its ledger rows",
-    sql: broken!("true"),
+    sql: broken!("ledger", "true"),
     since: Since::Sql(broken!(
+        "ledger_of_payments",
         "(l.source, l.payment_id) in (select n.source, n.payment_id from ledger n where n.recorded_at >= $1 and n.payment_id is not null)"
     )),
 };

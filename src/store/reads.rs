@@ -138,7 +138,7 @@ pub async fn payment(
             .await?;
     let Some(mut payment) = found else { return Ok(None) };
     payment.entries = sqlx::query_as(
-        "select * from ledger where payment_id = $2 and source = $1 order by recorded_at, account_version limit $3",
+        "select * from ledger_of_payments where payment_id = $2 and source = $1 order by recorded_at, account_version limit $3",
     )
     .bind(source)
     .bind(id)

@@ -280,7 +280,7 @@ pub async fn payment(
     let entries: Vec<LedgerRow> = sqlx::query_as(
         "select source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
                 held_delta, balance_after, held_after, occurred_at, recorded_at
-         from ledger where source = $1 and payment_id = $2 order by account_version desc",
+         from ledger_of_payments where source = $1 and payment_id = $2 order by account_version desc",
     )
     .bind(source)
     .bind(payment_id)

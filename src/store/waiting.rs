@@ -145,7 +145,7 @@ pub async fn ripe(
         "select q.id,
                 case when q.reason = 'waiting_for_payment' then
                          exists (select from payments p where p.payment_id = q.payment_id and p.source = q.source)
-                         or exists (select from ledger l where l.payment_id = q.payment_id and l.source = q.source)
+                         or exists (select from ledger_of_payments l where l.payment_id = q.payment_id and l.source = q.source)
                      else exists (select from accounts a
                                   where a.account_id = coalesce(q.account_id, (select p.account_id from payments p
                                                                                where p.payment_id = q.payment_id

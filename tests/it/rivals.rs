@@ -1,10 +1,12 @@
 //! Two workers that looked at the same moment: each has a plan, one commits first. What the other then writes is exact, not a matter
 //! of chance, because here the steps between load and commit are called by hand.
 
+use std::{sync::Arc, time::Duration};
+
 use payonce::{
     ledger::{AccountId, AccountStatus, Callback, Plan, decide},
     store::{
-        self, Applied, Batch, PgConnection, Resolver, StoreError,
+        self, Applied, Batch, Database, PgConnection, Resolver, StoreError,
         accounts::{self, Order, Ordered},
         actions::Door,
         quarantine,
@@ -97,6 +99,34 @@ async fn what_was_decided_before_a_freeze_is_decided_again() {
     let applied = apply(&mut second, &stale).await.expect("the rest of the batch stands");
     assert_eq!(applied.lost, [account_id].into());
     assert_eq!(world.account("a").await, Some((100, 0, 1)));
+    world.audit().await;
+    world.close().await;
+}
+
+/// A new session would have to be opened, set up and to plan all statements anew, at each of many conflicts.
+#[tokio::test]
+async fn who_lost_a_race_keeps_the_session_and_nothing_of_the_transaction() {
+    let world = World::new().await;
+    let mut first = world.connect().await;
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100)]).await;
+    let database = Database::new(&world.database_url, "a test", Duration::from_secs(10)).expect("an address");
+    let mut lane = store::Connection::new(Arc::new(database));
+    let session = async |connection: &mut PgConnection| {
+        Ok::<i32, StoreError>(sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await?)
+    };
+    let before = lane.run(session).await.expect("a session");
+    // One key about two accounts: the ledger's unique key refuses the second.
+    let stale = lane
+        .run(async |connection| Ok(load_and_decide(connection, &[Event::deposit("one", "b", 10)]).await))
+        .await
+        .expect("the snapshot is read");
+    apply_now(&mut first, &[Event::deposit("one", "a", 10)]).await;
+    let lost = lane.run(async |connection| apply(connection, &stale).await).await;
+    assert!(is_conflict(&lost), "{lost:?}");
+    assert_eq!(lane.run(session).await.expect("a session"), before);
+    assert_eq!(world.account("b").await, None);
+    // Nor does it hold a lock.
+    apply_now(&mut first, &[Event::deposit("b1", "b", 10)]).await;
     world.audit().await;
     world.close().await;
 }
