@@ -17,6 +17,7 @@ mod protocol;
 mod provider_batches;
 mod provider_callbacks;
 mod provider_disputes;
+mod provider_faults;
 mod provider_properties;
 mod provider_tables;
 mod provider_vectors;

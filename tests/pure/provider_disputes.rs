@@ -9,7 +9,12 @@ use payonce::{
 use serde_json::{Value, json};
 
 /// An endpoint whose events are only mapped here.
-fn endpoint(provider: &str, purpose: &str, secret: &str) -> Endpoint {
+pub(crate) fn endpoint(provider: &str, purpose: &str, secret: &str) -> Endpoint {
+    try_endpoint(provider, purpose, secret).unwrap()
+}
+
+/// The same, or why these secrets are none.
+pub(crate) fn try_endpoint(provider: &str, purpose: &str, secret: &str) -> Result<Endpoint, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secrets");
     fs::write(&path, secret).unwrap();
@@ -22,14 +27,13 @@ fn endpoint(provider: &str, purpose: &str, secret: &str) -> Endpoint {
         account: None,
         account_until: None,
         secrets_file: path,
-        capture: (provider == "adyen").then(|| "manual".to_owned()),
+        capture: ["adyen", "checkout"].contains(&provider).then(|| "manual".to_owned()),
         live: None,
     })
-    .unwrap()
 }
 
 /// What one event becomes: `type operation amount`, or the words for why it is none.
-fn becomes(endpoint: &Endpoint, body: &Value) -> String {
+pub(crate) fn becomes(endpoint: &Endpoint, body: &Value) -> String {
     let request = Request::new(Vec::<(String, String)>::new(), body.to_string().into_bytes());
     let items = endpoint.provider.map(&request, &endpoint.terms).unwrap();
     match &items[0].outcome {
@@ -43,7 +47,7 @@ fn becomes(endpoint: &Endpoint, body: &Value) -> String {
     }
 }
 
-const ADYEN_KEY: &str = "8E339EFD66564BAE60BDD289C69607E672CE34C97D237161C5AD2A42B6952544";
+pub(crate) const ADYEN_KEY: &str = "8E339EFD66564BAE60BDD289C69607E672CE34C97D237161C5AD2A42B6952544";
 
 #[test]
 fn every_movement_of_an_adyen_dispute_is_booked_although_all_have_one_reference() {

@@ -163,16 +163,20 @@ fn each_test_that_a_document_names_exists() {
         .flat_map(rust_files)
         .map(|path| (path.clone(), read(&path)))
         .collect();
-    let named = tests_named(&read("docs/security.md"));
-    assert!(named.len() > 20, "{named:?}");
-    for name in named {
+    for (document, name) in
+        ["docs/security.md", "docs/providers/faults.md"].into_iter().flat_map(|document| {
+            let named = tests_named(&read(document));
+            assert!(named.len() > 15, "{document}: {named:?}");
+            named.into_iter().map(move |name| (document, name))
+        })
+    {
         let (module, function) = name.rsplit_once("::").unwrap();
         // Tests beside the code are in a module `tests` of its file.
         let module = module.rsplit("::").find(|part| *part != "tests").unwrap();
         let is_there = sources.iter().any(|(path, source)| {
             path.split(['/', '.']).any(|part| part == module) && source.contains(&format!("fn {function}("))
         });
-        assert!(is_there, "docs/security.md names the test {name}, which does not exist");
+        assert!(is_there, "{document} names the test {name}, which does not exist");
     }
 }
 

@@ -46,7 +46,7 @@ def of_alipay():
     said = {
         "app_id": "2021000000000001", "charset": "utf-8", "gmt_payment": "2025-11-25 18:00:03", "notify_id": "n-1001",
         "notify_type": "trade_status_sync", "passback_params": "account_id=acct-1001", "seller_id": "2088000000000001",
-        "subject": "充值 a + b & c", "total_amount": "19.99", "trade_no": "2025112522001", "trade_status": "TRADE_SUCCESS",
+        "body": "{&quot;a&quot;:&quot;1=2%2B&quot;}", "empty": "", "subject": " 充值 a + b & c ", "total_amount": "19.99", "trade_no": "2025112522001", "trade_status": "TRADE_SUCCESS",
     }
     text = get_sign_content(said)
     signature = sign_with_rsa2(bare(pem(key, serialization.PrivateFormat.TraditionalOpenSSL)), text, "utf-8")
