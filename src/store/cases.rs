@@ -1,6 +1,6 @@
 //! Rows of `quarantine`: new ones, more copies of known ones, and waiting ones that end.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, cmp::Ordering, collections::HashSet};
 
 use serde_json::Value;
 use sqlx::{PgConnection, Row};
@@ -204,7 +204,14 @@ pub(super) async fn insert(
     if cases.is_empty() {
         return Ok(HashSet::new());
     }
-    cases.sort_by(|a, b| (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)));
+    // What waits is released in the order of the ids, so they are given out in the order in which callbacks came: whoever came first has the
+    // money. The account's guard keeps a rival from storing the same content at the same moment. Where no account is known nothing does: two
+    // batches must then come to their keys in one order.
+    cases.sort_by(|a, b| match (a.account_id, b.account_id) {
+        (Some(_), Some(_)) => Ordering::Equal,
+        (None, None) => (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)),
+        (known, other) => known.is_some().cmp(&other.is_some()),
+    });
     let rows = sqlx::query(
         "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
                                       payment_id, operation_id, amount, currency, is_final, occurred_at, webhook_id,

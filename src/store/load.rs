@@ -92,6 +92,12 @@ async fn load_stored(
     add_cases(connection, &all, &mut snapshot).await?;
     load_assigned(connection, callbacks, &mut snapshot).await?;
     let mut others = named_accounts(snapshot.assigned.iter().map(|case| &case.callback));
+    // One that waits and names no account is about that of its payment, which a batch about another account can share an id with.
+    let nameless = waiting.iter().filter(|callback| callback.named_account().is_none());
+    for key in nameless.filter_map(Callback::payment_key) {
+        others.extend(snapshot.payments.get(&key).map(|payment| payment.account_id.clone()));
+        others.extend(snapshot.deposits.get(&key).map(|deposit| deposit.account_id.clone()));
+    }
     others.retain(|account_id| !accounts.contains(account_id));
     if !others.is_empty() {
         load_accounts(connection, &others, &mut snapshot).await?;

@@ -231,3 +231,59 @@ async fn what_waits_while_a_rival_applies_its_operation_is_not_released_for_ever
     world.audit().await;
     world.close().await;
 }
+
+/// Of two that are decided on one snapshot each sees money enough for itself.
+#[tokio::test]
+async fn of_two_that_want_the_last_of_the_money_at_one_moment_one_gets_it() {
+    let debit = |id, payment| Event::payment("payment.succeeded", id, "a", payment, 7);
+    let hold = |id, payment| Event::payment("payment.authorized", id, "a", payment, 7);
+    for (one, other) in [(debit("x", "p"), debit("y", "q")), (hold("x", "p"), debit("y", "q"))] {
+        let world = World::new().await;
+        let (mut first, mut second) = (world.connect().await, world.connect().await);
+        apply_now(&mut first, &[Event::deposit("a1", "a", 10)]).await;
+        let late = load_and_decide(&mut second, std::slice::from_ref(&other)).await;
+        apply_now(&mut first, &[one]).await;
+        assert_eq!(apply(&mut second, &late).await.expect("the account is lost").lost.len(), 1);
+        apply_now(&mut second, &[other]).await;
+        assert_eq!(world.number("select (balance - held)::bigint from accounts").await, 3);
+        let case = (Some("y".to_owned()), "waiting_for_funds".to_owned(), "waiting".to_owned(), 1);
+        assert_eq!(world.cases().await, [case]);
+        world.audit().await;
+        world.close().await;
+    }
+}
+
+/// Their cases are stored by one statement, whatever their keys are.
+#[tokio::test]
+async fn of_those_that_wait_since_one_batch_the_first_has_the_money() {
+    let world = World::new().await;
+    let mut writer = world.connect().await;
+    let debit = |id, payment| Event::payment("payment.succeeded", id, "a", payment, 7);
+    apply_now(&mut writer, &[Event::deposit("a1", "a", 1)]).await;
+    apply_now(&mut writer, &[debit("z", "p"), debit("b", "q")]).await;
+    apply_now(&mut writer, &[Event::deposit("a2", "a", 6)]).await;
+    assert_eq!(world.number("select count(*) from ledger where event_id = 'z'").await, 1);
+    let waits = |case: &(Option<String>, String, String, i32)| case.2 == "waiting";
+    let waiting: Vec<_> = world.cases().await.into_iter().filter(waits).map(|case| case.0).collect();
+    assert_eq!(waiting, [Some("b".to_owned())]);
+    world.audit().await;
+    world.close().await;
+}
+
+/// The payment of the one that waits is another account's, and a deposit has the same id.
+#[tokio::test]
+async fn what_waits_without_an_account_is_not_taken_for_one_of_an_unknown_account() {
+    let world = World::new().await;
+    let mut writer = world.connect().await;
+    apply_now(&mut writer, &[Event::deposit("a1", "a", 10), Event::deposit("b1", "b", 10)]).await;
+    let adjusted = Event::payment("payment.authorization_adjusted", "adj", "", "p", 5).nameless();
+    apply_now(&mut writer, &[adjusted]).await;
+    apply_now(&mut writer, &[Event::payment("payment.failed", "no", "b", "p", 0)]).await;
+    apply_now(&mut writer, &[Event::payment("deposit.succeeded", "a2", "a", "p", 1)]).await;
+    let case = (Some("adj".to_owned()), "waiting_for_payment".to_owned(), "waiting".to_owned(), 1);
+    assert_eq!(world.cases().await, [case]);
+    apply_now(&mut writer, &[Event::payment("payment.authorized", "auth", "b", "p", 4)]).await;
+    assert_eq!(world.account("b").await, Some((10, 5, 4)));
+    world.audit().await;
+    world.close().await;
+}

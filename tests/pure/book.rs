@@ -17,6 +17,9 @@ type Conflict = String;
 /// `store::load::WAITING_PER_KEY_MAX`.
 const WAITING_PER_KEY_MAX: usize = 64;
 
+/// `store::known::OWNERS_PER_KEY_MAX`.
+const OWNERS_PER_KEY_MAX: usize = 4;
+
 #[derive(Debug, Clone)]
 struct Case {
     callback: Callback,
@@ -72,10 +75,13 @@ impl Book {
         plan
     }
 
-    /// The same, with new cases in the order in which the store writes them, which is that of their keys.
+    /// The same, with new cases in the order in which the store writes them: that of their keys where no account is known.
     pub fn take_as_stored(&mut self, callbacks: &[Callback]) -> Plan {
         let mut plan = self.decide(callbacks);
-        plan.new_cases.sort_by_key(|case| (case.callback.key.clone(), case.callback.fingerprint));
+        plan.new_cases.sort_by_key(|case| match case.account_id {
+            Some(_) => (true, None, case.index),
+            None => (false, Some((case.callback.key.clone(), case.callback.fingerprint)), 0),
+        });
         let lost = self.apply(callbacks, plan.clone()).unwrap();
         assert!(lost.is_empty(), "lost {lost:?} without a concurrent writer");
         plan
@@ -176,26 +182,32 @@ impl Book {
     pub fn load_over(&self, callbacks: &[Callback], unwritten: &Unwritten) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut accounts: BTreeSet<AccountId> = named(callbacks.iter());
+        let mut found: Vec<AccountId> = Vec::new();
         for callback in callbacks.iter().filter(|callback| callback.named_account().is_none()) {
-            accounts.extend(self.find_account(callback, &mut snapshot));
+            found.extend(self.find_account(callback, &mut snapshot));
         }
-        let found = unwritten.found_accounts(callbacks);
+        found.extend(unwritten.found_accounts(callbacks));
         accounts.extend(found.iter().cloned());
-        // As the book does: money may come to every account of the batch.
-        let found: Vec<AccountId> = accounts.iter().cloned().collect();
         let payments = unwritten.waiting_payments(callbacks, &found);
-        let mut waiting = self.load_waiting(callbacks, &accounts, payments.into_iter().collect());
+        let mut waiting = self.load_waiting(callbacks, &accounts, &found, payments.into_iter().collect());
         unwritten.cover_waiting(callbacks, &found, &mut waiting);
         accounts.extend(named(waiting.iter().map(|case| &case.callback)));
+        let nameless = waiting.iter().filter(|case| case.callback.named_account().is_none());
+        for case in nameless {
+            let Some(key) = case.callback.payment_key() else { continue };
+            accounts.extend(self.payments.get(&key).map(|payment| payment.account_id.clone()));
+            if case.callback.kind.is_of_deposit() {
+                accounts.extend(self.deposit(&key).map(|deposit| deposit.account_id));
+            }
+        }
         for account_id in accounts {
             match self.accounts.get(&account_id) {
                 Some(account) => {
                     snapshot.accounts.insert(account_id, *account);
                 }
                 None => {
-                    let cases = self.cases_about(&account_id);
-                    if cases > 0 {
-                        snapshot.unopened_cases.insert(account_id, cases);
+                    if let Some(newest) = self.newest_case_about(&account_id) {
+                        snapshot.unopened_cases.insert(account_id, newest);
                     }
                 }
             }
@@ -225,10 +237,19 @@ impl Book {
         snapshot
     }
 
+    /// The row, the case with this content, and of all cases of the key the first owners.
     fn load_known(&self, callback: &Callback, snapshot: &mut Snapshot) {
-        let known = self.known(|known| known.key == callback.key);
+        let of_key = self.known(|known| known.key == callback.key);
+        let (mut cases, mut known): (Vec<Known>, Vec<Known>) =
+            of_key.into_iter().partition(|known| matches!(known, Known::Case { .. }));
+        cases.sort_by_key(|case| (!case.owns_key(), case.rank()));
+        let is_it = |case: &Known| matches!(case, Known::Case { fingerprint, .. } if *fingerprint == callback.fingerprint);
+        let owners = cases.iter().take(OWNERS_PER_KEY_MAX);
+        known.extend(owners.chain(cases.iter().skip(OWNERS_PER_KEY_MAX).filter(|case| is_it(case))));
         if !known.is_empty() {
-            snapshot.known.insert(callback.key.clone(), known);
+            let of_batch = snapshot.known.entry(callback.key.clone()).or_default();
+            known.retain(|known| !of_batch.contains(known));
+            of_batch.append(&mut known);
         }
         if let Some(operation) = callback.operation_key() {
             let mut owners = self.known(|known| known.operation_key().as_ref() == Some(&operation));
@@ -308,20 +329,25 @@ impl Book {
             .collect()
     }
 
-    /// What waits for the payments of the batch, and for money of its accounts and of those that a waiting transfer brings money to; then
-    /// what else waits for the payments of those.
+    /// What waits for the payments of the batch, for money of the accounts that it may bring money to, `found` ones included, and of those
+    /// that a waiting transfer brings money to; then what else waits for the payments of those.
     fn load_waiting(
         &self,
         callbacks: &[Callback],
-        accounts: &BTreeSet<AccountId>,
+        of_batch: &BTreeSet<AccountId>,
+        found: &[AccountId],
         mut payments: BTreeSet<PaymentKey>,
     ) -> Vec<StoredCase> {
+        let bring_funds = callbacks.iter().filter(|callback| callback.kind.may_bring_funds());
+        let mut accounts: Vec<AccountId> = named(bring_funds).into_iter().collect();
+        accounts.extend(found.iter().cloned());
         payments.extend(callbacks.iter().filter_map(Callback::payment_key));
         let mut found: BTreeSet<usize> = BTreeSet::new();
         let mut looked_at: BTreeSet<AccountId> = BTreeSet::new();
-        let mut accounts: Vec<AccountId> = accounts.iter().cloned().collect();
         while let Some(account_id) = accounts.pop() {
-            if !looked_at.insert(account_id.clone()) {
+            // Only an account with cases can have one that waits.
+            let has_none = self.accounts.get(&account_id).is_some_and(|account| account.cases == 0);
+            if !looked_at.insert(account_id.clone()) || (has_none && of_batch.contains(&account_id)) {
                 continue;
             }
             let waits =
@@ -356,6 +382,11 @@ impl Book {
         StoredCase { id: id(at), reason: case.reason, callback: case.callback.clone() }
     }
 
+    fn newest_case_about(&self, account_id: &AccountId) -> Option<i64> {
+        let newest = self.cases.iter().rposition(|case| case.account_id.as_ref() == Some(account_id))?;
+        Some(id(newest).0)
+    }
+
     fn cases_about(&self, account_id: &AccountId) -> i64 {
         let about = self.cases.iter().filter(|case| case.account_id.as_ref() == Some(account_id));
         i64::try_from(about.count()).unwrap()
@@ -386,14 +417,14 @@ impl Book {
     }
 
     fn guard_openings(&self, plan: &Plan) -> HashSet<AccountId> {
+        let newest = |account_id: &AccountId| self.newest_case_about(account_id).unwrap_or(0);
         let unopened = plan.unopened.iter().filter(|unopened| {
-            self.accounts.contains_key(&unopened.account_id)
-                || self.cases_about(&unopened.account_id) != unopened.cases
+            self.accounts.contains_key(&unopened.account_id) || newest(&unopened.account_id) != unopened.cases
         });
         let opened = plan
             .accounts
             .iter()
-            .filter(|change| change.opens && self.cases_about(&change.account_id) != change.before.cases);
+            .filter(|change| change.opens && newest(&change.account_id) != change.before.cases);
         unopened.map(|it| it.account_id.clone()).chain(opened.map(|it| it.account_id.clone())).collect()
     }
 
@@ -411,7 +442,11 @@ impl Book {
 
     fn write_accounts(&mut self, plan: &Plan) {
         for change in &plan.accounts {
-            self.accounts.insert(change.account_id.clone(), change.after);
+            let mut after = change.after;
+            if change.opens {
+                after.cases = self.cases_about(&change.account_id) + after.cases - change.before.cases;
+            }
+            self.accounts.insert(change.account_id.clone(), after);
         }
     }
 
@@ -462,15 +497,6 @@ impl Book {
             let case = &mut self.cases[at(resolved.id)];
             if !case.is_unended() {
                 return Err(format!("{:?} has ended", resolved.id));
-            }
-            if case.account_id.is_none()
-                && let Some(account_id) = &resolved.account_id
-            {
-                case.account_id = Some(account_id.clone());
-                // As `store::cases::update`: from now on it is a case about that account.
-                if let Some(account) = self.accounts.get_mut(account_id) {
-                    account.cases += 1;
-                }
             }
             case.state = match &resolved.end {
                 CaseEnd::Applied => CaseState::Replayed,

@@ -131,11 +131,13 @@ impl Unwritten {
         }
     }
 
-    /// Ids are given in the order in which the rows would be written: by key and content.
+    /// Ids are given in the order in which the rows would be written: by key and content where no account is known, then as they came.
     fn take_new_cases(&mut self, plan: &Plan) -> Vec<CaseId> {
         let mut order: Vec<usize> = (0..plan.new_cases.len()).collect();
         order.sort_by_key(|at| {
-            plan.new_cases.get(*at).map(|case| (&case.callback.key, case.callback.fingerprint))
+            let case = plan.new_cases.get(*at)?;
+            let is_known = case.account_id.is_some();
+            Some((is_known, (!is_known).then_some((&case.callback.key, case.callback.fingerprint))))
         });
         let mut ids = vec![CaseId(0); plan.new_cases.len()];
         for at in order {
