@@ -16,6 +16,7 @@ mod disposition;
 pub mod dry_run;
 mod lane;
 mod parts;
+pub mod planning;
 mod process;
 pub mod replay;
 pub mod reverify;

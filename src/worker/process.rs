@@ -15,6 +15,7 @@ use super::{
     dead_letter,
     disposition::{self, NextStep, Why},
     lane::{Lane, LaneEnd, Origin},
+    planning,
     stage::Timed,
     work::Work,
 };
@@ -23,9 +24,7 @@ use crate::{
     crash::{self, Point},
     dedupe::Advice,
     keys::Keyring,
-    ledger::{
-        AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, decide, give_up,
-    },
+    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
     metrics::{self, Stage},
     retry::Pauses,
     store::{self, Applied, Batch, Locking, Remembered, Resolver, StoreError},
@@ -317,65 +316,24 @@ async fn ask_redis(lane: &Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Load and decide.
-///
-/// A callback that Redis takes for new is at first not looked for in the ledger. Where that leads to a ledger row, the ledger's
-/// unique keys prove or refuse it; any other outcome, and what follows from it, stands only after a look.
+/// Load and decide, as [`planning::plan`].
 async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
-    let callbacks = &work.callbacks;
-    let mut stage = Timed::begin(&lane.span, Stage::Load);
-    let mut snapshot = if callbacks.is_empty() {
-        Snapshot::default()
-    } else {
-        lane.connection.renew_plans(callbacks.len()).await?;
-        lane.connection
-            .run(async |connection| store::load_besides_ledger(connection, callbacks).await)
-            .await?
-    };
+    if !work.callbacks.is_empty() {
+        lane.connection.renew_plans(work.callbacks.len()).await?;
+    }
     let trusts_redis = lane.origin == Origin::Queue && lane.batches_in_doubt == 0;
-    let mut is_wanted: Vec<bool> = work.is_new.iter().map(|is_new| !(trusts_redis && *is_new)).collect();
-    let mut is_looked_up = vec![false; callbacks.len()];
-    loop {
-        let flags = is_wanted.iter().zip(&is_looked_up);
-        let wanted = callbacks.iter().zip(flags).filter(|(_, (wanted, looked_up))| **wanted && !**looked_up);
-        let wanted: Vec<&Callback> = wanted.map(|(callback, _)| callback).collect();
-        lane.connection
-            .run(async |connection| store::add_ledger(connection, wanted, &mut snapshot).await)
-            .await?;
-        is_looked_up.clone_from(&is_wanted);
-        stage.end();
-        crash::reach(Point::AfterLoad).await?;
-
-        stage = Timed::begin(&lane.span, Stage::Decide);
-        let rules = &lane.worker.config.rules;
-        let mut plan = if work.is_suspect {
-            give_up(&snapshot, callbacks, rules)
-        } else {
-            decide(&snapshot, callbacks, rules)
-        };
-        if work.is_suspect {
-            plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
+    let is_new: Vec<bool> = work.is_new.iter().map(|is_new| trusts_redis && *is_new).collect();
+    let Lane { worker, connection, span, .. } = lane;
+    let rules = &worker.config.rules;
+    planning::plan(connection, span, &work.callbacks, &is_new, |snapshot, callbacks| {
+        if !work.is_suspect {
+            return decide(snapshot, callbacks, rules);
         }
-        stage.end();
-        for (wanted, outcome) in is_wanted.iter_mut().zip(&plan.outcomes) {
-            *wanted |= !is_proved_by_writing(*outcome);
-        }
-        if is_wanted == is_looked_up {
-            return Ok(plan);
-        }
-        stage = Timed::begin(&lane.span, Stage::Load);
-    }
-}
-
-/// Whether this outcome would fail to be written, were the callback in the ledger already.
-fn is_proved_by_writing(outcome: Outcome) -> bool {
-    match outcome {
-        // A copy in the batch is one of a callback whose outcome is asked about too.
-        Outcome::Applied | Outcome::Duplicate(Layer::Batch) => true,
-        Outcome::Duplicate(Layer::Redis | Layer::Ledger | Layer::Operation | Layer::Quarantine)
-        | Outcome::Quarantined(_)
-        | Outcome::Waiting(_) => false,
-    }
+        let mut plan = give_up(snapshot, callbacks, rules);
+        plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
+        plan
+    })
+    .await
 }
 
 /// Apply, remember.

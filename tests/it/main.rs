@@ -10,6 +10,9 @@ mod adjust;
 mod api;
 mod approvals;
 mod audit;
+#[path = "../pure/book.rs"]
+#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+mod book;
 mod browser;
 mod claims;
 mod command_line;
@@ -26,6 +29,7 @@ mod duplicates;
 mod feed;
 mod feed_failover;
 mod former_primary;
+mod generated;
 mod history;
 mod hostile_messages;
 mod hot_account;
@@ -40,6 +44,9 @@ mod look_ups;
 mod malformed_neighbours;
 mod migrations;
 mod mismatch;
+#[path = "../pure/model.rs"]
+#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+mod model;
 mod money;
 mod monitoring;
 mod outages;
