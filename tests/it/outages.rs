@@ -1,5 +1,7 @@
 //! A worker outlives the restart of any of its servers, and goes on by itself.
 
+use payonce::store::PgConnection;
+
 use crate::support::{Event, OwnServer, World};
 
 const CALLBACKS: i64 = 4_000;
@@ -16,6 +18,21 @@ fn shared(name: &str) -> String {
 const SETTINGS: [(&str, &str); 3] =
     [("batch_size_max", "20"), ("retry_delay_max_ms", "200"), ("database_deadline_ms", "5000")];
 
+/// Publishes all, and keeps the worker from settling the callbacks of account `a0` while it settles others: a server that dies meanwhile
+/// dies in the middle of the work.
+async fn in_the_middle(world: &World) -> PgConnection {
+    world.publish(&events()[..1]).await;
+    world.settled(1).await;
+    let mut holder = world.connect().await;
+    sqlx::raw_sql("begin; select from accounts where account_id = 'a0' for update")
+        .execute(&mut holder)
+        .await
+        .expect("the account can be locked");
+    world.publish(&events()[1..]).await;
+    world.settled(2).await;
+    holder
+}
+
 async fn all_applied_once(world: &World) {
     assert_eq!(world.number("select sum(balance)::bigint from accounts").await, CALLBACKS);
     assert_eq!(world.number("select count(*) from ledger").await, CALLBACKS);
@@ -27,10 +44,9 @@ async fn a_killed_postgresql_loses_and_doubles_nothing() {
     let postgres = OwnServer::start("postgres", "PAYONCE_DATABASE_URL").await;
     let world = World::on(postgres.url(), &shared("PAYONCE_REDIS_URL"), &shared("PAYONCE_AMQP_URL")).await;
     let worker = world.worker_with(&SETTINGS).await;
-    world.publish(&events()[..2_000]).await;
-    world.settled(1).await;
+    let holder = in_the_middle(&world).await;
     postgres.kill().await;
-    world.publish(&events()[2_000..]).await;
+    drop(holder);
     postgres.start_again().await;
     // A commit whose answer was lost is counted twice: wait for the rows, not for the count.
     crate::support::eventually("all callbacks applied", CALLBACKS, || {
@@ -47,10 +63,10 @@ async fn a_killed_rabbitmq_loses_and_doubles_nothing() {
     let rabbitmq = OwnServer::start("rabbitmq", "PAYONCE_AMQP_URL").await;
     let world =
         World::on(&shared("PAYONCE_DATABASE_URL"), &shared("PAYONCE_REDIS_URL"), rabbitmq.url()).await;
-    world.publish(&events()).await;
     let worker = world.worker_with(&SETTINGS).await;
-    world.settled(1).await;
+    let holder = in_the_middle(&world).await;
     rabbitmq.kill().await;
+    drop(holder);
     rabbitmq.start_again().await;
     // Redelivered copies count too: wait for the rows, not for the number of deliveries.
     crate::support::eventually("all callbacks applied", CALLBACKS, || {
@@ -67,11 +83,13 @@ async fn a_killed_redis_loses_and_doubles_nothing() {
     let redis = OwnServer::start("redis", "PAYONCE_REDIS_URL").await;
     let world = World::on(&shared("PAYONCE_DATABASE_URL"), redis.url(), &shared("PAYONCE_AMQP_URL")).await;
     let worker = world.worker_with(&SETTINGS).await;
-    world.publish(&events()[..2_000]).await;
-    world.settled(1).await;
+    let holder = in_the_middle(&world).await;
     redis.kill().await;
+    let so_far = world.number("select count(*) from ledger").await;
+    drop(holder);
+    // It does without.
+    world.settled(so_far + 100).await;
     redis.start_again().await;
-    world.publish(&events()[2_000..]).await;
     world.settled(CALLBACKS).await;
     worker.stop().await;
     all_applied_once(&world).await;

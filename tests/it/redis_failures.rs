@@ -34,13 +34,16 @@ async fn all_applied_once(world: &World) {
 async fn flushing_redis_in_the_middle_changes_nothing() {
     let (world, _redis) = world_with_own_redis().await;
     let worker = world.worker_with(&[("batch_size_max", "50")]).await;
+    let mut flushed = 0;
     for part in events().chunks(300) {
         world.publish(part).await;
         let mut redis = world.redis().await;
+        flushed += redis::cmd("DBSIZE").query_async::<i64>(&mut redis).await.unwrap();
         redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await.unwrap();
     }
     world.settled(CALLBACKS).await;
     worker.stop().await;
+    assert!(flushed > 0, "there was never a claim or a done marker to lose");
     all_applied_once(&world).await;
     world.close().await;
 }
@@ -98,6 +101,11 @@ async fn a_redis_that_refuses_writes_counts_as_away() {
     world.publish(&events()).await;
     world.settled(CALLBACKS).await;
     worker.stop().await;
+    let layers: Vec<String> = world.duplicates().await.into_iter().map(|(layer, _)| layer).collect();
+    assert!(!layers.contains(&"redis".to_owned()), "{layers:?}");
+    let errors: String =
+        redis::cmd("INFO").arg("errorstats").query_async(&mut redis).await.expect("it answers");
+    assert!(errors.contains("errorstat_NOREPLICAS:count="), "it refused no write: {errors}");
     all_applied_once(&world).await;
     world.close().await;
 }

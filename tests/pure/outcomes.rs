@@ -153,6 +153,27 @@ fn copies_of_a_discarded_case_are_still_rejected() {
     assert!(plan.entries.is_empty());
 }
 
+/// Nobody's decision about one event settles another: somebody has to look.
+#[test]
+fn a_second_event_of_a_discarded_fact_becomes_a_case() {
+    let callback = layered().build();
+    let fingerprint = callback.fingerprint;
+    let reason = Reason::WaitingExpired;
+    let decide_besides = |state| {
+        let known = Known::Case { id: CaseId(7), fingerprint, reason, state };
+        let operation = callback.operation_key().unwrap();
+        let snapshot = Snapshot { operations: HashMap::from([(operation, known)]), ..Snapshot::default() };
+        decide(&snapshot, std::slice::from_ref(&callback), &Rules::default())
+    };
+    let plan = decide_besides(CaseState::Discarded);
+    assert_eq!(plan.outcomes, [Outcome::Quarantined(Reason::InvalidTransition)]);
+    assert!(plan.entries.is_empty() && plan.new_cases[0].detail.contains("case 7"), "{plan:?}");
+    for state in [CaseState::Open, CaseState::Waiting, CaseState::Replayed] {
+        let outcomes = decide_besides(state).outcomes;
+        assert_eq!(outcomes, [Outcome::Duplicate(Layer::Operation)], "{state:?}");
+    }
+}
+
 /// Decides two copies of a callback with an operation id, of which the database knows this.
 #[track_caller]
 fn check_layers(by_key: &[Known], by_operation: Option<Known>, expected: [Outcome; 2]) {
