@@ -92,9 +92,9 @@ async fn load_stored(
     add_cases(connection, &all, &mut snapshot).await?;
     load_assigned(connection, callbacks, &mut snapshot).await?;
     let mut others = named_accounts(snapshot.assigned.iter().map(|case| &case.callback));
-    // One that waits and names no account is about that of its payment, which a batch about another account can share an id with.
-    let nameless = waiting.iter().filter(|callback| callback.named_account().is_none());
-    for key in nameless.filter_map(Callback::payment_key) {
+    // What names no account is about that of its payment. Deposits of several accounts can share one id: whose it is, is known only now.
+    let nameless = all.iter().filter(|callback| callback.named_account().is_none());
+    for key in nameless.filter_map(|callback| callback.payment_key()) {
         others.extend(snapshot.payments.get(&key).map(|payment| payment.account_id.clone()));
         others.extend(snapshot.deposits.get(&key).map(|deposit| deposit.account_id.clone()));
     }
@@ -135,9 +135,9 @@ async fn find_accounts(
         "select p.account_id
          from unnest($1::text[], $2::text[]) as k(source, payment_id),
               lateral (select account_id from payments p where p.payment_id = k.payment_id and p.source = k.source
-                       union all
+                       union
                        (select account_id from ledger_of_payments l
-                        where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%' limit 1)) p",
+                        where l.payment_id = k.payment_id and l.source = k.source and l.type like 'deposit.%' limit 16)) p",
     )
     .bind(payments.iter().map(|key| key.source.as_str()).collect::<Vec<_>>())
     .bind(payments.iter().map(|key| key.payment_id.as_str()).collect::<Vec<_>>())

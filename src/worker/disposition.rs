@@ -44,7 +44,8 @@ pub(super) fn after(
 ) -> NextStep {
     match error {
         StoreError::Conflict(_) if conflicts <= conflict_retries_max => NextStep::DecideAgain,
-        // Never given up: a lost race says nothing against the callback.
+        // Never given up: a lost race says nothing against the callback. But nobody else waits for one that loses all of them.
+        StoreError::Conflict(_) if messages == 1 => NextStep::SetAside(Why::Locked),
         StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => NextStep::Wait,
         StoreError::Blocked(_) | StoreError::Refused(_) if messages > 1 => NextStep::Split,
         StoreError::Blocked(_) => NextStep::SetAside(Why::Locked),
@@ -65,7 +66,8 @@ mod tests {
         for (error, conflicts, messages, expected) in [
             (&conflict, 1, 1, NextStep::DecideAgain),
             (&conflict, 20, 500, NextStep::DecideAgain),
-            (&conflict, 21, 1, NextStep::Wait),
+            (&conflict, 21, 2, NextStep::Wait),
+            (&conflict, 21, 1, NextStep::SetAside(Why::Locked)),
             (&away, 0, 1, NextStep::Wait),
             (&away, 1_000_000, 500, NextStep::Wait),
             (&blocked, 0, 2, NextStep::Split),

@@ -201,7 +201,7 @@ fn say_set_aside(lane: &Lane, batch: &[Taken], at: usize, why: Why, cause: &Stor
     match why {
         Why::Locked => warn!(
             writer = lane.writer, body_sha256, cause = %cause,
-            "a delivery waits for a lock that somebody holds; others go on, and it comes again by itself"
+            "a delivery waits for what others hold or change; they go on, and it comes again by itself"
         ),
         Why::Refused => error!(
             writer = lane.writer, body_sha256, cause = %cause,
@@ -244,11 +244,16 @@ fn verify(
     verified.collect()
 }
 
-/// Writes all of `work`, in as many transactions as rivals make necessary.
+/// Times in a row that a batch may lose all that is left of it, until that counts as a conflict: it is logged then, waits between its
+/// tries, and comes apart.
+const LOST_IN_A_ROW_MAX: u32 = 16;
+
+/// Writes all of `work`, in as many transactions as concurrent writers make necessary.
 async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result<(), StoreError> {
     if asks_redis {
         ask_redis(lane, work).await?;
     }
+    let mut lost_in_a_row = 0;
     loop {
         let plan = plan(lane, work).await?;
         // Before the commit, whose outcome may stay unknown.
@@ -263,12 +268,19 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result
         let blocked = work.positions.iter().zip(&applied.locked_callbacks).filter(|(_, locked)| **locked);
         work.locked.extend(blocked.map(|(at, _)| *at));
         let is_set = |flags: &[bool], at: usize| flags.get(at).copied().unwrap_or(false);
+        let left = work.callbacks.len();
         work.retain(|at, _| is_set(&applied.lost_callbacks, at) && !is_set(&applied.locked_callbacks, at));
         work.undecodable.clear();
         work.remembered.clear();
         work.is_partly_committed = true;
         if work.callbacks.is_empty() {
             return Ok(());
+        }
+        lost_in_a_row = if work.callbacks.len() < left { 0 } else { lost_in_a_row + 1 };
+        if lost_in_a_row == LOST_IN_A_ROW_MAX {
+            return Err(StoreError::Conflict(format!(
+                "all accounts were changed first, {LOST_IN_A_ROW_MAX} times in a row"
+            )));
         }
     }
 }

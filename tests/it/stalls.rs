@@ -227,6 +227,36 @@ async fn what_is_committed_does_not_wait_with_a_refused_one_of_its_account() {
     world.close().await;
 }
 
+/// Two deposits of two accounts have one payment id, as operations tell them apart. What names only that id is about the older one, whichever
+/// the database finds first; it is a case here, for it is in another currency. A lane once tried it for ever.
+#[tokio::test]
+async fn a_payment_id_of_two_accounts_holds_up_nobody() {
+    let deposit = |id: &str, account: &str, currency: &str| {
+        Event::deposit(id, account, 500).with("payment_id", "d1").with("currency", currency)
+    };
+    for is_older_with_operation in [false, true] {
+        let world = World::new().await;
+        let worker = world.worker_with(&SETTINGS).await;
+        let mut deposits = [deposit("e1", "a", "JPY"), deposit("e2", "b", "CNY")];
+        let at = usize::from(!is_older_with_operation);
+        deposits[at] = deposits[at].clone().operation("o1");
+        for (settled, one) in (1..).zip(deposits) {
+            world.publish(&[one]).await;
+            world.settled(settled).await;
+        }
+        let reversal = |id: &str, currency: &str| {
+            Event::payment("deposit.refunded", id, "a", "d1", 200).nameless().with("currency", currency)
+        };
+        world.publish(&[reversal("e3", "CNY"), reversal("e4", "JPY")]).await;
+        world.settled(4).await;
+        worker.stop().await;
+        assert_eq!(world.account("a").await, Some((300, 0, 2)));
+        assert_eq!(world.account("b").await, Some((500, 0, 1)));
+        world.audit().await;
+        world.close().await;
+    }
+}
+
 /// Its case says less, but the message is kept.
 #[tokio::test]
 async fn a_message_whose_case_postgresql_refuses_is_kept_in_a_plainer_form() {
