@@ -230,7 +230,8 @@ impl Desk {
             Err(Unread::NoRoom(NoRoom::Share)) => return busy(Counted::RateLimited, 429, RETRY_AFTER_S),
         }
         if let Some(at) = endpoint.provider.certificate_at(&request) {
-            match self.certificates.get(&at, sender).await {
+            // In a box: each request would have room for what few of them need.
+            match Box::pin(self.certificates.get(&at, sender)).await {
                 Ok(certificate) => request.certificate = Some(certificate),
                 Err(cause) => {
                     if self.is_to_be_said(endpoint, "certificate") {

@@ -184,14 +184,19 @@ async fn idle_connections_keep_nothing_of_what_they_asked() {
         idle
     };
     // What is needed once is there before it is measured.
-    let _first = open(100).await;
-    let before_kib = resident_kib();
-    let count = 700;
-    let idle = open(count).await;
-    // Less than what a request alone is read into.
-    let is_small = || async { resident_kib().saturating_sub(before_kib) < 8 * count };
-    eventually("idle connections take less than 8 KiB each", true, is_small).await;
-    assert_eq!(idle.len(), count);
+    let mut idle = open(100).await;
+    // Where the machine is busy, many are answered before the first of them is idle, and what they needed meanwhile stays with the process: for
+    // those that come then, it is there. What an idle one keeps is missing in every round.
+    let (count, rounds, mut grown_kib) = (100, 8, Vec::new());
+    for _ in 0..rounds {
+        let before_kib = resident_kib();
+        idle.extend(open(count).await);
+        grown_kib.push(resident_kib().saturating_sub(before_kib));
+    }
+    // 2.5 KiB each, less than a third of what a request is read into.
+    let is_small = grown_kib.iter().any(|kib| *kib < 5 * count / 2);
+    assert!(is_small, "{count} idle connections took {grown_kib:?} KiB");
+    assert_eq!(idle.len(), 100 + rounds * count);
     edge.close().await;
 }
 
