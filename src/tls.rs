@@ -72,16 +72,14 @@ pub fn system_roots() -> String {
     found.certs.iter().map(|certificate| pem(certificate)).collect()
 }
 
-/// Authorities by which others' certificates are checked: the system's, where `has_system`, and the file's, where there is one.
+/// Authorities by which others' certificates are checked: the system's, and the file's besides, where there is one.
 ///
 /// # Errors
 /// Words about the file. Without a file: never; the system may trust nobody, and then nobody is trusted.
-pub fn roots(has_system: bool, ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    if has_system {
-        // The system may have one that rustls does not take.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
+    // The system may have one that rustls does not take.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let problem = |cause: String| format!("{}: {cause}", path.display());
         let pem = fs::read(path).map_err(|cause| problem(cause.to_string()))?;

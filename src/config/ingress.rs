@@ -56,8 +56,8 @@ pub struct IngressConfig {
     /// The header in which they say from whom a request came, the only one that is read: `forwarded` (RFC 7239), or one that is a list of
     /// addresses, such as `x-forwarded-for`. Its last address that is no proxy's counts.
     pub forwarded_header: String,
-    /// PEM file with the authorities by which providers' certificates and the hosts that they are fetched from are checked; those of the system
-    /// without it.
+    /// PEM file with authorities that are trusted besides the system's where a provider's certificate is fetched, for the host and for what it
+    /// gives; also certificates between that and an authority, where the host leaves them out.
     pub certificate_ca_file: Option<PathBuf>,
     /// `HOST:PORT` that connections for certificates go to in place of the provider's host: a gateway that passes TLS on by the name in it.
     pub certificate_gateway: Option<String>,

@@ -122,8 +122,7 @@ impl Certificates {
     /// # Errors
     /// Words that name the setting.
     pub fn open(config: &IngressConfig) -> Result<Self, String> {
-        let file = config.certificate_ca_file.as_deref();
-        let roots = tls::roots(file.is_none(), file);
+        let roots = tls::roots(config.certificate_ca_file.as_deref());
         let roots = Arc::new(roots.map_err(|problem| format!("ingress.certificate_ca_file {problem}"))?);
         let connector = TlsConnector::from(Arc::new(tls::client(Arc::clone(&roots))?));
         Ok(Self(Arc::new(Shared {

@@ -231,3 +231,28 @@ async fn a_host_that_does_not_answer_holds_up_no_request_and_what_it_says_later_
     ingress.stop().await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_between_a_certificate_and_its_authority_comes_with_it_or_from_the_configuration() {
+    let world = World::new().await;
+    let (authority, key) = (Authority::new(), PayPalKey::new());
+    let host = CertificateHost::new(&authority).await;
+    let (leaf, between) = authority.certificate_below(&[CERTIFICATE_NAME], &key.pair());
+    host.put("chain", 200, format!("{leaf}{between}"));
+    host.put("alone", 200, leaf.clone());
+    host.put("turned", 200, format!("{between}{leaf}"));
+    let webhook = |name: &str| key.webhook(name, "19.99", &CertificateHost::url(name));
+    let ingress = paypal(&world, &authority, &host).await;
+    post_until_yes(&ingress, &webhook("chain"), "192.0.2.1").await;
+    for name in ["alone", "turned"] {
+        assert_eq!(post(&ingress, &webhook(name), "192.0.2.1").await.status, 503, "{name}");
+        eventually(name, 1, || async { host.asked(name) }).await;
+    }
+    ingress.stop().await;
+    let ca = fs::read_to_string(authority.file("ca.pem")).unwrap();
+    fs::write(authority.file("ca.pem"), format!("{ca}{between}")).unwrap();
+    let ingress = paypal(&world, &authority, &host).await;
+    post_until_yes(&ingress, &webhook("alone"), "192.0.2.1").await;
+    ingress.stop().await;
+    world.close().await;
+}

@@ -235,7 +235,7 @@ where
 
 /// The system's authorities, and the file's.
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
-    let roots = tls::roots(true, ca_file).map_err(|problem| format!("ca_file: {problem}"))?;
+    let roots = tls::roots(ca_file).map_err(|problem| format!("ca_file: {problem}"))?;
     if roots.is_empty() {
         return Err(
             "url: the system trusts no authority, so that no certificate could be right; set ca_file"

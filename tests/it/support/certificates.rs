@@ -55,13 +55,34 @@ impl Authority {
 
     /// A certificate for this key, in PEM, with the same validity.
     pub fn certificate(&self, names: &[&str], valid: Duration, key: &KeyPair) -> String {
+        Self::signed_by(&self.issuer, names, valid, key)
+    }
+
+    /// The same for a day, by an authority that this one vouches for: with that one's certificate.
+    pub fn certificate_below(&self, names: &[&str], key: &KeyPair) -> (String, String) {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, "an authority below");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let below = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&below, &self.issuer).expect("a certificate").pem();
+        let leaf = Self::signed_by(&Issuer::new(params, below), names, Duration::days(1), key);
+        (leaf, certificate)
+    }
+
+    fn signed_by(
+        issuer: &Issuer<'static, KeyPair>,
+        names: &[&str],
+        valid: Duration,
+        key: &KeyPair,
+    ) -> String {
         let is_name = |name: &&&str| !name.contains(' ');
         let names_: Vec<String> = names.iter().filter(is_name).map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names_).expect("names");
         params.distinguished_name.push(DnType::CommonName, *names.first().expect("a name"));
         params.not_before = OffsetDateTime::now_utc() - Duration::days(2);
         params.not_after = OffsetDateTime::now_utc() + valid;
-        params.signed_by(key, &self.issuer).expect("a certificate").pem()
+        params.signed_by(key, issuer).expect("a certificate").pem()
     }
 
     /// A server that shows the certificate of this file.
