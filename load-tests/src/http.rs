@@ -60,9 +60,9 @@ pub async fn ask(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<Answe
     Ok(answer)
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address for a program to listen on. Nothing connects from this one, so that its port stays free until then.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    Ok(std::net::TcpListener::bind("127.0.0.2:0")?.local_addr()?)
 }
 
 /// Waits until `/readyz` on `health` says yes; fails where the process ends, or takes too long.

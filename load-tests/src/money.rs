@@ -218,8 +218,9 @@ impl Payment {
         if self.is_voided {
             return 0;
         }
+        // Between two of several rows that only fit together more can be refunded than debited.
         let kept = self.debit - self.refunded();
-        self.released.min(kept) - kept
+        -(kept - self.released).max(kept.min(0))
     }
 
     /// The most that it may have taken of its account at any time.

@@ -37,6 +37,8 @@ pub struct Place {
     has_history: bool,
     /// The providers' keys; `None`: nobody signs, and workers trust the queue.
     signing: Option<Arc<Signing>>,
+    /// `order_wait_ms` of its workers, where it is not that of the environment.
+    pub order_wait: Option<Duration>,
 }
 
 /// The `source` of rows that were in the ledger before the run; no plan uses it.
@@ -54,7 +56,16 @@ impl Place {
     /// A place on servers that belong to the run.
     pub fn at(database_url: String, redis_url: String, amqp_url: String) -> Self {
         let prefix = "chaos.".to_owned();
-        Self { database_url, redis_url, amqp_url, prefix, fresh: None, has_history: false, signing: None }
+        Self {
+            database_url,
+            redis_url,
+            amqp_url,
+            prefix,
+            fresh: None,
+            has_history: false,
+            signing: None,
+            order_wait: None,
+        }
     }
 
     /// The same place, with providers that sign and workers that insist on it; `None`: without.
@@ -92,6 +103,7 @@ impl Place {
                 fresh: None,
                 has_history: false,
                 signing: None,
+                order_wait: None,
             };
             place.connect().await?;
             return Ok(place);
@@ -127,6 +139,7 @@ impl Place {
             fresh: Some((admin.to_owned(), name.clone())),
             has_history: false,
             signing: None,
+            order_wait: None,
         };
         let copied = template.map_or_else(String::new, |name| format!(" template {name} strategy file_copy"));
         execute(admin, &format!("create database {name}{copied}")).await?;

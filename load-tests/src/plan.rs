@@ -4,6 +4,8 @@
 //! must find an earlier one settled, because which of the two comes first decides what becomes of them, is published behind a barrier
 //! (live); a prefilled queue has none, and so no such message.
 
+use std::collections::HashSet;
+
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 pub use crate::money::Kind;
@@ -219,12 +221,14 @@ impl Plan {
     fn add_copies(&mut self, copies: usize, random: &mut StdRng) {
         let originals: Vec<u32> =
             self.opening.iter().chain(&self.main).map(|sending| sending.distinct).collect();
+        let with_late: Vec<u32> =
+            originals.iter().copied().chain(self.late.iter().map(|sending| sending.distinct)).collect();
         let mut beside: Vec<Vec<Way>> = vec![Vec::new(); self.distinct.len()];
         let mut spread = Vec::new();
         for n in 0..copies {
-            let Some(distinct) = originals.get(random.random_range(0..originals.len())).copied() else {
-                continue;
-            };
+            // What comes late is copied late.
+            let from = if n % 4 == 3 { &with_late } else { &originals };
+            let Some(distinct) = from.get(random.random_range(0..from.len())).copied() else { continue };
             match n % 4 {
                 0 => beside[distinct as usize].push(Way::BackToBack),
                 1 => beside[distinct as usize].push(Way::Concurrent),
@@ -236,6 +240,12 @@ impl Plan {
         self.main = order::with_copies_beside(&self.main, &beside);
         order::insert_behind(&mut self.main, spread, random);
         self.late.shuffle(random);
+        let mut seen = HashSet::new();
+        for sending in &mut self.late {
+            if self.distinct.get(sending.distinct as usize).is_some_and(|one| one.is_late) {
+                sending.way = (!seen.insert(sending.distinct)).then_some(Way::Late);
+            }
+        }
     }
 }
 
@@ -256,7 +266,7 @@ fn first_copies<'a>(distinct: impl Iterator<Item = &'a Distinct>) -> Vec<Sending
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::HashMap;
 
     use super::*;
     use crate::{
@@ -310,6 +320,10 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), plan.distinct.len());
+        let is_copy = |sending: &&Sending| sending.way == Some(Way::Late);
+        let of_late =
+            plan.late.iter().filter(is_copy).filter(|one| plan.distinct[one.distinct as usize].is_late);
+        assert!(of_late.count() > 20, "what comes late is copied too");
     }
 
     #[test]

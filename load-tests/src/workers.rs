@@ -21,10 +21,13 @@ pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let own = std::env::current_exe().context("where is this program?")?;
-    let beside = own.with_file_name("payonce");
+    let folder = own.parent().unwrap_or(Path::new("."));
+    // Tests of this package lie one folder below.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let beside = folder.join("payonce");
     // `cargo run -p load-tests` builds only this package; cargo has let go of its lock by now.
     if let Some(cargo) = std::env::var_os("CARGO") {
-        let release = own.parent().is_some_and(|folder| folder.ends_with("release"));
+        let release = folder.ends_with("release");
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "payonce", "--bin", "payonce"]);
         build.args(release.then_some("--release")).stdout(Stdio::null());
@@ -56,6 +59,9 @@ pub fn command(program: &Path, place: &Place) -> Command {
         .kill_on_drop(true);
     if let Some(signing) = place.signing() {
         command.env("PAYONCE_KEYS_FILE", signing.path());
+    }
+    if let Some(wait) = place.order_wait {
+        command.env("PAYONCE_ORDER_WAIT_MS", wait.as_millis().to_string());
     }
     command
 }

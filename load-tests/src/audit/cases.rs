@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{Audit, CONSTANT_KEY, Copies, ledger::Found};
 use crate::{
     body,
     plan::{Distinct, Fate, Plan, Sending, Way},
+    poison::Poison,
 };
 
 /// A plan with fewer chances of reaching a layer of duplicates may miss it.
@@ -34,7 +35,8 @@ impl Cases {
         let mut cases = Self { by_body: HashMap::new(), by_content: HashMap::new(), twins: HashMap::new() };
         for one in &plan.distinct {
             let number = one.number as usize;
-            let times = if copies == Copies::AsPlanned { times[number] } else { 1 };
+            // What commits were lost of was counted by rows that are gone.
+            let times = if copies == Copies::AtLeast(0) { 1 } else { times[number] };
             if let Some(poison) = one.poison {
                 let (_, body) = body::message(plan, Sending { distinct: one.number, way: None }, 0);
                 cases.by_body.insert(body, (one.number, (poison.reason().to_owned(), times)));
@@ -76,6 +78,7 @@ pub async fn check(
     audit: &mut Audit,
 ) -> anyhow::Result<()> {
     let mut cases = Cases::of(plan, found, copies);
+    let may_come_again = copies != Copies::AsPlanned;
     let applied: HashMap<(String, String), Vec<&Distinct>> = plan
         .distinct
         .iter()
@@ -90,12 +93,15 @@ pub async fn check(
     };
     let rows = sqlx::query(
         "select id, coalesce(source, '') as source, coalesce(event_id, '') as event_id, body, fingerprint, reason, state, detail,
-                attempts, resolved_by
+                attempts, resolved_by, type, account_id, payment_id, operation_id, amount, currency, is_final,
+                extract(epoch from occurred_at)::bigint as occurred_at_s, first_seen_at <= last_seen_at as is_in_order,
+                (resolved_at is not null) as is_resolved, (resolved_why is not null) as has_why
          from quarantine",
     )
-    .fetch_all(database)
+    .fetch_all(&mut *database)
     .await?;
-    let (mut wrong, mut waiting, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut wrong, mut waiting, mut ended, mut wrong_columns) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         let (id, state): (i64, String) = (row.try_get("id")?, row.try_get("state")?);
         let (source, event_id): (String, String) = (row.try_get("source")?, row.try_get("event_id")?);
@@ -103,6 +109,15 @@ pub async fn check(
         let sha256: Vec<u8> = row.try_get("fingerprint")?;
         let detail: String = row.try_get("detail")?;
         let said = format!("case {id}, {source} {event_id}: {state}, {reason}, {detail}");
+        let has_ended = matches!(state.as_str(), "replayed" | "discarded");
+        let is_resolved: bool = row.try_get("is_resolved")?;
+        let is_told = row.try_get::<Option<String>, _>("resolved_by")?.is_some() && row.try_get("has_why")?;
+        if detail.is_empty()
+            || !row.try_get::<bool, _>("is_in_order")?
+            || (is_resolved, is_told) != (has_ended, has_ended)
+        {
+            wrong_columns.push(format!("{said}: its times, its words or its end"));
+        }
         match state.as_str() {
             // It waited, and is in the ledger now, where it is checked.
             "replayed" => {
@@ -135,12 +150,16 @@ pub async fn check(
             continue;
         }
         let attempts: i32 = row.try_get("attempts")?;
-        let attempts = if copies == Copies::AsPlanned { attempts } else { attempts.min(1) };
         let body: Vec<u8> = row.try_get("body")?;
         let planned =
             cases.by_body.remove(&body).or_else(|| cases.by_content.remove(&(source, event_id, sha256)));
+        if let Some((number, _)) = &planned {
+            let difference = wrong_members(plan, *number, &row)?;
+            wrong_columns.extend(difference.map(|difference| format!("{said}: {difference}")));
+        }
         match planned {
-            Some((_, planned)) if planned == (reason.clone(), attempts) => {}
+            Some((_, (planned, times)))
+                if planned == reason && (times == attempts || may_come_again && times < attempts) => {}
             Some((number, planned)) => {
                 wrong.push(format!("message {number}: planned {planned:?}, found {said}, {attempts} times"));
             }
@@ -155,10 +174,75 @@ pub async fn check(
         )
     }));
     audit.check("every_case_is_one_that_the_plan_names", wrong);
+    audit.check("every_case_keeps_what_its_message_says", wrong_columns);
+    let miscounted = sqlx::query_scalar(
+        "select a.account_id from accounts a
+         where a.cases <> (select count(*) from quarantine q where q.account_id = a.account_id)",
+    );
+    audit.check("every_account_counts_its_cases", miscounted.fetch_all(&mut *database).await?);
     audit.check("nothing_waits_at_the_end", waiting);
     audit.check("what_waited_ended_as_the_ledger_says", ended);
     Ok(())
 }
+
+/// What the row of a case says otherwise than its message; nothing where it says the same.
+fn wrong_members(plan: &Plan, number: u32, row: &PgRow) -> anyhow::Result<Option<String>> {
+    let one = &plan.distinct[number as usize];
+    let found: Members = (
+        row.try_get("type")?,
+        row.try_get("account_id")?,
+        row.try_get("payment_id")?,
+        row.try_get("operation_id")?,
+        row.try_get("amount")?,
+        row.try_get("currency")?,
+        row.try_get("is_final")?,
+        row.try_get("occurred_at_s")?,
+    );
+    let is_callback = match one.poison {
+        Some(Poison::Malformed(_) | Poison::UnsupportedType | Poison::BadSignature(_)) => false,
+        Some(
+            Poison::UnknownAccount
+            | Poison::CurrencyMismatch
+            | Poison::InsufficientFunds
+            | Poison::PayloadMismatch(..)
+            | Poison::OperationMismatch(_)
+            | Poison::InvalidTransition(_)
+            | Poison::OtherAccount(_)
+            | Poison::OverCapture
+            | Poison::OverRefund,
+        )
+        | None => true,
+    };
+    let content = body::content(plan, one);
+    let planned: Members = if is_callback {
+        (
+            Some(content.kind.name().to_owned()),
+            // One that names no account is about the one of its payment, where that was known.
+            content.subject.clone().or_else(|| found.1.clone()),
+            content.payment_id.clone(),
+            content.operation_id.clone(),
+            Some(content.amount),
+            Some(content.currency.clone()),
+            Some(content.is_final()),
+            Some(content.at_s),
+        )
+    } else {
+        Members::default()
+    };
+    Ok((found != planned).then(|| format!("planned {planned:?}, found {found:?}")))
+}
+
+/// Type, account, payment, operation, amount, currency, `final`, seconds since 1970; nothing of what is no callback.
+type Members = (
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+    Option<String>,
+    Option<bool>,
+    Option<i64>,
+);
 
 /// The counts that payonce keeps agree with the rows and with what was published.
 pub async fn check_counts(

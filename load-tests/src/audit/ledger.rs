@@ -1,6 +1,6 @@
 //! The ledger, row by row, against the callback that each is of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context;
 use futures_util::TryStreamExt;
@@ -11,7 +11,7 @@ use super::Audit;
 use crate::{
     body,
     latency::Latencies,
-    money::{Deposit, Payment},
+    money::{Deposit, Fact, Payment},
     plan::{Distinct, Expires, Fate, Kind, Plan},
 };
 
@@ -30,6 +30,8 @@ pub struct Story {
     pub rows: i64,
     pub balance_deltas: i64,
     pub held_deltas: i64,
+    /// Its rows by the versions of its account: what each says, nothing for payonce's own, and its two deltas.
+    steps: BTreeMap<i64, (Option<Fact>, (i64, i64))>,
 }
 
 impl Story {
@@ -145,7 +147,8 @@ pub async fn check(
     let mut latencies = Latencies::new()?;
     let mut rows = sqlx::query(
         "select source, event_id, leg, type, account_id, payment_id, operation_id, amount, currency, balance_delta, held_delta,
-                payload_sha256, (extract(epoch from recorded_at) * 1000000)::bigint as recorded_at_us
+                payload_sha256, account_version, extract(epoch from occurred_at)::bigint as occurred_at_s,
+                (extract(epoch from recorded_at) * 1000000)::bigint as recorded_at_us
          from ledger",
     )
     .fetch(database);
@@ -158,6 +161,7 @@ pub async fn check(
             continue;
         };
         let found_deltas = (row.try_get("balance_delta")?, row.try_get("held_delta")?);
+        let version: i64 = row.try_get("account_version")?;
         let one = match owner {
             Owner::Callback(one) => one,
             Owner::Expiry(one) => {
@@ -165,7 +169,7 @@ pub async fn check(
                 *found.own_rows.entry(one.account).or_default() += 1;
                 let story = found.story(plan, one);
                 story.facts.is_expired = true;
-                story.add_row(found_deltas);
+                story.add_row(version, None, found_deltas);
                 continue;
             }
         };
@@ -179,8 +183,9 @@ pub async fn check(
             body::operation_id(one),
             Some(body::currency(one.account).to_owned()),
         ]);
-        let planned = (planned, one.amount, deltas(one, leg).unwrap_or(found_deltas));
-        let is = (Texts::of_row(&row)?, row.try_get("amount")?, found_deltas);
+        let deltas = deltas(one, leg).unwrap_or(found_deltas);
+        let planned = (planned, one.amount, Some(body::fact(one).at_s), deltas);
+        let is = (Texts::of_row(&row)?, row.try_get("amount")?, row.try_get("occurred_at_s")?, found_deltas);
         if is != planned {
             wrong.push(format!("{key:?}: planned {planned:?}, found {is:?}"));
         }
@@ -193,7 +198,7 @@ pub async fn check(
             story.facts.add(body::fact(one));
             story.deposit.add(body::fact(one));
             story.expires |= one.expires == Expires::Past;
-            story.add_row(found_deltas);
+            story.add_row(version, Some(body::fact(one)), found_deltas);
         }
         let recorded_at_us = u64::try_from(row.try_get::<i64, _>("recorded_at_us")?).unwrap_or(0);
         latencies.record_us(recorded_at_us.saturating_sub(published_at_us[number]));
@@ -201,6 +206,11 @@ pub async fn check(
     audit.check("nothing_is_invented", unexpected);
     audit.check("rows_say_what_was_published", wrong);
     audit.check("every_callback_has_its_legs_once", wrong_legs(plan, &legs));
+    let stories = found.payments.iter().chain(&found.deposits);
+    let steps = stories.flat_map(|(key, story)| {
+        story.wrong_steps().into_iter().map(move |step| format!("{key:?} of {}, {step}", story.account))
+    });
+    audit.check("each_row_of_a_payment_moves_what_it_adds", steps.collect());
     found.check_fates(plan, audit);
     audit.latency = latencies.percentiles();
     Ok(found)
@@ -216,10 +226,34 @@ fn wrong_legs(plan: &Plan, legs: &[[u8; 2]]) -> Vec<String> {
 }
 
 impl Story {
-    fn add_row(&mut self, (balance_delta, held_delta): (i64, i64)) {
+    fn add_row(&mut self, version: i64, fact: Option<Fact>, (balance_delta, held_delta): (i64, i64)) {
         self.rows += 1;
         self.balance_deltas += balance_delta;
         self.held_deltas += held_delta;
+        self.steps.insert(version, (fact, (balance_delta, held_delta)));
+    }
+
+    /// The rows that do not move what they add to all that was known before them, by their versions.
+    fn wrong_steps(&self) -> Vec<String> {
+        let (mut payment, mut deposit) = (Payment::default(), Deposit::default());
+        let mut wrong = Vec::new();
+        for (version, (fact, found)) in &self.steps {
+            let before = (payment.balance() + deposit.balance(), payment.held());
+            match fact {
+                Some(fact) => {
+                    payment.add(*fact);
+                    deposit.add(*fact);
+                }
+                None => payment.is_expired = true,
+            }
+            let after = (payment.balance() + deposit.balance(), payment.held());
+            let planned = (after.0 - before.0, after.1 - before.1);
+            if *found != planned {
+                wrong
+                    .push(format!("version {version}: planned (balance, held) {planned:?}, found {found:?}"));
+            }
+        }
+        wrong
     }
 }
 

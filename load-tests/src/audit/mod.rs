@@ -6,6 +6,8 @@
 mod cases;
 mod chains;
 mod expected;
+#[cfg(test)]
+mod harms;
 mod ledger;
 
 use std::collections::BTreeMap;

@@ -13,11 +13,12 @@ use super::{site::PASSWORD, witness::Acked};
 use crate::{
     audit::Audit,
     body,
+    place::Place,
     plan::{Fate, Plan},
 };
 
-/// (source, event id) to the transaction that wrote the row.
-pub type RowVersions = HashMap<(String, String), String>;
+/// (source, event id, leg) to the transaction that wrote the row.
+pub type RowVersions = HashMap<(String, String, i16), String>;
 
 /// The key of each event of a plan that another event of the same fact has, and of that one this.
 pub type Twins = HashMap<(String, String), (String, String)>;
@@ -37,15 +38,28 @@ pub fn twins(plan: &Plan) -> Twins {
 
 /// Which transaction wrote each ledger row.
 pub async fn row_versions(database: &mut PgConnection) -> anyhow::Result<RowVersions> {
-    let rows: Vec<(String, String, String)> =
-        sqlx::query_as("select source, event_id, xmin::text from ledger").fetch_all(database).await?;
-    Ok(rows.into_iter().map(|(source, id, version)| ((source, id), version)).collect())
+    let rows: Vec<(String, String, i16, String)> =
+        sqlx::query_as("select source, event_id, leg, xmin::text from ledger").fetch_all(database).await?;
+    Ok(rows.into_iter().map(|(source, id, leg, version)| ((source, id, leg), version)).collect())
 }
 
-/// Rows that are gone or were written again since.
-pub async fn changed_rows(database: &mut PgConnection, before: RowVersions) -> anyhow::Result<Vec<String>> {
+/// Adds the rows that are new since; of those that are known the first version counts.
+pub async fn add_row_versions(known: &mut RowVersions, database: &mut PgConnection) -> anyhow::Result<()> {
+    for (key, version) in row_versions(database).await? {
+        known.entry(key).or_insert(version);
+    }
+    Ok(())
+}
+
+/// Rows that are gone or were written again since, but for those that a failover has `lost`.
+pub async fn changed_rows(
+    database: &mut PgConnection,
+    before: RowVersions,
+    lost: &HashSet<(String, String)>,
+) -> anyhow::Result<Vec<String>> {
     let now = row_versions(database).await?;
-    let changed = before.into_iter().filter(|(key, version)| now.get(key) != Some(version));
+    let is_lost = |(source, id, _): &(String, String, i16)| lost.contains(&(source.clone(), id.clone()));
+    let changed = before.into_iter().filter(|(key, version)| now.get(key) != Some(version) && !is_lost(key));
     Ok(changed.map(|(key, version)| format!("{key:?}: was {version}, is {:?}", now.get(&key))).collect())
 }
 
@@ -61,15 +75,18 @@ pub async fn acknowledged_early(
 ) -> anyhow::Result<Vec<String>> {
     anyhow::ensure!(!acked.is_empty(), "no acknowledgement was seen");
     let us = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint");
-    // A case's row is written again with each copy; it cannot be committed before it says that it was first seen.
+    // A case's row is written again with each copy and when it ends or turns into another: then all that is known is that it was not
+    // committed before it says that it was first seen. Of those that never change the commit is known.
     let sql = format!(
-        "select source, event_id, null::bytea, {} from ledger
+        "select source, event_id, null::bytea, {committed} from ledger
          union all
          select coalesce(source, ''), coalesce(event_id, ''),
-                case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end, {}
+                case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end,
+                case when attempts = 1 and state = 'open' and reason in ('malformed', 'bad_signature', 'unsupported_type')
+                     then {committed} else {} end
          from quarantine",
-        us("pg_xact_commit_timestamp(xmin)"),
-        us("first_seen_at")
+        us("first_seen_at"),
+        committed = us("pg_xact_commit_timestamp(xmin)"),
     );
     let rows: Vec<(String, String, Option<Vec<u8>>, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .fetch_all(database)
@@ -82,6 +99,21 @@ pub async fn acknowledged_early(
         *first = at_us.min(*first);
         by_body.extend(body.map(|body| (body, at_us)));
     }
+    early(acked, &Committed { by_key, by_body }, lost, twins)
+}
+
+/// When the rows were committed, in microseconds since 1970, by (source, event id) and by the body of a case.
+struct Committed {
+    by_key: HashMap<(String, String), i64>,
+    by_body: HashMap<Vec<u8>, i64>,
+}
+
+fn early(
+    acked: Vec<Acked>,
+    Committed { by_key, by_body }: &Committed,
+    lost: &HashSet<(String, String)>,
+    twins: &Twins,
+) -> anyhow::Result<Vec<String>> {
     let mut early = Vec::new();
     for Acked { body, at } in acked {
         let key = key_of(&body);
@@ -122,14 +154,16 @@ pub async fn sessions(database: &mut PgConnection) -> anyhow::Result<Vec<String>
 }
 
 /// Every done marker has its ledger row, and every key has an end. What a failover or a restore lost was sent again.
-pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) -> anyhow::Result<()> {
+pub async fn redis(place: &Place, database: &mut PgConnection, audit: &mut Audit) -> anyhow::Result<()> {
     let rows: Vec<(String, String)> =
         sqlx::query_as("select source, event_id from ledger").fetch_all(&mut *database).await?;
     let rows: HashSet<String> =
         rows.into_iter().map(|(source, id)| format!("{}:{source}:{id}", source.len())).collect();
-    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
-    let names: Vec<String> = redis::cmd("KEYS").arg("*payonce:*").query_async(&mut connection).await?;
-    let (mut without_row, mut without_end) = (Vec::new(), Vec::new());
+    let mut connection =
+        redis::Client::open(place.redis_url.as_str())?.get_multiplexed_async_connection().await?;
+    let names = format!("{}payonce:*", place.prefix);
+    let names: Vec<String> = redis::cmd("KEYS").arg(names).query_async(&mut connection).await?;
+    let (mut without_row, mut without_end, mut markers) = (Vec::new(), Vec::new(), 0);
     // The mark of the balance cache: one for each prefix.
     for name in names.into_iter().filter(|name| !name.ends_with("payonce:balances")) {
         let kind: String = redis::cmd("TYPE").arg(&name).query_async(&mut connection).await?;
@@ -144,10 +178,14 @@ pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) ->
         }
         let is_done = value.is_some_and(|value| value.starts_with(b"done:"));
         let Some((_, key)) = name.split_once("payonce:key:").filter(|_| is_done) else { continue };
+        markers += 1;
         if !rows.contains(key) {
             without_row.push(name);
         }
     }
+    // The last callbacks of a run leave some, whatever became of those before.
+    let none = (markers == 0).then(|| "Redis has no done marker that could be looked at".to_owned());
+    audit.check("there_are_done_markers", none.into_iter().collect());
     audit.check("every_done_marker_has_its_ledger_row", without_row);
     audit.check("every_key_in_redis_has_an_end", without_end);
     Ok(())
@@ -157,4 +195,103 @@ pub async fn redis(url: &str, database: &mut PgConnection, audit: &mut Audit) ->
 pub fn secrets(logs: &str) -> Vec<String> {
     let lines = logs.lines().filter(|line| line.contains(PASSWORD));
     lines.map(|line| line.replace(PASSWORD, "[password]")).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    //! With the run that the audit's harms are about (`audit::harms`).
+
+    use sqlx::Connection;
+
+    use super::*;
+
+    async fn found_in_redis(place: &Place, database: &mut PgConnection) -> Vec<&'static str> {
+        let mut audit = Audit::default();
+        redis(place, database, &mut audit).await.unwrap();
+        audit.failed()
+    }
+
+    /// Each inspection finds what is wrong. The place is one of a run's own, and is not used any more afterwards.
+    pub async fn every_inspection_finds_its_harm(place: &Place, database: &mut PgConnection) {
+        assert_eq!(found_in_redis(place, database).await, [""; 0]);
+        let mut connection = redis::Client::open(place.redis_url.as_str())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
+        let stray = format!("{}payonce:key:2:/a:nobody", place.prefix);
+        let value = [b"done:".as_slice(), &[7; 32]].concat();
+        redis::cmd("SET")
+            .arg(&stray)
+            .arg(value)
+            .arg("EX")
+            .arg(600)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(found_in_redis(place, database).await, ["every_done_marker_has_its_ledger_row"]);
+        redis::cmd("SET").arg(&stray).arg("claim").query_async::<()>(&mut connection).await.unwrap();
+        assert_eq!(found_in_redis(place, database).await, ["every_key_in_redis_has_an_end"]);
+        redis::cmd("DEL").arg(&stray).query_async::<()>(&mut connection).await.unwrap();
+        let mut no_markers = place.clone();
+        no_markers.prefix.push_str("none.");
+        assert_eq!(found_in_redis(&no_markers, database).await, ["there_are_done_markers"]);
+
+        let before = row_versions(database).await.unwrap();
+        assert!(!before.is_empty());
+        let none = HashSet::new();
+        assert_eq!(changed_rows(database, before.clone(), &none).await.unwrap(), [""; 0]);
+        for harm in ["delete from ledger where leg = 1", "update ledger set amount = amount where leg = 0"] {
+            sqlx::raw_sql("begin; alter table ledger disable trigger ledger_append_only")
+                .execute(&mut *database)
+                .await
+                .unwrap();
+            sqlx::raw_sql(harm).execute(&mut *database).await.unwrap();
+            let mut known = before.clone();
+            add_row_versions(&mut known, database).await.unwrap();
+            assert_ne!(changed_rows(database, known, &none).await.unwrap(), [""; 0], "{harm}");
+            sqlx::raw_sql("rollback").execute(&mut *database).await.unwrap();
+        }
+
+        let mut idle = PgConnection::connect(&place.database_url).await.unwrap();
+        sqlx::raw_sql("begin; select 1").execute(&mut idle).await.unwrap();
+        let started = tokio::time::Instant::now();
+        while sessions(database).await.unwrap().is_empty() {
+            assert!(
+                started.elapsed() < std::time::Duration::from_secs(30),
+                "an idle transaction is not seen"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_before_the_commit_is_found() {
+        let key = |id: &str| ("/a".to_owned(), id.to_owned());
+        let body = |id: &str| format!("{{\"source\": \"/a\", \"id\": \"{id}\"}}").into_bytes();
+        let committed = Committed {
+            by_key: HashMap::from([(key("row"), 1_000)]),
+            by_body: HashMap::from([(b"no callback".to_vec(), 1_000)]),
+        };
+        let found = |body: Vec<u8>, at_us: u64, lost: &[(String, String)], twins: &[(&str, &str)]| {
+            let at = UNIX_EPOCH + std::time::Duration::from_micros(at_us);
+            let twins = twins.iter().map(|(one, other)| (key(one), key(other))).collect();
+            let lost = lost.iter().cloned().collect();
+            early(vec![Acked { body, at }], &committed, &lost, &twins).unwrap().len()
+        };
+        assert_eq!(found(body("row"), 1_000, &[], &[]), 0);
+        assert_eq!(found(body("row"), 999, &[], &[]), 1);
+        assert_eq!(found(body("nowhere"), 2_000, &[], &[]), 1);
+        assert_eq!(found(b"no callback".to_vec(), 999, &[], &[]), 1);
+        assert_eq!(found(b"no callback".to_vec(), 1_000, &[], &[]), 0);
+        assert_eq!(found(body("other"), 1_000, &[], &[("other", "row")]), 0);
+        assert_eq!(found(body("other"), 999, &[], &[("other", "row")]), 1);
+        assert_eq!(found(body("row"), 999, &[key("row")], &[]), 0);
+    }
+
+    #[test]
+    fn a_password_in_a_log_is_found_and_not_shown() {
+        let logs = format!("one\ntwo {PASSWORD} three\nfour");
+        assert_eq!(secrets(&logs), ["two [password] three"]);
+    }
 }

@@ -5,10 +5,11 @@ mod cache;
 mod database;
 mod fault;
 mod feeds;
-mod inspect;
+pub mod inspect;
 mod means;
 mod offer;
 mod pool;
+mod progress;
 mod proxy;
 mod schedule;
 mod servers;
@@ -23,18 +24,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 pub use fault::Fault;
 use serde::Serialize;
-use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};
 
 use self::{
     feeds::{FeedReport, Feeds},
     offer::{Offer, Published, publish_all},
     pool::Pool,
+    progress::{settled, wait_for, wait_for_progress, wait_until_quiet},
     schedule::Schedule,
     site::Site,
 };
@@ -51,8 +52,6 @@ use crate::{
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 /// After so long without one more callback settled, workers have not recovered.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(90);
-/// So long without one more callback settled, and nothing is on its way.
-const QUIET: Duration = Duration::from_secs(2);
 /// Faults that have time in a run at most, with an eye on what the plan must allow for.
 const FAULT_SECONDS_MIN: u64 = 2;
 
@@ -63,7 +62,7 @@ struct ChaosReport {
     report: Report,
     /// Name to how often it really happened.
     faults: BTreeMap<String, u64>,
-    /// Name to seconds from the fault's end to the next callback settled, the longest.
+    /// Name to seconds from the fault's end until every worker had settled a further callback, the longest.
     recovery_seconds: BTreeMap<String, f64>,
     /// Confirmed messages, copies that outages made necessary included.
     published_in_all: u64,
@@ -159,7 +158,7 @@ async fn chaos(
     let offer = Offer::start(Arc::clone(&published), direct, plan.main.clone(), args.rate);
     let mut happened: BTreeMap<String, u64> = BTreeMap::new();
     let mut recovery: BTreeMap<String, f64> = BTreeMap::new();
-    let mut rows_midway = None;
+    let mut rows_seen = inspect::RowVersions::new();
     let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
     while due > 0
         && (!args.fault.is_empty() || started.elapsed() < Duration::from_secs(u64::from(args.seconds)))
@@ -187,9 +186,7 @@ async fn chaos(
         let seconds = wait_for_progress(site, &mut pool).await.with_context(|| format!("after {name}"))?;
         let longest = recovery.entry(name).or_default();
         *longest = longest.max((seconds * 100.0).round() / 100.0);
-        if rows_midway.is_none() {
-            rows_midway = Some(inspect::row_versions(&mut site.connect().await?).await?);
-        }
+        inspect::add_row_versions(&mut rows_seen, &mut site.connect().await?).await?;
     }
     offer.finish().await?;
     // Late ones contradict what was before them.
@@ -214,9 +211,8 @@ async fn chaos(
     audit.check("queues_are_empty", left);
     audit.check("no_session_is_left_in_a_transaction", workers_left);
     audit.check("only_a_failover_loses_commits", lost.unexplained);
-    if let Some(rows) = rows_midway.filter(|_| site.lost.is_empty()) {
-        audit.check("rows_are_never_changed", inspect::changed_rows(&mut database, rows).await?);
-    }
+    let changed = inspect::changed_rows(&mut database, rows_seen, &site.lost).await?;
+    audit.check("rows_are_never_changed", changed);
     let (acked, returned) = site.witness.take();
     let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &inspect::twins(plan)).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
@@ -226,7 +222,7 @@ async fn chaos(
         logs.push_str(&feeds.said());
         feed = Some(FeedReport::new(&feeds.finish(site, &mut audit).await?));
     }
-    inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
+    inspect::redis(&direct, &mut database, &mut audit).await?;
     audit.check("logs_hold_no_password", inspect::secrets(&logs));
     let report = ChaosReport {
         report: Report::new(shape, plan, &audit, seconds),
@@ -238,71 +234,6 @@ async fn chaos(
         feed,
     };
     Ok((report, audit))
-}
-
-/// Deliveries counted so far, in the transactions that settled them; `None`: the database does not answer.
-async fn settled(connection: &mut Option<PgConnection>, site: &Site) -> Option<i64> {
-    if connection.is_none() {
-        *connection = site.connect().await.ok();
-    }
-    let counted =
-        sqlx::query_scalar("select coalesce(sum(n), 0)::bigint from tallies where kind <> 'released'")
-            .fetch_one(connection.as_mut()?)
-            .await;
-    if counted.is_err() {
-        *connection = None;
-    }
-    counted.ok()
-}
-
-/// Waits until one more callback is settled than now, and says how many seconds that took.
-async fn wait_for_progress(site: &Site, pool: &mut Pool) -> anyhow::Result<f64> {
-    let started = Instant::now();
-    let mut connection = None;
-    let mut before = None;
-    loop {
-        pool.check()?;
-        let now = settled(&mut connection, site).await;
-        if now.is_some() && before.is_some() && now > before {
-            return Ok(started.elapsed().as_secs_f64());
-        }
-        before = before.or(now);
-        if started.elapsed() > RECOVERY_DEADLINE {
-            bail!(
-                "workers have not recovered: nothing was settled for {RECOVERY_DEADLINE:?}\n{}",
-                pool.last_words()
-            );
-        }
-        sleep(POLL_PAUSE).await;
-    }
-}
-
-/// Waits until nothing was settled for a while.
-async fn wait_until_quiet(site: &Site) -> anyhow::Result<()> {
-    let mut connection = None;
-    let (mut before, mut since) = (None, Instant::now());
-    while since.elapsed() < QUIET {
-        let now = settled(&mut connection, site).await;
-        if now != before {
-            (before, since) = (now, Instant::now());
-        }
-        sleep(POLL_PAUSE).await;
-    }
-    Ok(())
-}
-
-/// Asks until a number is reached.
-async fn wait_for(site: &Site, pool: &mut Pool, question: &'static str, number: i64) -> anyhow::Result<()> {
-    let started = Instant::now();
-    let mut connection = site.connect().await?;
-    while sqlx::query_scalar::<_, i64>(question).fetch_one(&mut connection).await? < number {
-        pool.check()?;
-        if started.elapsed() > RECOVERY_DEADLINE {
-            bail!("{question}: not {number} within {RECOVERY_DEADLINE:?}");
-        }
-        sleep(POLL_PAUSE).await;
-    }
-    Ok(())
 }
 
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The worker processes of a chaos run: each can be killed, stopped and started again, and none may end by itself.
 
-use std::{fs::File, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs::File, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
@@ -113,6 +113,26 @@ impl Pool {
 
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// How many workers have settled nothing between these counts, by worker and lane.
+    pub fn without_progress(
+        &self,
+        before: &BTreeMap<String, i64>,
+        now: &BTreeMap<String, i64>,
+    ) -> anyhow::Result<usize> {
+        let mut left = 0;
+        for member in &self.members {
+            // The name of a writer is `payonce-worker@HOST:PROCESS/LANE`.
+            let process = format!(":{}", member.id()?);
+            let of_member = |counts: &BTreeMap<String, i64>| -> i64 {
+                let is_its =
+                    |name: &str| name.rsplit_once('/').is_some_and(|(worker, _)| worker.ends_with(&process));
+                counts.iter().filter(|(name, _)| is_its(name)).map(|(_, n)| n).sum()
+            };
+            left += usize::from(of_member(now) <= of_member(before));
+        }
+        Ok(left)
     }
 
     /// The last lines of every worker's log.

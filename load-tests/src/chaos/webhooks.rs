@@ -20,8 +20,11 @@ use tokio::{
 };
 
 use super::{
-    Fault, QUIET, RECOVERY_DEADLINE, inspect, is_queue_empty, pool::Pool, schedule::Schedule, settled,
-    site::Site, wait_for_progress, wait_until_quiet,
+    Fault, RECOVERY_DEADLINE, inspect, is_queue_empty,
+    pool::Pool,
+    progress::{QUIET, settled, wait_for_progress, wait_until_quiet},
+    schedule::Schedule,
+    site::Site,
 };
 use crate::{
     audit::Audit,
@@ -186,7 +189,7 @@ async fn chaos(
     let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &inspect::Twins::new()).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
-    inspect::redis(&direct.redis_url, &mut database, &mut audit).await?;
+    inspect::redis(&direct, &mut database, &mut audit).await?;
     let said = [ingress_said, workers_said].concat();
     let mut secrets = inspect::secrets(&said);
     secrets.extend(front.secrets_in(&said));
