@@ -17,7 +17,7 @@ use payonce::{
 
 use crate::{
     secrets::get,
-    support::{Dashboard, Event, EventReader, Locked, Receiver, World, eventually},
+    support::{Dashboard, Event, EventReader, Locked, Receiver, World, eventually, free_address},
 };
 
 /// What nobody but the owner may do.
@@ -359,7 +359,7 @@ async fn answer(world: &World, arguments: &[&str]) -> serde_json::Value {
 }
 
 async fn the_pool_is_served(world: &World) {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = free_address();
     let mut serving = world
         .program(&["ops", "--listen", &address])
         .stderr(Stdio::null())

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -19,7 +18,7 @@ use tokio::{
 
 use crate::{
     provider_pages::Edge,
-    support::{Dashboard, Event, Receiver, World, eventually, post_bytes},
+    support::{Dashboard, Event, Receiver, World, eventually, free_address, post_bytes},
 };
 
 fn root() -> &'static Path {
@@ -110,11 +109,6 @@ fn every_query_of_the_dashboard_is_promql() {
     let group = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     fs::write(&file, group.to_string()).expect("written");
     passes(&promtool(&["check", "rules"], &file));
-}
-
-pub(crate) fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
 }
 
 /// What this address exports now; empty while nobody listens.

@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use crate::{
-    monitoring::{free_address, scrape, value},
-    support::{Authority, Dashboard, World, eventually, post_bytes},
+    monitoring::{scrape, value},
+    support::{Authority, Dashboard, World, eventually, free_address, post_bytes},
 };
 
 /// A real ingress with endpoints for Stripe and PayPal, made by `payonce ingress init`, that `payonce ops` asks how it is.

@@ -4,10 +4,7 @@ use std::{fs, path::Path, process::Stdio};
 
 use tokio::process::Command;
 
-use crate::{
-    monitoring::free_address,
-    support::{DEADLINE, World},
-};
+use crate::support::{DEADLINE, World, free_address};
 
 /// The code blocks of the section with this heading, in order, as one text.
 fn blocks(document: &str, heading: &str) -> String {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Event, Locked, PASSWORDS, World, eventually};
+use crate::support::{Event, Locked, PASSWORDS, World, eventually, free_address};
 
 /// Numbers that card networks publish for tests, as they may be spelled, and what may be left of each.
 const CARDS: [(&str, &str); 5] = [
@@ -210,10 +210,6 @@ async fn the_servers_hold_nothing(admin: &World) {
 
 fn said(output: std::process::Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// An HTTP answer, whole; empty where nobody listens.

@@ -15,8 +15,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::{
-    monitoring::{free_address, scrape, value},
-    support::{Event, SOURCE, Signer, World, eventually},
+    monitoring::{scrape, value},
+    support::{Event, SOURCE, Signer, World, eventually, free_address},
 };
 
 fn required(signer: &Signer) -> Vec<(&'static str, String)> {

@@ -180,7 +180,7 @@ fn lives_and_is_not_ready(command: &str, host: &str, environment: Vec<(String, S
     let mut statuses: Vec<String> = Vec::new();
     while started.elapsed() < DEADLINE && (statuses.is_empty() || statuses.contains(&String::new())) {
         statuses = ["/healthz", "/readyz"].iter().map(|path| status(&address, path)).collect();
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(10));
     }
     running.kill().unwrap();
     running.wait().unwrap();

@@ -66,3 +66,10 @@ pub fn eventually<T: PartialEq + Debug, F: Future<Output = T>>(
         }
     }
 }
+
+/// A loopback address for a program to listen on. Nothing connects from this one, so a port that is free on it stays free until the program
+/// takes it; on 127.0.0.1 any connection that leaves may be given the same port first.
+pub fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.2:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
