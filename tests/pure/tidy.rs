@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use crate::rust_words::words;
@@ -491,6 +492,73 @@ fn no_test_is_switched_off() {
         let words = words(&read(&path));
         let is_off = words.windows(3).any(|three| three == ["#", "[", "ignore"]);
         assert!(!is_off, "{path} ignores a test");
+    }
+}
+
+/// Name, description and filter of each mistake.
+fn mistakes() -> Vec<(String, String, String)> {
+    let patches = files("tests/sabotage").into_iter().filter(|path| path.ends_with(".patch"));
+    let read_one = |path: String| {
+        let text = read(&path);
+        let line = |start: &str| text.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
+        let name = path.trim_start_matches("tests/sabotage/").trim_end_matches(".patch").to_owned();
+        let filter = line("Caught by: ").unwrap_or_else(|| panic!("{path} names no test"));
+        (name, text.lines().next().unwrap_or_default().to_owned(), filter)
+    };
+    patches.map(read_one).collect()
+}
+
+/// The modules of tests that a filter of nextest names, each with the beginning of a test's name, which may be empty.
+fn tests_named(filter: &str) -> Vec<(String, String)> {
+    let parts = filter.split(['/', '|', '(', ')']).filter_map(|part| part.strip_prefix('^'));
+    parts
+        .map(|part| {
+            let (module, name) = part.split_once("::").unwrap_or((part, ""));
+            (module.to_owned(), name.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn every_mistake_of_the_sabotage_fits_the_sources_and_names_tests_that_exist() {
+    let output =
+        Command::new(root().join("scripts/sabotage")).arg("--check").output().expect("scripts/sabotage runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = read("docs/reliability.md");
+    for (name, what, filter) in mistakes() {
+        let row = format!("| `{name}` | {what} | `{}` |", filter.replace('|', "\\|"));
+        assert!(table.contains(&row), "docs/reliability.md has not this row:\n{row}");
+        for (module, test) in tests_named(&filter) {
+            let sources = ["it", "pure"].map(|kind| {
+                let file = format!("tests/{kind}/{module}.rs");
+                fs::read_to_string(root().join(file))
+                    .or_else(|_| fs::read_to_string(root().join(format!("tests/{kind}/{module}/mod.rs"))))
+                    .unwrap_or_default()
+            });
+            let is_there =
+                sources.iter().any(|source| !source.is_empty() && source.contains(&format!("fn {test}")));
+            assert!(is_there, "{name}: no test is called {module}::{test}…");
+        }
+    }
+    let rows = table.lines().filter(|line| line.starts_with("| `") && line.matches("` |").count() == 2);
+    let names: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    let known: Vec<String> = mistakes().into_iter().map(|(name, ..)| name).collect();
+    let (_, sabotage) = table.split_once("\n## Sabotage").expect("a chapter");
+    for name in names.iter().filter(|name| sabotage.contains(&format!("| `{name}` |"))) {
+        assert!(known.iter().any(|known| known == name), "docs/reliability.md has {name}, which is no patch");
+    }
+}
+
+#[test]
+fn the_checks_that_the_documents_name_are_those_of_the_load_tests() {
+    let sources: String = rust_files(&["load-tests/src"]).iter().map(|path| read(path)).collect();
+    let text = read("docs/reliability.md");
+    let table = text.lines().filter(|line| line.starts_with("| I"));
+    let names: Vec<&str> = table.flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| name.contains('_')).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(sources.contains(&format!("\"{name}\"")), "no check is called {name}");
     }
 }
 
