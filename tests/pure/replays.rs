@@ -141,6 +141,22 @@ proptest! {
     }
 }
 
+/// Wherever batches are cut: nothing is judged by an account that only another movement of the same operation id has.
+#[test]
+fn what_names_no_account_waits_for_its_payment_whatever_else_has_its_operation() {
+    let all = [
+        Draft::new("opening", Kind::DepositSucceeded, 10).operation("one").currency("JPY"),
+        Draft::new("back", Kind::RefundSucceeded, 60).nameless().operation("one"),
+    ];
+    for (order, sizes) in [([0, 1], [1]), ([0, 1], [2]), ([1, 0], [1]), ([1, 0], [2])] {
+        let mut book = Book::default();
+        for batch in cut(&build(&order.map(|at| all[at].clone())), &sizes) {
+            book.take(batch);
+        }
+        assert_eq!(reasons(&book.view()), [Reason::WaitingForPayment], "{order:?} {sizes:?}");
+    }
+}
+
 /// Neither batch sees the other's callback, and the refund names no account whose guard could say so.
 #[test]
 fn a_debit_and_its_refund_that_were_stored_at_one_moment_are_applied_when_the_time_is_up() {

@@ -269,7 +269,7 @@ impl<'a> Book<'a> {
             Verdict::CopyOfCase(id, _) => self.snapshot.assigned(*id).unwrap_or(callback),
             Verdict::Applied | Verdict::Duplicate(_) | Verdict::Case(..) => callback,
         });
-        plan.subjects = decided.map(|callback| self.subject(callback)).collect();
+        plan.subjects = decided.map(|callback| self.shown_subject(callback)).collect();
         for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
             // How often this content came in this batch.
             let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);

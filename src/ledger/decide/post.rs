@@ -79,19 +79,25 @@ impl<'a> Book<'a> {
         Ok(())
     }
 
-    /// The account that a callback is about: the one it names, else that of its payment, else that of the movement it names.
+    /// The account that a callback is about: the one it names, else that of its payment.
     pub(super) fn subject(&self, callback: &Callback) -> Option<AccountId> {
         if let Some(account_id) = callback.named_account() {
             return Some(account_id.clone());
         }
         let key = callback.payment_key()?;
-        let of_payment = if callback.kind.is_of_deposit() {
+        if callback.kind.is_of_deposit() {
             self.deposit(&key).map(|deposit| deposit.account_id.clone())
         } else {
             self.payment(&key).map(|payment| payment.account_id.clone())
-        };
-        of_payment.or_else(|| {
-            let operation_id = callback.operation_id.clone()?;
+        }
+    }
+
+    /// The account that a callback's case is shown with: as [`Self::subject`], and where its payment is unknown that of the movement which it
+    /// names. Nothing is judged by that one: the movement may have come later, and batches be cut elsewhere.
+    pub(super) fn shown_subject(&self, callback: &Callback) -> Option<AccountId> {
+        self.subject(callback).or_else(|| {
+            let operation_id =
+                callback.operation_id.clone().filter(|_| callback.named_account().is_none())?;
             let source = callback.key.source.clone();
             Kind::ALL.iter().find_map(|kind| {
                 let key =

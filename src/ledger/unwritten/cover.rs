@@ -104,6 +104,12 @@ impl Unwritten {
         for (account_id, account) in &mut snapshot.accounts {
             *account = self.accounts.get(account_id).copied().unwrap_or(*account);
         }
+        // What waits is found by its payment alone, as the look-ups of what is stored find it.
+        for callback in callbacks.iter().filter(|callback| callback.named_account().is_none()) {
+            snapshot
+                .movements
+                .extend(self.movements_named(callback).map(|(key, movement)| (key, movement.clone())));
+        }
         for callback in callbacks.iter().chain(&waiting) {
             self.cover_accounts(callback, snapshot);
             if let Some(key) = callback.payment_key() {
@@ -126,16 +132,11 @@ impl Unwritten {
     }
 
     fn cover_accounts(&self, callback: &Callback, snapshot: &mut Snapshot) {
-        let found = self.found_accounts(std::slice::from_ref(callback));
         let named = callback.named_account().into_iter().chain(callback.receiver()).cloned();
+        let found = self.found_accounts(std::slice::from_ref(callback));
         for account_id in named.chain(found) {
             if let Some(account) = self.accounts.get(&account_id) {
                 snapshot.accounts.insert(account_id, *account);
-            }
-        }
-        if callback.named_account().is_none() {
-            for (key, movement) in self.movements_named(callback) {
-                snapshot.movements.insert(key, movement.clone());
             }
         }
     }
