@@ -135,7 +135,7 @@ impl Certificates {
         })))
     }
 
-    /// The certificate at an address, for a request of this sender: one that is kept, else fetched, within [`WAIT_MAX`].
+    /// The certificate at an address, for a request of this sender: one that is kept, else fetched, within a second.
     ///
     /// # Errors
     /// [`NotFetched`].

@@ -108,6 +108,8 @@ pub async fn declare(channel: &Channel, place: &Place, service: &str) -> anyhow:
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     let mut quorum = FieldTable::default();
     quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    // Two consumers that share a queue see versions out of order, and what one of them takes for too early does not come again.
+    quorum.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     channel.queue_declare(queue.as_str().into(), durable, quorum).await?;
     let all = QueueBindOptions::default();
     channel.queue_bind(queue.as_str().into(), exchange.as_str().into(), "#".into(), all, none).await?;
