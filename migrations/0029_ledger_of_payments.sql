@@ -1,11 +1,12 @@
 -- A row whose payment id stands in for an operation id that it does not have is found by it in ledger_operation already. So the other
 -- index leaves it out: most deposits and first rows of payments have an entry less to write. Queries by payment ask the view, which looks
--- in both. On ten million rows this holds the ledger's writers for as long as one small index takes to build.
-drop index ledger_payment;
-create index ledger_payment on ledger (payment_id, source)
+-- in both. This holds the ledger's writers for as long as one small index takes to build, and readers for the moment of the swap at its end.
+create index ledger_payment_of_others on ledger (payment_id, source)
     where payment_id is not null
       and (operation_id is not null or repeats_payment_id is not null
            or type not in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'));
+drop index ledger_payment;
+alter index ledger_payment_of_others rename to ledger_payment;
 
 -- Every ledger row that names a payment, once. For look-ups by (payment_id, source); what reads all rows asks the ledger.
 create view ledger_of_payments as
