@@ -205,8 +205,9 @@ pub(super) async fn insert(
         return Ok(HashSet::new());
     }
     // What waits is released in the order of the ids, so they are given out in the order in which callbacks came: whoever came first has the
-    // money. The account's guard keeps a rival from storing the same content at the same moment. Where no account is known nothing does: two
-    // batches must then come to their keys in one order.
+    // money. Its guard keeps concurrent writers who know the account from storing the same content at one moment. Where none is known nothing
+    // does: two batches must then come to their keys in one order. One that knows it and one that does not may still meet in a deadlock,
+    // after which the victim decides again.
     cases.sort_by(|a, b| match (a.account_id, b.account_id) {
         (Some(_), Some(_)) => Ordering::Equal,
         (None, None) => (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)),
