@@ -101,7 +101,10 @@ async fn load_stored(
     others.retain(|account_id| !accounts.contains(account_id));
     if !others.is_empty() {
         load_accounts(connection, &others, &mut snapshot).await?;
-        // Their versions guard what is read after them.
+        // Their versions and numbers of cases guard what is read after them.
+        snapshot.known.clear();
+        snapshot.operations.clear();
+        add_cases(connection, &all, &mut snapshot).await?;
         load_payments(connection, &all, &mut snapshot).await?;
         load_deposits(connection, &all, &mut snapshot).await?;
         load_reversed(connection, &all, &mut snapshot).await?;

@@ -287,3 +287,23 @@ async fn what_waits_without_an_account_is_not_taken_for_one_of_an_unknown_accoun
     world.audit().await;
     world.close().await;
 }
+
+/// One writer does not know the payment yet, and stores the case of the copy that it has without an account.
+#[tokio::test]
+async fn an_account_does_not_count_a_case_that_another_writer_stored_without_it() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 100)]).await;
+    let refund = Event::payment("refund.succeeded", "too much", "", "p", 60).nameless();
+    let without_account = load_and_decide(&mut second, std::slice::from_ref(&refund)).await;
+    apply_now(&mut first, &[Event::payment("payment.succeeded", "a2", "a", "p", 50)]).await;
+    let with_account = load_and_decide(&mut first, &[refund]).await;
+    assert!(with_account.plan.new_cases.iter().all(|case| case.account_id.is_some()));
+    apply(&mut second, &without_account).await.expect("a case");
+    apply(&mut first, &with_account).await.expect("a copy of it");
+    assert_eq!(world.number("select attempts::bigint from quarantine").await, 2);
+    let counted = "select cases - (select count(*) from quarantine q where q.account_id = a.account_id) from accounts a";
+    assert_eq!(world.number(counted).await, 0);
+    world.audit().await;
+    world.close().await;
+}
