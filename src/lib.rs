@@ -5,8 +5,9 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe, store, wire} → ledger`; `config`, `crash`, `hosts`, `keys`, `latency`,
-//! `mask`, `metrics`, `retry`, `secrets`, `shown`, `signature`, `telemetry` and `tls` are leaves.
+//! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe, store, wire}`; `config`, `crash`, `hosts`,
+//! `keys`, `latency`, `mask`, `metrics`, `retry`, `secrets`, `shown`, `signature`, `telemetry` and `tls` are leaves. [`ledger`] is a crate of
+//! its own, `payonce-ledger`, below all of them.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,6 @@ pub mod hosts;
 pub mod ingress;
 pub mod keys;
 pub mod latency;
-pub mod ledger;
 pub mod mask;
 pub mod metrics;
 pub mod ops;
@@ -38,3 +38,5 @@ pub mod telemetry;
 pub mod tls;
 pub mod wire;
 pub mod worker;
+
+pub use payonce_ledger as ledger;

@@ -1,7 +1,7 @@
 //! What callbacks do to accounts and payments: the ledger rows that follow from what is known, or the reason why there are none.
 
 use super::{Book, Verdict};
-use crate::ledger::{
+use crate::{
     Account, AccountId, Callback, Deposit, Direction, Entry, Facts, Kind, Leg, Movement, OperationKey,
     Payment, PaymentKey, Reason, Refusal, payment::Obstacle,
 };

@@ -1,7 +1,7 @@
 //! Whether a callback is known already: in this batch, in the ledger, or in quarantine.
 
 use super::{Book, Verdict, mismatch};
-use crate::ledger::{Callback, CaseEnd, CaseId, CaseState, Fingerprint, Known, Layer, OperationKey, Reason};
+use crate::{Callback, CaseEnd, CaseId, CaseState, Fingerprint, Known, Layer, OperationKey, Reason};
 
 impl<'a> Book<'a> {
     /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.

@@ -4,7 +4,9 @@
 //! balances with the version each expects, and one [`Outcome`] per callback.
 //!
 //! What must not live here: async, clocks, randomness, logging, serde, SQL, or any other I/O. A business outcome is a value, so
-//! nothing in this module fails at run time, and a rule can be tested with data in and data out.
+//! nothing in this crate fails at run time, and a rule can be tested with data in and data out.
+
+#![forbid(unsafe_code)]
 
 mod account;
 mod callback;

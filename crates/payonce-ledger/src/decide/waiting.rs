@@ -5,7 +5,7 @@
 //! rest (`store::waiting::ripe`).
 
 use super::{Book, Verdict, Waiter, Who};
-use crate::ledger::{
+use crate::{
     AccountId, Callback, CaseEnd, CaseId, CaseState, Expires, PaymentKey, Reason, ResolvedCase, StoredCase,
 };
 

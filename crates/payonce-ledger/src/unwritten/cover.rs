@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Unwritten, is_unended};
-use crate::ledger::{
+use crate::{
     AccountId, Callback, CaseId, Deposit, Kind, Known, Movement, OperationKey, PaymentKey, Running, Snapshot,
     StoredCase,
 };
