@@ -267,8 +267,7 @@ pub(super) async fn insert(
     }
     expect_rows("cases", rows.len() as u64, cases.len())?;
     let is_known = |case: &&CaseRow<'_>| known.contains(&content(case.key, case.fingerprint));
-    let counted: Vec<&AccountId> =
-        cases.iter().filter(is_known).filter_map(|case| case.account_id).collect();
+    let counted: Vec<&AccountId> = cases.iter().filter(is_known).filter_map(|case| case.account_id).collect();
     if !counted.is_empty() {
         uncount(transaction, &counted).await?;
     }
