@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage deny sbom bench lint fmt
+.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,6 +59,9 @@ faketime promtool pgbouncer:
 
 sabotage: services pgbouncer toolchain ## Make each well-known mistake on purpose, and see that a test catches it
 	@$(ENV) && scripts/sabotage
+
+put-back: services toolchain ## Put faults of another year back, and see which the generators and chaos find that know nothing of them
+	@$(ENV) && scripts/sabotage --put-back
 
 deny: toolchain ## Known vulnerabilities, licences, bans and sources of every dependency (reads the advisory database on GitHub)
 	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@0.20.2

@@ -130,15 +130,16 @@ pub struct CompareArgs {
     /// Share of callbacks that belong to authorize/capture/void/refund stories, 0 to 0.99.
     #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
     pub lifecycle: f64,
-    /// payonce's worker processes; the ceilings have as many connections and lanes as these.
+    /// payonce's worker processes; the textbook consumer has as many connections to the broker.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
     /// Callbacks offered per second while payonce and the textbook consumer work, to compare latencies; the other runs are left
     /// out. 0: the queue is filled first, to compare throughput.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
     pub rate: u32,
-    /// Every runner runs so often, in turn; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
+    /// Every runner runs so often, in turn; the median counts. A ratio is printed only where its rounds differ less than it claims, so never
+    /// of one round.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
     pub rounds: u32,
     /// Whether payonce's callbacks are signed and verified. With `required`, one more run measures payonce without that.
     #[arg(long, env = "PAYONCE_SIGNATURES", default_value = "required", value_parser = ["required", "off"], value_name = "WORD")]

@@ -168,7 +168,7 @@ impl Growth {
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
             self.by,
-            "per second",
+            "per second, signatures off",
             "rounds",
             "of the first",
             "audit",
@@ -216,7 +216,7 @@ impl Growth {
             .x_labels(steps * 2 + 1)
             .x_label_formatter(&name)
             .x_desc(self.by)
-            .y_desc("callbacks per second")
+            .y_desc("callbacks per second, signatures off")
             .y_label_formatter(&|rate| format!("{rate:.0}"))
             .draw()?;
         let points = |at: fn(&Step) -> f64| {

@@ -45,6 +45,10 @@ pub struct Report {
     lifecycle: f64,
     rate: u32,
     prefill: bool,
+    /// Whether each message was signed and verified (`required`), or not (`off`).
+    signatures: String,
+    /// Whether workers masked card numbers in what cases keep: never in load tests, whose audit compares the bytes.
+    masks_cards: bool,
 }
 
 impl Report {
@@ -86,6 +90,8 @@ impl Report {
             lifecycle: args.lifecycle,
             rate: args.rate,
             prefill: args.prefill,
+            signatures: args.signatures.clone(),
+            masks_cards: false,
         }
     }
 
@@ -97,6 +103,11 @@ impl Report {
     /// `"ok"`, or the violations.
     pub fn audit(&self) -> &Value {
         &self.audit
+    }
+
+    /// `required`, or `off`.
+    pub fn signatures(&self) -> &str {
+        &self.signatures
     }
 
     /// Median and 99th percentile, in milliseconds.
@@ -140,6 +151,7 @@ impl Report {
             format!("{p50:.1} / {p99:.1} / {max:.1}")
         });
         line("workers, seed", format!("{}, {}", self.workers, self.seed));
+        line("signatures, masking of cards", format!("{}, off", self.signatures));
         if let Some(column) = table.column_mut(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }

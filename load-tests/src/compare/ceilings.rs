@@ -1,6 +1,7 @@
 //! What bounds payonce on this machine: the queue drained by a consumer that does nothing, and payonce's SQL without a queue.
 
 use std::{
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,24 +14,24 @@ use lapin::{
     types::FieldTable,
 };
 use payonce::{
-    ledger::{Callback, Rules, decide},
-    store::{self, Batch, Database, Locking, Resolver, StoreError},
+    ledger::{Callback, Fingerprint, Key, Layer, Outcome, Rules, Snapshot, decide},
+    store::{self, Batch, Database, Locking, Remembered, Resolver, StoreError},
     wire,
+    worker::planning,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{body, place::Place, plan::Plan};
 
-/// payonce's defaults: `prefetch_count`, `lanes`, `batch_size_max`.
+/// payonce's defaults: `prefetch_count`, `batch_size_max`.
 const PREFETCH: u16 = 4_000;
-const LANES: usize = 2;
 const BATCH: usize = 1_000;
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Takes `total` messages from the queue with `consumers` connections and acknowledges them in runs. Returns the seconds.
-pub async fn drain(place: &Place, consumers: u32, total: usize) -> anyhow::Result<f64> {
+pub async fn drain(place: &Place, consumers: u16, total: usize) -> anyhow::Result<f64> {
     let started = Instant::now();
-    let (taken, mut counts) = tokio::sync::mpsc::channel::<anyhow::Result<usize>>(1_000);
+    let (taken, mut counts) = mpsc::channel::<anyhow::Result<usize>>(1_000);
     let mut tasks = JoinSet::new();
     for _ in 0..consumers {
         let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
@@ -43,17 +44,26 @@ pub async fn drain(place: &Place, consumers: u32, total: usize) -> anyhow::Resul
             }
         });
     }
+    until_settled(total, &mut counts).await?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Adds up what consumers have settled until it is so much.
+pub async fn until_settled(
+    total: usize,
+    counts: &mut mpsc::Receiver<anyhow::Result<usize>>,
+) -> anyhow::Result<()> {
     let mut left = total;
     while left > 0 {
         left = left.saturating_sub(counts.recv().await.context("no consumer is left")??);
     }
-    Ok(started.elapsed().as_secs_f64())
+    Ok(())
 }
 
 async fn take(
     connection: &lapin::Connection,
     queue: &str,
-    taken: &tokio::sync::mpsc::Sender<anyhow::Result<usize>>,
+    taken: &mpsc::Sender<anyhow::Result<usize>>,
 ) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
@@ -73,16 +83,15 @@ async fn take(
     bail!("the broker cancelled the consumer")
 }
 
-/// Runs the plan's callbacks through payonce's load, decide and apply, from memory: as many lanes and as large batches as
-/// `workers` workers have. Returns the seconds.
-pub async fn sql_only(place: &Place, workers: u32, plan: &Plan) -> anyhow::Result<f64> {
-    let lanes = workers as usize * LANES;
+/// Runs the plan's callbacks through payonce's look-ups, rules and transaction, from memory, over so many lanes: as a worker does whose Redis
+/// answers at once and is always right. Returns the seconds.
+pub async fn sql_only(place: &Place, lanes: u16, plan: &Plan) -> anyhow::Result<f64> {
     let hasher = BuildHasherDefault::<DefaultHasher>::new();
-    let mut by_lane: Vec<Vec<(Callback, Vec<u8>)>> = vec![Vec::new(); lanes];
+    let mut by_lane: Vec<Vec<(Callback, Vec<u8>)>> = vec![Vec::new(); usize::from(lanes)];
     for (number, sending) in plan.sendings().enumerate() {
         let (account, body) = body::message(plan, *sending, number);
         let callback = wire::decode(&body).map_err(|error| anyhow::anyhow!("not a callback: {error:?}"))?;
-        let lane = usize::try_from(hasher.hash_one(account) % lanes as u64)?;
+        let lane = usize::try_from(hasher.hash_one(account) % u64::from(lanes))?;
         by_lane[lane].push((callback, body));
     }
     let database =
@@ -105,38 +114,70 @@ async fn lane(
     writer: &str,
     messages: &[(Callback, Vec<u8>)],
 ) -> anyhow::Result<()> {
+    // All copies of one callback come to one lane.
+    let mut markers: HashMap<Key, Fingerprint> = HashMap::new();
+    let mut claimed: HashSet<&Key> = HashSet::new();
     for batch in messages.chunks(BATCH) {
-        let mut callbacks: Vec<Callback> = batch.iter().map(|(callback, _)| callback.clone()).collect();
-        let mut bodies: Vec<&[u8]> = batch.iter().map(|(_, body)| body.as_slice()).collect();
-        while !callbacks.is_empty() {
+        let mut callbacks: Vec<Callback> = Vec::with_capacity(batch.len());
+        let mut bodies: Vec<&[u8]> = Vec::with_capacity(batch.len());
+        let mut remembered: Vec<Remembered> = Vec::new();
+        let mut is_new: Vec<bool> = Vec::with_capacity(batch.len());
+        let mut hits: HashSet<&Key> = HashSet::new();
+        for (callback, body) in batch {
+            if markers.get(&callback.key) == Some(&callback.fingerprint) {
+                let layer = if hits.insert(&callback.key) { Layer::Redis } else { Layer::Batch };
+                let (key, fingerprint) = (callback.key.clone(), callback.fingerprint);
+                remembered.push(Remembered { key, fingerprint, layer });
+            } else {
+                callbacks.push(callback.clone());
+                bodies.push(body);
+                is_new.push(!claimed.contains(&callback.key));
+            }
+        }
+        claimed.extend(batch.iter().map(|(callback, _)| &callback.key));
+        while !callbacks.is_empty() || !remembered.is_empty() {
             connection.renew_plans(callbacks.len()).await?;
-            let snapshot =
-                connection.run(async |connection| store::load(connection, &callbacks).await).await?;
+            let decide =
+                |snapshot: &Snapshot, callbacks: &[Callback]| decide(snapshot, callbacks, &Rules::default());
+            let span = tracing::Span::none();
+            let plan = planning::plan(&mut connection, &span, &callbacks, &is_new, decide).await?;
+            let outcomes = plan.outcomes.clone();
             let batch = Batch {
                 writer,
-                plan: decide(&snapshot, &callbacks, &Rules::default()),
+                plan,
                 callbacks: &callbacks,
                 bodies: &bodies,
-                mask_cards: true,
+                // As the workers of the load tests.
+                mask_cards: false,
                 undecodable: &[],
                 resolver: Resolver::WORKER,
                 locking: Locking::Wait,
-                remembered: &[],
+                remembered: &remembered,
                 proven: &[],
             };
             match connection.run(async |connection| store::apply(connection, batch).await).await {
                 Ok(applied) => {
+                    remembered.clear();
                     // A transfer changes an account of another lane.
-                    let mut is_lost = applied.lost_callbacks.iter();
-                    callbacks.retain(|_| is_lost.next().copied().unwrap_or(false));
-                    let mut is_lost = applied.lost_callbacks.iter();
-                    bodies.retain(|_| is_lost.next().copied().unwrap_or(false));
+                    let is_lost = |at: usize| applied.lost_callbacks.get(at).copied().unwrap_or(false);
+                    for (at, (callback, outcome)) in callbacks.iter().zip(outcomes).enumerate() {
+                        if !is_lost(at) && outcome == Outcome::Applied {
+                            markers.insert(callback.key.clone(), callback.fingerprint);
+                        }
+                    }
+                    callbacks = kept(callbacks, is_lost);
+                    bodies = kept(bodies, is_lost);
+                    is_new = kept(is_new, is_lost);
                 }
-                Err(StoreError::Conflict(_)) => {}
+                Err(StoreError::Conflict(_)) => is_new.fill(false),
                 Err(error) => return Err(error.into()),
             }
         }
     }
     connection.close().await;
     Ok(())
+}
+
+fn kept<T>(list: Vec<T>, is_kept: impl Fn(usize) -> bool) -> Vec<T> {
+    list.into_iter().enumerate().filter(|(at, _)| is_kept(*at)).map(|(_, one)| one).collect()
 }

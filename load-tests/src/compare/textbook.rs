@@ -3,8 +3,8 @@
 //! marker goes out with the acknowledgement; the broker sends ahead. With `Take::Batch` it takes as many messages as there are, up to
 //! 500, in one transaction, and one by one where that meets a copy.
 //!
-//! Tables and durability are payonce's, the rules are `rules`. What waits for something is stored as a case, and kept in memory: this
-//! consumer runs as one process.
+//! Tables and durability are payonce's, the rules are `rules`. What waits for something is stored as a case, and kept in memory: all
+//! consumers run in this process, each with a connection to the broker of its own.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use lapin::{
     Consumer,
@@ -25,9 +25,15 @@ use lapin::{
 };
 use redis::aio::MultiplexedConnection;
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
 
-use super::rules::{self, End};
+use super::{
+    ceilings,
+    rules::{self, End},
+};
 use crate::{content::Content, money::Kind, place::Place};
 
 const CLAIM_MS: u64 = 60_000;
@@ -41,6 +47,9 @@ const BATCH_MAX: usize = 500;
 
 /// Counts of rejected copies, by layer.
 type Duplicates = BTreeMap<String, u64>;
+
+/// Where consumers say how many more they have settled.
+type Told = mpsc::Sender<anyhow::Result<usize>>;
 
 /// How messages are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +71,25 @@ struct Textbook {
     waiting_count: AtomicUsize,
 }
 
-/// Consumes `total` messages. Returns the seconds and the duplicates by layer.
-pub async fn run(place: &Place, take: Take, total: usize) -> anyhow::Result<(f64, Duplicates)> {
+/// What consumers have said and nobody has heard yet.
+const TOLD_MAX: usize = 1_000;
+
+/// Consumes `total` messages with `consumers` consumers. Returns the seconds and the duplicates by layer.
+pub async fn run(
+    place: &Place,
+    consumers: u32,
+    take: Take,
+    total: usize,
+) -> anyhow::Result<(f64, Duplicates)> {
     let started = Instant::now();
     let (at_work, ahead) = match take {
         Take::Single(at_work) => (at_work, at_work.saturating_mul(AHEAD)),
         Take::Batch => (1, u16::try_from(BATCH_MAX)?.saturating_mul(AHEAD)),
     };
     let client = redis::Client::open(place.redis_url.as_str()).context("PAYONCE_REDIS_URL")?;
-    let textbook = Textbook {
+    let textbook = Arc::new(Textbook {
         pool: PgPoolOptions::new()
-            .max_connections(u32::from(at_work) + 1)
+            .max_connections(u32::from(at_work) * consumers + 1)
             // Or every message pays for a round trip that asks nothing.
             .test_before_acquire(false)
             .connect(&place.database_url)
@@ -84,44 +101,62 @@ pub async fn run(place: &Place, take: Take, total: usize) -> anyhow::Result<(f64
         by_ledger: AtomicU64::new(0),
         waiting: Mutex::default(),
         waiting_count: AtomicUsize::new(0),
-    };
-    let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
-    let channel = connection.create_channel().await?;
-    channel.basic_qos(ahead, BasicQosOptions::default()).await?;
-    let queue = place.names().queue;
-    let options = BasicConsumeOptions::default();
-    let deliveries =
-        channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await?;
-    match take {
-        Take::Single(at_work) => singly(&textbook, deliveries, at_work, total).await?,
-        Take::Batch => in_batches(&textbook, deliveries, total).await?,
+    });
+    let (told, mut settled) = mpsc::channel(TOLD_MAX);
+    let mut tasks = JoinSet::new();
+    let mut connections = Vec::new();
+    for _ in 0..consumers {
+        let connection = place.broker().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(ahead, BasicQosOptions::default()).await?;
+        let (queue, options) = (place.names().queue, BasicConsumeOptions::default());
+        let deliveries =
+            channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await?;
+        connections.push(connection);
+        let (textbook, told) = (Arc::clone(&textbook), told.clone());
+        tasks.spawn(async move {
+            let ended = match take {
+                Take::Single(at_work) => singly(&textbook, deliveries, at_work, &told).await,
+                Take::Batch => in_batches(&textbook, deliveries, &told).await,
+            };
+            if let Err(error) = ended {
+                // Nobody listens any more when all is settled.
+                let _unheard = told.send(Err(error)).await;
+            }
+        });
     }
+    ceilings::until_settled(total, &mut settled).await?;
     let seconds = started.elapsed().as_secs_f64();
-    connection.close(200, "done".into()).await?;
+    tasks.shutdown().await;
+    for connection in connections {
+        connection.close(200, "done".into()).await?;
+    }
     textbook.pool.close().await;
     let counts = [("redis", &textbook.by_redis), ("ledger", &textbook.by_ledger)];
     let duplicates = counts.map(|(layer, count)| (layer.to_owned(), count.load(Ordering::Relaxed)));
     Ok((seconds, duplicates.into_iter().filter(|(_, count)| *count > 0).collect()))
 }
 
-async fn singly(textbook: &Textbook, deliveries: Consumer, at_work: u16, total: usize) -> anyhow::Result<()> {
+async fn singly(textbook: &Textbook, deliveries: Consumer, at_work: u16, told: &Told) -> anyhow::Result<()> {
     let mut ends = deliveries
-        .take(total)
         .map(async |delivery| textbook.settle(delivery?).await)
         .buffer_unordered(usize::from(at_work));
     while let Some(end) = ends.next().await {
         end?;
+        told.send(Ok(1)).await?;
     }
-    Ok(())
+    bail!("the broker cancelled the consumer")
 }
 
-async fn in_batches(textbook: &Textbook, deliveries: Consumer, total: usize) -> anyhow::Result<()> {
-    let mut batches = deliveries.take(total).ready_chunks(BATCH_MAX);
+async fn in_batches(textbook: &Textbook, deliveries: Consumer, told: &Told) -> anyhow::Result<()> {
+    let mut batches = deliveries.ready_chunks(BATCH_MAX);
     while let Some(batch) = batches.next().await {
         let batch: Vec<Delivery> = batch.into_iter().collect::<Result<_, _>>()?;
+        let count = batch.len();
         textbook.settle_batch(batch).await?;
+        told.send(Ok(count)).await?;
     }
-    Ok(())
+    bail!("the broker cancelled the consumer")
 }
 
 fn decode(delivery: &Delivery) -> anyhow::Result<Arc<Content>> {
@@ -186,14 +221,14 @@ impl Textbook {
                 fresh.push(content);
             }
         }
-        match self.transaction(&fresh).await? {
-            Some(ends) => {
+        match self.transaction(&fresh).await {
+            Ok(Some(ends)) => {
                 for (content, end) in fresh.iter().zip(ends) {
                     self.follow_up(content, end).await?;
                 }
             }
-            // Some copy is among them.
-            None => {
+            // A copy is among them, or another consumer was in the way: what fails for another reason fails alone too.
+            Ok(None) | Err(_) => {
                 for content in &fresh {
                     self.take(content).await?;
                 }
