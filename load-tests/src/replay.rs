@@ -116,9 +116,13 @@ pub async fn replay(
 
 /// Has one worker decide what waits, and release what has expired, until nothing is left to sweep.
 pub async fn sweep(program: &Path, place: &Place) -> Result<(), Failure> {
+    let mut database = place.connect().await?;
+    if left_to_sweep(&mut database).await? == 0 {
+        return Ok(());
+    }
     let logs = logs_folder()?;
     let mut workers = Workers::start(1, program, place, &logs)?;
-    wait_until_nothing_waits(&mut place.connect().await?, &mut workers).await?;
+    wait_until_nothing_waits(&mut database, &mut workers).await?;
     workers.stop().await?;
     Ok(std::fs::remove_dir_all(&logs).context("logs cannot be removed")?)
 }

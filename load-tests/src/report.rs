@@ -110,9 +110,12 @@ impl Report {
         &self.signatures
     }
 
-    /// Median and 99th percentile, in milliseconds.
+    /// Median and 99th percentile, in milliseconds; nothing where none was measured.
     pub fn latency(&self) -> String {
-        let Percentiles { p50, p99, .. } = self.latency_ms;
+        let Percentiles { p50, p99, max } = self.latency_ms;
+        if max == 0.0 {
+            return String::new();
+        }
         format!("{p50:.1}, {p99:.1}")
     }
 
