@@ -61,12 +61,15 @@ const CHAIN_MAX: usize = 8;
 const HOST_ADDRESSES_MAX: usize = 4;
 const HTTPS_PORT: u16 = 443;
 
-/// Why there is no certificate now. The same request may find one later.
+/// Why there is no certificate now. But for [`NotFetched::Missing`] the same request may find one later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotFetched {
     /// It was tried, now or some seconds ago.
     #[error("its certificate could not be fetched")]
     Failed,
+    /// The provider's own host says that it has none at this address: 404 or 410.
+    #[error("its certificate does not exist")]
+    Missing,
     /// The answer is not there yet.
     #[error("its certificate is being fetched")]
     Late,
@@ -189,9 +192,9 @@ impl Certificates {
                     let left = Duration::from_secs(u64::try_from(left_s).unwrap_or_default());
                     (Ok(Arc::new(certificate)), USE_MAX.min(left))
                 }
-                Err(cause) => {
-                    warn!(host = at.host, cause, "a certificate could not be fetched");
-                    (Err(NotFetched::Failed), FAILURE_PAUSE)
+                Err((cause, words)) => {
+                    warn!(host = at.host, cause = words, "a certificate could not be fetched");
+                    (Err(cause), FAILURE_PAUSE)
                 }
             };
             metrics::ingress::certificate_fetched(fetched.is_ok());
@@ -205,13 +208,23 @@ impl Certificates {
 }
 
 impl Source {
-    async fn fetch(&self, at: &CertificateAt) -> Result<Certificate, String> {
+    /// Errors in words for the log.
+    async fn fetch(&self, at: &CertificateAt) -> Result<Certificate, (NotFetched, String)> {
+        let failed = |words| (NotFetched::Failed, words);
         let answer = tokio::time::timeout(FETCH_DEADLINE, self.download(at)).await;
-        let pem = answer.map_err(|_| format!("no answer within {} s", FETCH_DEADLINE.as_secs()))??;
-        self.check(&pem, at.name)
+        let late = |_| failed(format!("no answer within {} s", FETCH_DEADLINE.as_secs()));
+        let (status, pem) = answer.map_err(late)?.map_err(failed)?;
+        match status {
+            StatusCode::OK => self.check(&pem, at.name).map_err(failed),
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                Err((NotFetched::Missing, format!("status {}", status.as_u16())))
+            }
+            // A redirect leads to where nobody has looked: it is a failure like any other status.
+            status => Err(failed(format!("status {}", status.as_u16()))),
+        }
     }
 
-    async fn download(&self, at: &CertificateAt) -> Result<Bytes, String> {
+    async fn download(&self, at: &CertificateAt) -> Result<(StatusCode, Bytes), String> {
         let name = ServerName::try_from(at.host.clone()).map_err(|_| "not a host's name".to_owned())?;
         let stream = self.connect(&at.host).await?;
         let stream = self.connector.connect(name, stream).await.map_err(|cause| format!("TLS: {cause}"))?;
@@ -225,12 +238,13 @@ impl Source {
             .map_err(|cause| cause.to_string())?;
         let exchange = async {
             let answer = link.send_request(request).await.map_err(failed)?;
-            // A redirect leads to where nobody has looked: it is a failure like any other status.
-            if answer.status() != StatusCode::OK {
-                return Err(format!("status {}", answer.status().as_u16()));
+            let status = answer.status();
+            if status != StatusCode::OK {
+                return Ok((status, Bytes::new()));
             }
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok(body.map_err(|_| format!("no whole answer of at most {ANSWER_BYTES_MAX} bytes"))?.to_bytes())
+            let body = body.map_err(|_| format!("no whole answer of at most {ANSWER_BYTES_MAX} bytes"))?;
+            Ok((status, body.to_bytes()))
         };
         // The connection ends with this future, whichever way that does.
         let mut exchange = std::pin::pin!(exchange);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    certificates::Certificates,
+    certificates::{Certificates, NotFetched},
     clock,
     endpoint::{Endpoint, Endpoints, Received},
     forwarded::Forwarded,
@@ -233,7 +233,9 @@ impl Desk {
             // In a box: each request would have room for what few of them need.
             match Box::pin(self.certificates.get(&at, sender)).await {
                 Ok(certificate) => request.certificate = Some(certificate),
-                Err(cause) => {
+                // The provider has not signed this: it verifies by nothing.
+                Err(NotFetched::Missing) => {}
+                Err(cause @ (NotFetched::Failed | NotFetched::Late | NotFetched::TooMany)) => {
                     if self.is_to_be_said(endpoint, "certificate") {
                         warn!(endpoint = endpoint.path, cause = %cause, "a webhook was answered with 503; the provider sends it again");
                     }

@@ -31,7 +31,7 @@ pub enum Cause {
     NoMatch,
     /// It names a key or certificate that is not configured.
     UnknownKey,
-    /// The certificate is not valid now, or another's.
+    /// The certificate is not valid now, another's, or its provider's host has none of its name.
     Certificate,
     /// It was signed for another account of the provider, or under another address.
     OtherAccount,

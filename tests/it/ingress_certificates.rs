@@ -158,7 +158,6 @@ async fn a_certificate_that_cannot_be_had_or_believed_is_answered_with_503_and_m
     host.put("ended", 200, authority.certificate(&[CERTIFICATE_NAME], -day, &pair));
     let ingress = paypal(&world, &authority, &host).await;
     let names = [
-        "missing",
         "moved",
         "found",
         "broken",
@@ -184,6 +183,13 @@ async fn a_certificate_that_cannot_be_had_or_believed_is_answered_with_503_and_m
     assert_eq!(host.asked("elsewhere"), 0, "a redirect is not followed");
     assert_eq!(host.asked_at_all(), names.len(), "a failure is not tried again at once");
     assert_eq!(world.ready_messages(&world.names().queue).await, 0);
+    // What the provider's own host does not have, the provider has not signed by.
+    host.put("gone", 410, good.clone());
+    for (name, sender) in [("missing", "192.0.2.101"), ("gone", "192.0.2.102"), ("missing", "192.0.2.103")] {
+        let made = key.webhook("C1", "19.99", &CertificateHost::url(name));
+        assert_eq!(post(&ingress, &made, sender).await.status, 401, "{name}");
+    }
+    assert_eq!(world.ready_messages(&world.names().queue).await, 0);
     ingress.stop().await;
     // A host that nobody vouches for is told nothing.
     let ingress = paypal(&world, &stranger, &host).await;
@@ -206,7 +212,8 @@ async fn a_stranger_decides_neither_how_often_anything_is_fetched_nor_whether_ot
         let made = key.webhook("C1", "19.99", &CertificateHost::url(&format!("stranger-{n}")));
         tried.insert(post(&ingress, &made, "192.0.2.66").await.status);
     }
-    assert_eq!(tried, BTreeSet::from([503]));
+    // The host has none of these; of most it was not asked.
+    assert_eq!(tried, BTreeSet::from([401, 503]));
     let asked = host.asked_at_all();
     assert!((1..50).contains(&asked), "{asked} of 100 were asked for");
     post_until_yes(&ingress, &key.webhook("C2", "19.99", &CertificateHost::url("1")), "192.0.2.1").await;
