@@ -36,6 +36,14 @@ enum Order {
     Finish,
 }
 
+/// What is left out by somebody who is told to finish: nothing of the plan, on whose copies the audit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Plan,
+    /// Those that only keep the load up.
+    Copies,
+}
+
 /// Publishes on its own until told to finish.
 pub struct Offer {
     published: Arc<Published>,
@@ -51,9 +59,9 @@ impl Offer {
         let task = tokio::spawn(async move {
             let copies = sendings.iter().map(|first| Sending { way: Some(Way::Spread), ..*first });
             let copies: Vec<Sending> = copies.collect();
-            publish(&ledger, &place, &sendings, rate, Some(orders.clone())).await?;
+            publish(&ledger, &place, &sendings, rate, Some((orders.clone(), Whose::Plan))).await?;
             while *orders.borrow() != Order::Finish {
-                publish(&ledger, &place, &copies, rate, Some(orders.clone())).await?;
+                publish(&ledger, &place, &copies, rate, Some((orders.clone(), Whose::Copies))).await?;
             }
             Ok(())
         });
@@ -70,7 +78,7 @@ impl Offer {
         self.order.send_replace(Order::Go);
     }
 
-    /// Publishes what is left of the plan, without copies, and ends.
+    /// Publishes what is left of the plan, its copies too, since the audit counts on them; and ends.
     pub async fn finish(self) -> anyhow::Result<()> {
         self.order.send_replace(Order::Finish);
         self.task.await.context("the publisher died")?
@@ -100,13 +108,13 @@ impl Published {
     }
 }
 
-/// Publishes these until each is confirmed, `rate` per second; 0: at once. Told to finish, it leaves out copies.
+/// Publishes these until each is confirmed, `rate` per second; 0: at once.
 async fn publish(
     published: &Published,
     place: &Place,
     sendings: &[Sending],
     rate: u32,
-    mut orders: Option<watch::Receiver<Order>>,
+    mut orders: Option<(watch::Receiver<Order>, Whose)>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut publisher: Option<(lapin::Connection, Publisher)> = None;
@@ -115,11 +123,11 @@ async fn publish(
             let due = u32::try_from(number * BURST).unwrap_or(u32::MAX);
             sleep_until(started + Duration::from_secs(1) * due / rate).await;
         }
-        let (order, _sending) = begin(published, &mut orders).await?;
-        let mut left: Vec<Sending> = burst.to_vec();
-        if order == Order::Finish {
-            left.retain(|sending| sending.way.is_none());
+        let (order, _sending) = begin(published, orders.as_mut().map(|(orders, _)| orders)).await?;
+        if order == Order::Finish && orders.as_ref().is_some_and(|(_, whose)| *whose == Whose::Copies) {
+            return Ok(());
         }
+        let mut left: Vec<Sending> = burst.to_vec();
         while !left.is_empty() {
             if publisher.is_none() {
                 publisher = timeout(CONFIRM_DEADLINE, open(place)).await.ok().and_then(Result::ok);
@@ -143,10 +151,10 @@ async fn publish(
 /// Waits while told to pause. With the guard no pause begins.
 async fn begin<'a>(
     published: &'a Published,
-    orders: &mut Option<watch::Receiver<Order>>,
+    mut orders: Option<&mut watch::Receiver<Order>>,
 ) -> anyhow::Result<(Order, MutexGuard<'a, ()>)> {
     loop {
-        if let Some(orders) = orders {
+        if let Some(orders) = &mut orders {
             orders.wait_for(|order| *order != Order::Pause).await.context("nobody gives orders")?;
         }
         let sending = published.sending.lock().await;
