@@ -287,6 +287,10 @@ pub struct ChaosArgs {
     /// Only these faults, each once, in this order; repeat for several.
     #[arg(long, value_enum, value_name = "NAME")]
     pub fault: Vec<chaos::Fault>,
+    /// With --fault: one fault in three has a silent Redis (or a slow PostgreSQL) beside it, and some come while workers recover from the one
+    /// before, as they do where no fault is named.
+    #[arg(long, requires = "fault", conflicts_with = "ingress")]
+    pub together: bool,
     /// Callbacks come as signed webhooks at a real ingress, from senders that repeat them until they are answered with yes.
     #[arg(long)]
     pub ingress: bool,

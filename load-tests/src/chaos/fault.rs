@@ -12,8 +12,8 @@ use super::{
         take_no_writes, terminate_sessions,
     },
     means::{
-        consumer_timeout, crash, delete_queue, flush_redis, memory_alarm, one_key, pause, pool_sessions,
-        redis, refuse_writes, reset, shift_clocks, slowly, trap, watch_health,
+        consumer_timeout, crash, delete_queue, flush_redis, hold_commits, memory_alarm, one_key, pause,
+        pool_sessions, redis, refuse_writes, reset, shift_clocks, slowly, trap, watch_health,
     },
     pool::Pool,
     proxy::Trap,
@@ -22,6 +22,17 @@ use super::{
 
 /// Longer than a claim (1 s), the heartbeat (2 x 2 s) and the database's deadline (2 s).
 const PAUSE: Duration = Duration::from_secs(6);
+
+/// What a fault breaks, itself or the link to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Workers,
+    Broker,
+    Database,
+    Redis,
+    Ingress,
+    Feed,
+}
 
 /// What can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
@@ -75,6 +86,8 @@ pub enum Fault {
     CommitDropped,
     /// COMMIT reaches PostgreSQL, its answer nobody.
     CommitAnswerCut,
+    /// COMMIT reaches PostgreSQL, and its answer is held back: what is committed may not be acknowledged meanwhile.
+    CommitAnswerHeld,
     /// Every connection to PostgreSQL is reset.
     DatabaseReset,
     /// Connections to PostgreSQL stay open, nothing passes.
@@ -193,6 +206,86 @@ impl Fault {
         )
     }
 
+    /// What it breaks.
+    pub fn server(self) -> Server {
+        match self {
+            Self::WorkerKilled
+            | Self::WorkersKilled
+            | Self::WorkerPaused
+            | Self::WorkerTerminated
+            | Self::RollingRestart
+            | Self::ClocksShifted => Server::Workers,
+            Self::BrokerKilled
+            | Self::BrokerRestarted
+            | Self::BrokerAway
+            | Self::BrokerConnectionsClosed
+            | Self::BrokerReset
+            | Self::BrokerSilent
+            | Self::BrokerSlow
+            | Self::BrokerThrottled
+            | Self::BrokerCutMidFrame
+            | Self::AcksSwallowed
+            | Self::MemoryAlarm
+            | Self::ConsumerTimeout
+            | Self::QueueDeleted
+            | Self::ConstantKey
+            | Self::ConfirmCut => Server::Broker,
+            Self::DatabaseKilled
+            | Self::DatabaseStopped
+            | Self::SessionsTerminated
+            | Self::CommitDropped
+            | Self::CommitAnswerCut
+            | Self::CommitAnswerHeld
+            | Self::DatabaseReset
+            | Self::DatabaseSilent
+            | Self::DatabaseSlow
+            | Self::DatabasePaused
+            | Self::DatabaseReadOnly
+            | Self::DatabaseTakesNoWrites
+            | Self::Deadlocks
+            | Self::AccountLocked
+            | Self::OldWorkerNewSchema
+            | Self::ConnectionsExhausted
+            | Self::DiskFull
+            | Self::FailoverSynchronous
+            | Self::FailoverAsynchronous
+            | Self::SnapshotRestored
+            | Self::SecondPromotion
+            | Self::PoolerDropsSettings => Server::Database,
+            Self::RedisKilled
+            | Self::RedisFlushed
+            | Self::RedisPaused
+            | Self::RedisFull
+            | Self::RedisReadOnly
+            | Self::RedisTimeTravel
+            | Self::RedisSilent
+            | Self::ClaimAnswerSwallowed
+            | Self::RedisFailedOver => Server::Redis,
+            Self::IngressKilled | Self::IngressTerminated => Server::Ingress,
+            Self::FeedKilled | Self::FeedPaused => Server::Feed,
+        }
+    }
+
+    /// Whether it takes effect also where workers do nothing at the moment, so that it can come while they recover.
+    pub fn needs_no_load(self) -> bool {
+        matches!(
+            self,
+            Self::WorkerKilled
+                | Self::WorkersKilled
+                | Self::WorkerPaused
+                | Self::WorkerTerminated
+                | Self::RollingRestart
+                | Self::BrokerKilled
+                | Self::BrokerRestarted
+                | Self::DatabaseKilled
+                | Self::DatabaseStopped
+                | Self::DatabasePaused
+                | Self::FailoverSynchronous
+                | Self::RedisKilled
+                | Self::RedisPaused
+        )
+    }
+
     /// Whether callbacks that were acknowledged are lost by it, until they are sent again.
     pub fn loses_commits(self) -> bool {
         matches!(self, Self::FailoverAsynchronous | Self::SnapshotRestored | Self::SecondPromotion)
@@ -203,12 +296,7 @@ impl Fault {
         match self {
             Self::WorkerKilled => pool.kill(1).await,
             Self::WorkersKilled => pool.kill(pool.members().len()).await,
-            Self::WorkerPaused => {
-                let stopped = pool.signal_first("STOP").await?;
-                sleep(PAUSE).await;
-                pool.signal_first("CONT").await?;
-                Ok(stopped)
-            }
+            Self::WorkerPaused => pool.pause_first(PAUSE).await,
             Self::WorkerTerminated => pool.replace_first(&[]).await,
             Self::RollingRestart => {
                 let mut replaced = 0;
@@ -221,8 +309,9 @@ impl Fault {
             Self::BrokerKilled => crash(&site.broker).await,
             Self::BrokerRestarted => {
                 site.broker.stop().await?;
+                let is_gone = !site.broker.answers().await?;
                 site.broker.start_again().await?;
-                Ok(1)
+                Ok(u64::from(is_gone))
             }
             Self::BrokerAway => {
                 site.broker.kill().await?;
@@ -255,12 +344,14 @@ impl Fault {
                 site.node()?.signal_first("QUIT").await?;
                 // Waits until it is gone, and cleans up behind it.
                 site.node()?.stop().await?;
+                let is_gone = !site.node()?.answers().await?;
                 site.node()?.start_again().await?;
-                Ok(1)
+                Ok(u64::from(is_gone))
             }
             Self::SessionsTerminated => terminate_sessions(site, hold).await,
             Self::CommitDropped => trap(site.node_proxy(), Trap::CommitDropped, 3, hold).await,
             Self::CommitAnswerCut => trap(site.node_proxy(), Trap::CommitAnswerCut, 3, hold).await,
+            Self::CommitAnswerHeld => hold_commits(site, hold).await,
             Self::DatabaseReset => reset(site.node_proxy(), hold).await,
             Self::DatabaseSilent => slowly(site.node_proxy(), PAUSE, |proxy| proxy.silence(true)).await,
             Self::DatabaseSlow => {
@@ -306,7 +397,9 @@ impl Fault {
             Self::RedisTimeTravel => {
                 redis::cmd("SAVE").query_async::<()>(&mut redis(site).await?).await?;
                 sleep(hold).await;
-                crash(&site.redis).await
+                crash(&site.redis).await?;
+                // What came back with the dump.
+                Ok(redis::cmd("DBSIZE").query_async(&mut redis(site).await?).await?)
             }
             Self::RedisSilent => slowly(&site.redis_proxy, PAUSE, |proxy| proxy.silence(true)).await,
             Self::ConfirmCut => trap(&site.broker_proxy, Trap::ConfirmCut, 3, hold).await,

@@ -2,14 +2,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::UNIX_EPOCH,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{site::PASSWORD, witness::Acked};
+use super::{
+    site::{Held, PASSWORD},
+    witness::Acked,
+};
 use crate::{
     audit::Audit,
     body,
@@ -66,12 +69,14 @@ pub async fn changed_rows(
 /// Messages whose acknowledgement reached the broker before the row that they depend on was committed: of a contradiction or what has no key
 /// the one with the same body in quarantine, else the first one with the same key in ledger or quarantine (one that names no account can be
 /// stored as waiting at the moment at which its copy is applied); of an event whose fact is applied under another event's key, that one's
-/// (`twins`). Keys that a failover has `lost` are left out.
+/// (`twins`). Keys that a failover has `lost` are left out. Of what was committed while every answer to a COMMIT was `held` back nothing may
+/// be acknowledged before that ends.
 pub async fn acknowledged_early(
     database: &mut PgConnection,
     acked: Vec<Acked>,
     lost: &HashSet<(String, String)>,
     twins: &Twins,
+    held: &[Held],
 ) -> anyhow::Result<Vec<String>> {
     anyhow::ensure!(!acked.is_empty(), "no acknowledgement was seen");
     let us = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint");
@@ -99,7 +104,7 @@ pub async fn acknowledged_early(
         *first = at_us.min(*first);
         by_body.extend(body.map(|body| (body, at_us)));
     }
-    early(acked, &Committed { by_key, by_body }, lost, twins)
+    early(acked, &Committed { by_key, by_body }, lost, twins, held)
 }
 
 /// When the rows were committed, in microseconds since 1970, by (source, event id) and by the body of a case.
@@ -113,7 +118,14 @@ fn early(
     Committed { by_key, by_body }: &Committed,
     lost: &HashSet<(String, String)>,
     twins: &Twins,
+    held: &[Held],
 ) -> anyhow::Result<Vec<String>> {
+    let us = |at: SystemTime| i64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros());
+    let held: Vec<(i64, i64)> =
+        held.iter().map(|held| Ok((us(held.from)?, us(held.until)?))).collect::<anyhow::Result<_>>()?;
+    let is_unanswered = |committed: i64, acked: i64| {
+        held.iter().any(|(from, until)| committed > *from && (*from..*until).contains(&acked))
+    };
     let mut early = Vec::new();
     for Acked { body, at } in acked {
         let key = key_of(&body);
@@ -123,9 +135,11 @@ fn early(
         }
         let of_key = || by_key.get(key.as_ref()?).or_else(|| by_key.get(twin?));
         let committed = by_body.get(&body).or_else(of_key).copied();
-        let acked_us = i64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros())?;
+        let acked_us = us(at)?;
         if committed.is_none_or(|committed| committed > acked_us) {
             early.push(format!("{key:?}: acknowledged at {acked_us}, committed at {committed:?}"));
+        } else if committed.is_some_and(|committed| is_unanswered(committed, acked_us)) {
+            early.push(format!("{key:?}: acknowledged at {acked_us}, before COMMIT was answered"));
         }
     }
     Ok(early)
@@ -273,11 +287,22 @@ pub mod tests {
             by_key: HashMap::from([(key("row"), 1_000)]),
             by_body: HashMap::from([(b"no callback".to_vec(), 1_000)]),
         };
+        let at = |us: u64| UNIX_EPOCH + std::time::Duration::from_micros(us);
+        let held = [Held { from: at(900), until: at(1_100) }, Held { from: at(1_500), until: at(1_600) }];
+        let found_held = |held: &[Held], at_us: u64| {
+            let acked = vec![Acked { body: body("row"), at: at(at_us) }];
+            early(acked, &committed, &HashSet::new(), &Twins::new(), held).unwrap().len()
+        };
+        // It was committed at 1 000, while answers were held back for the first time.
+        assert_eq!(found_held(&held, 1_050), 1);
+        assert_eq!(found_held(&held, 1_100), 0);
+        assert_eq!(found_held(&held, 1_550), 0);
+        assert_eq!(found_held(&[], 1_050), 0);
         let found = |body: Vec<u8>, at_us: u64, lost: &[(String, String)], twins: &[(&str, &str)]| {
-            let at = UNIX_EPOCH + std::time::Duration::from_micros(at_us);
+            let at = at(at_us);
             let twins = twins.iter().map(|(one, other)| (key(one), key(other))).collect();
             let lost = lost.iter().cloned().collect();
-            early(vec![Acked { body, at }], &committed, &lost, &twins).unwrap().len()
+            early(vec![Acked { body, at }], &committed, &lost, &twins, &[]).unwrap().len()
         };
         assert_eq!(found(body("row"), 1_000, &[], &[]), 0);
         assert_eq!(found(body("row"), 999, &[], &[]), 1);

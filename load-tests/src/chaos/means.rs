@@ -1,7 +1,10 @@
 //! The means by which faults are brought about: what is done to servers, links and workers, each undone before it returns, each with
 //! its count of how often it took effect. What is done to PostgreSQL is in `database`.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use redis::aio::MultiplexedConnection;
@@ -12,7 +15,7 @@ use super::{
     pool::Pool,
     proxy::{Proxy, Trap},
     servers::Server,
-    site::Site,
+    site::{Held, Site},
 };
 use crate::audit::CONSTANT_KEY;
 
@@ -22,6 +25,8 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
 const COMING_DEADLINE: Duration = Duration::from_secs(60);
 /// Messages of the `constant_key` fault.
 const ONE_KEY_MESSAGES: u64 = 3_000;
+/// How long a worker may take from its start until its first line.
+const CLOCK_TOLERANCE_S: i64 = 600;
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 pub async fn crash(server: &Server) -> anyhow::Result<u64> {
@@ -69,6 +74,18 @@ pub async fn trap(proxy: &Proxy, trap: Trap, times: u32, time: Duration) -> anyh
     Ok(proxy.hits() - before)
 }
 
+/// Holds back every answer to a COMMIT for a while.
+pub async fn hold_commits(site: &mut Site, time: Duration) -> anyhow::Result<u64> {
+    let before = site.node_proxy().hits();
+    site.node_proxy().hold_commits(true);
+    let from = SystemTime::now();
+    sleep(time).await;
+    let until = SystemTime::now();
+    site.node_proxy().heal();
+    site.held.push(Held { from, until });
+    Ok(site.node_proxy().hits() - before)
+}
+
 /// A pooler that drops what a session asks for, a server whose own defaults would lose commits, and a crash while both are there. Returns how
 /// many sessions went by way of the pooler.
 pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u64> {
@@ -103,16 +120,20 @@ pub async fn watch_health(pool: &Pool, time: Duration) -> anyhow::Result<u64> {
 
 pub async fn shift_clocks(pool: &mut Pool, hold: Duration) -> anyhow::Result<u64> {
     anyhow::ensure!(Path::new(FAKETIME).exists(), "no {FAKETIME}: install the package faketime");
-    for hours in ["+1h", "-1h"] {
+    let mut shifted = 0;
+    for (hours, expected_s) in [("+1h", 3_600), ("-1h", -3_600)] {
         let environment =
             [("LD_PRELOAD", FAKETIME), ("FAKETIME", hours), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
         pool.replace_first(&environment).await?;
+        let now_s = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        let off_s = pool.clock_of_newest().await? - now_s;
+        shifted += u64::from((off_s - expected_s).abs() < CLOCK_TOLERANCE_S);
     }
     sleep(hold).await;
     for _ in 0..2 {
         pool.replace_first(&[]).await?;
     }
-    Ok(2)
+    Ok(if shifted == 2 { shifted } else { 0 })
 }
 
 pub async fn memory_alarm(broker: &Server, hold: Duration) -> anyhow::Result<u64> {
@@ -145,13 +166,28 @@ pub async fn consumer_timeout(site: &Site) -> anyhow::Result<u64> {
     Ok(timed_out() - before)
 }
 
-/// Nothing may be in the queue: what is in a queue that is deleted is gone, whoever consumes it.
+/// Nothing may be in the queue: what is in a queue that is deleted is gone, whoever consumes it. Returns 1 where another one stands in its
+/// place.
 pub async fn delete_queue(site: &Site) -> anyhow::Result<u64> {
     let place = site.direct()?;
+    let name = place.names().queue;
+    let process = async || {
+        let queues = site.broker.rabbitmqctl(&["list_queues", "--quiet", "name", "pid"]).await?;
+        let line = queues.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('\t'));
+        anyhow::Ok(line.map(str::to_owned))
+    };
+    let before = process().await?.context("there is no queue to be deleted")?;
     let connection = place.broker().await.map_err(|_| anyhow::anyhow!("the broker does not answer"))?;
     let channel = connection.create_channel().await?;
-    channel.queue_delete(place.names().queue.as_str().into(), Default::default()).await?;
-    Ok(1)
+    channel.queue_delete(name.as_str().into(), Default::default()).await?;
+    let end = Instant::now() + COMING_DEADLINE;
+    while Instant::now() < end {
+        match process().await? {
+            Some(now) if now != before => return Ok(1),
+            Some(_) | None => sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Ok(0)
 }
 
 /// Callbacks with the operation id of one that is applied, each with another amount. Returns how many of them are cases of

@@ -1,6 +1,7 @@
 //! `chaos`: load with copies, stories and bad messages, while a seeded schedule breaks workers, servers and links; then everything is
 //! healed and drained, and audited against the plan.
 
+mod beside;
 mod cache;
 mod database;
 mod fault;
@@ -36,7 +37,7 @@ use self::{
     offer::{Offer, Published, publish_all},
     pool::Pool,
     progress::{settled, wait_for, wait_for_progress, wait_until_quiet},
-    schedule::Schedule,
+    schedule::{Coming, Schedule},
     site::Site,
 };
 use crate::{
@@ -62,7 +63,9 @@ struct ChaosReport {
     report: Report,
     /// Name to how often it really happened.
     faults: BTreeMap<String, u64>,
-    /// Name to seconds from the fault's end until every worker had settled a further callback, the longest.
+    /// `NAME beside NAME` to how often the first was felt while the second came, and `NAME before recovery from NAME` to how often that was.
+    together: BTreeMap<String, u64>,
+    /// Name to seconds from the fault's end until every lane of every worker had settled a further callback, the longest.
     recovery_seconds: BTreeMap<String, f64>,
     /// Confirmed messages, copies that outages made necessary included.
     published_in_all: u64,
@@ -87,7 +90,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(format!("--fault {}: only with --ingress", fault.name())));
     }
     let has_feed = args.feed || args.fault.iter().any(|fault| fault.needs_feed());
-    let mut schedule = Schedule::new(args.seed, &args.fault, has_feed);
+    let mut schedule = Schedule::new(args.seed, &args.fault, has_feed, args.together);
     let faults_max = usize::try_from(u64::from(args.seconds) / FAULT_SECONDS_MIN).unwrap_or(1).max(1);
     let shape = shape(args, &schedule, faults_max);
     let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
@@ -157,23 +160,34 @@ async fn chaos(
     let started = Instant::now();
     let offer = Offer::start(Arc::clone(&published), direct, plan.main.clone(), args.rate);
     let mut happened: BTreeMap<String, u64> = BTreeMap::new();
+    let mut together: BTreeMap<String, u64> = BTreeMap::new();
     let mut recovery: BTreeMap<String, f64> = BTreeMap::new();
+    // Faults that nobody has recovered from yet.
+    let mut recent: Vec<String> = Vec::new();
     let mut rows_seen = inspect::RowVersions::new();
     let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
     while due > 0
         && (!args.fault.is_empty() || started.elapsed() < Duration::from_secs(u64::from(args.seconds)))
     {
         due -= 1;
-        wait_for_progress(site, &mut pool).await?;
-        let (fault, hold) = schedule.next();
+        if recent.is_empty() {
+            wait_for_progress(site, &mut pool).await?;
+        }
+        let Coming { fault, hold, beside, is_hasty } = schedule.next();
         let name = fault.name();
-        eprintln!("chaos: {:6.1} s  {name}, {} ms", started.elapsed().as_secs_f64(), hold.as_millis());
+        let with = beside.map_or_else(String::new, |beside| format!(", {} beside it", beside.name()));
+        eprintln!("chaos: {:6.1} s  {name}, {} ms{with}", started.elapsed().as_secs_f64(), hold.as_millis());
         if fault == Fault::QueueDeleted {
             // What is in a queue that is deleted is gone: that is the broker's doing, and not what this is about.
             offer.pause().await;
             wait_until_settled(site, &mut pool, &published).await?;
         }
+        let begun = beside.map(|beside| (beside, beside.begin(site)));
         let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
+        if let Some((beside, begun)) = begun {
+            let felt = beside.end(site, begun);
+            *together.entry(format!("{} beside {name}", beside.name())).or_default() += felt;
+        }
         site.heal();
         if let Some(feeds) = &pool.feeds {
             feeds.moved(site)?;
@@ -182,12 +196,19 @@ async fn chaos(
         if times == 0 {
             return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));
         }
+        if let Some(before) = recent.last() {
+            *together.entry(format!("{name} before recovery from {before}")).or_default() += 1;
+        }
         *happened.entry(name.clone()).or_default() += times;
-        let seconds = wait_for_progress(site, &mut pool).await.with_context(|| format!("after {name}"))?;
-        let longest = recovery.entry(name).or_default();
-        *longest = longest.max((seconds * 100.0).round() / 100.0);
+        recent.push(name);
+        if is_hasty && due > 0 {
+            continue;
+        }
+        recover(site, &mut pool, &mut recent, &mut recovery).await?;
         inspect::add_row_versions(&mut rows_seen, &mut site.connect().await?).await?;
     }
+    recover(site, &mut pool, &mut recent, &mut recovery).await?;
+    together.retain(|_, felt| *felt > 0);
     offer.finish().await?;
     // Late ones contradict what was before them.
     wait_until_settled(site, &mut pool, &published).await?;
@@ -214,7 +235,8 @@ async fn chaos(
     let changed = inspect::changed_rows(&mut database, rows_seen, &site.lost).await?;
     audit.check("rows_are_never_changed", changed);
     let (acked, returned) = site.witness.take();
-    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &inspect::twins(plan)).await?;
+    let twins = inspect::twins(plan);
+    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &twins, &site.held).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     let mut feed = None;
@@ -227,6 +249,7 @@ async fn chaos(
     let report = ChaosReport {
         report: Report::new(shape, plan, &audit, seconds),
         faults: happened,
+        together,
         recovery_seconds: recovery,
         published_in_all: published.confirmed.load(Ordering::Relaxed),
         lost_and_sent_again: lost.sent_again,
@@ -234,6 +257,25 @@ async fn chaos(
         feed,
     };
     Ok((report, audit))
+}
+
+/// Waits until workers go on after the faults that came since they last did, and says of each how long that took.
+async fn recover(
+    site: &Site,
+    pool: &mut Pool,
+    recent: &mut Vec<String>,
+    recovery: &mut BTreeMap<String, f64>,
+) -> anyhow::Result<()> {
+    if recent.is_empty() {
+        return Ok(());
+    }
+    let seconds =
+        wait_for_progress(site, pool).await.with_context(|| format!("after {}", recent.join(", ")))?;
+    for name in recent.drain(..) {
+        let longest = recovery.entry(name).or_default();
+        *longest = longest.max((seconds * 100.0).round() / 100.0);
+    }
+    Ok(())
 }
 
 #[derive(Debug, Default)]
@@ -351,6 +393,7 @@ impl ChaosReport {
             }
         }
         println!("{table}");
+        self.together.iter().for_each(|(what, times)| println!("{what}: {times}"));
         println!(
             "published in all: {}; lost by failovers and sent again: {}; a worker's peak: {} MiB",
             self.published_in_all, self.lost_and_sent_again, self.worker_peak_mib

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, fs::File, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::Child,
+    time::{Instant, sleep},
 };
 
-use super::{feeds::Feeds, servers::signal_all};
+use super::{POLL_PAUSE, feeds::Feeds, servers::signal_all};
 use crate::{
     place::Place,
     workers::{command, last_lines},
@@ -23,7 +25,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 const HTTP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Deadlines short enough that every fault outlasts some of them; batches small enough that there are always some in work.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
+    "--lanes=2",
     "--batch-size-max=100",
     "--prefetch-count=400",
     "--claim-lease-ms=1000",
@@ -32,6 +35,9 @@ const SETTINGS: [&str; 7] = [
     "--retry-delay-max-ms=500",
     "--waiting-sweep-ms=1000",
 ];
+
+/// As in [`SETTINGS`].
+const LANES: usize = 2;
 
 /// One more, as a variable: a fault may set it to another value.
 const HOLD: (&str, &str) = ("PAYONCE_OUTAGE_HOLD_MS", "5000");
@@ -115,7 +121,12 @@ impl Pool {
         &self.members
     }
 
-    /// How many workers have settled nothing between these counts, by worker and lane.
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.members.len() * LANES
+    }
+
+    /// How many lanes have settled nothing between these counts, by worker and lane.
     pub fn without_progress(
         &self,
         before: &BTreeMap<String, i64>,
@@ -123,14 +134,14 @@ impl Pool {
     ) -> anyhow::Result<usize> {
         let mut left = 0;
         for member in &self.members {
-            // The name of a writer is `payonce-worker@HOST:PROCESS/LANE`.
-            let process = format!(":{}", member.id()?);
-            let of_member = |counts: &BTreeMap<String, i64>| -> i64 {
-                let is_its =
-                    |name: &str| name.rsplit_once('/').is_some_and(|(worker, _)| worker.ends_with(&process));
-                counts.iter().filter(|(name, _)| is_its(name)).map(|(_, n)| n).sum()
-            };
-            left += usize::from(of_member(now) <= of_member(before));
+            for lane in 0..LANES {
+                // The name of a writer is `payonce-worker@HOST:PROCESS/LANE`.
+                let writer = format!(":{}/{lane}", member.id()?);
+                let of_lane = |counts: &BTreeMap<String, i64>| -> i64 {
+                    counts.iter().filter(|(name, _)| name.ends_with(&writer)).map(|(_, n)| n).sum()
+                };
+                left += usize::from(of_lane(now) <= of_lane(before));
+            }
         }
         Ok(left)
     }
@@ -163,11 +174,30 @@ impl Pool {
         Ok(count as u64)
     }
 
-    /// Stops the first worker in mid-work, or lets it go on.
-    pub async fn signal_first(&self, signal: &str) -> anyhow::Result<u64> {
-        let member = self.members.first().context("no worker")?;
-        signal_all(signal, &[member.id()?]).await?;
-        Ok(1)
+    /// Stops the first worker in mid-work for a while. Returns 1 where it was seen to stand still.
+    pub async fn pause_first(&self, time: Duration) -> anyhow::Result<u64> {
+        let id = self.members.first().context("no worker")?.id()?;
+        signal_all("STOP", &[id]).await?;
+        sleep(time).await;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        signal_all("CONT", &[id]).await?;
+        // Behind the program's name, which may hold anything: the state, T where it is stopped.
+        Ok(u64::from(stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))))
+    }
+
+    /// The newest worker's clock, as it has logged it, in seconds since 1970.
+    pub async fn clock_of_newest(&self) -> anyhow::Result<i64> {
+        let log = &self.members.last().context("no worker")?.log;
+        let started = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let time = text.split_whitespace().find_map(|word| OffsetDateTime::parse(word, &Rfc3339).ok());
+            if let Some(time) = time {
+                return Ok(time.unix_timestamp());
+            }
+            anyhow::ensure!(started.elapsed() < STOP_DEADLINE, "{}: no time in it", log.display());
+            sleep(POLL_PAUSE).await;
+        }
     }
 
     /// Replaces the first worker by one with this environment, politely.

@@ -31,8 +31,8 @@ async fn settled_by(connection: &mut Option<PgConnection>, site: &Site) -> Optio
     Some(counted.ok()?.into_iter().collect())
 }
 
-/// Waits until every worker has settled one more callback than now, and says how many seconds that took. A worker has not recovered
-/// because its neighbours have; one that gets nothing more, because they have taken all there is, is not waited for.
+/// Waits until every lane of every worker has settled one more callback than now, and says how many seconds that took. A lane has not
+/// recovered because its neighbours have; one that gets nothing more, because they have taken all there is, is not waited for.
 pub async fn wait_for_progress(site: &Site, pool: &mut Pool) -> anyhow::Result<f64> {
     let started = Instant::now();
     let mut connection = None;
@@ -43,7 +43,7 @@ pub async fn wait_for_progress(site: &Site, pool: &mut Pool) -> anyhow::Result<f
         let now = settled_by(&mut connection, site).await;
         let left = match (&before, &now) {
             (Some(before), Some(now)) => pool.without_progress(before, now)?,
-            (_, _) => pool.members().len(),
+            (_, _) => pool.lanes(),
         };
         if left == 0 {
             return Ok(started.elapsed().as_secs_f64());
@@ -51,14 +51,14 @@ pub async fn wait_for_progress(site: &Site, pool: &mut Pool) -> anyhow::Result<f
         if now != last {
             (last, progressed) = (now.clone(), Instant::now());
         }
-        let is_idle = left < pool.members().len() && progressed.elapsed() > QUIET;
+        let is_idle = left < pool.lanes() && progressed.elapsed() > QUIET;
         if is_idle && is_queue_empty(site).await.unwrap_or(false) {
             return Ok((progressed - started).as_secs_f64());
         }
         before = before.or(now);
         if started.elapsed() > RECOVERY_DEADLINE {
             bail!(
-                "{left} workers have not recovered: they settled nothing for {RECOVERY_DEADLINE:?}\n{}",
+                "{left} lanes have not recovered: they settled nothing for {RECOVERY_DEADLINE:?}\n{}",
                 pool.last_words()
             );
         }

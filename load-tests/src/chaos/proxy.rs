@@ -51,6 +51,7 @@ pub enum Trap {
 struct Rules {
     target: Mutex<SocketAddr>,
     is_silent: AtomicBool,
+    holds_commits: AtomicBool,
     delay_ms: AtomicU64,
     /// 0: no limit.
     bytes_per_second: AtomicU64,
@@ -108,6 +109,7 @@ impl Proxy {
         let rules = Arc::new(Rules {
             target: Mutex::new(loopback(target)),
             is_silent: AtomicBool::new(false),
+            holds_commits: AtomicBool::new(false),
             delay_ms: AtomicU64::new(0),
             bytes_per_second: AtomicU64::new(0),
             trap: Mutex::new(None),
@@ -147,6 +149,11 @@ impl Proxy {
         self.rules.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
+    /// Passes on every COMMIT, and holds back the answers until it is healed: all is committed, and nobody knows.
+    pub fn hold_commits(&self, holds: bool) {
+        self.rules.holds_commits.store(holds, Ordering::SeqCst);
+    }
+
     /// Delays each chunk by a random time up to twice this.
     pub fn delay(&self, mean: Duration) {
         let ms = u64::try_from(mean.as_millis()).unwrap_or(u64::MAX);
@@ -167,6 +174,7 @@ impl Proxy {
     /// Back to passing everything on as it comes.
     pub fn heal(&self) {
         self.silence(false);
+        self.hold_commits(false);
         self.delay(Duration::ZERO);
         self.throttle(0);
         *self.rules.trap.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -193,6 +201,7 @@ fn loopback(port: u16) -> SocketAddr {
 #[derive(Debug, Default)]
 struct Conversation {
     cut_at_answer: AtomicBool,
+    awaits_commit: AtomicBool,
     no_more_answers: AtomicBool,
     testimony: Mutex<Testimony>,
 }
@@ -246,6 +255,7 @@ async fn requests(
         let Some(bytes) = chunk.get(..count) else { return End::Closed };
         hold_back(rules, count).await;
         if contains(bytes, COMMIT) {
+            conversation.awaits_commit.store(true, Ordering::SeqCst);
             if rules.spring(|trap| trap == Trap::CommitDropped) {
                 return End::Reset;
             }
@@ -284,6 +294,14 @@ async fn answers(
         let Ok(count @ 1..) = from.read(&mut chunk).await else { return End::Closed };
         if conversation.cut_at_answer.load(Ordering::SeqCst) {
             return End::Reset;
+        }
+        if conversation.awaits_commit.swap(false, Ordering::SeqCst)
+            && rules.holds_commits.load(Ordering::SeqCst)
+        {
+            rules.hit();
+            while rules.holds_commits.load(Ordering::SeqCst) {
+                tokio::time::sleep(SILENCE_PAUSE).await;
+            }
         }
         hold_back(rules, count).await;
         if conversation.no_more_answers.load(Ordering::SeqCst) {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Stdio};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{net::TcpStream, process::Command};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/services");
 /// The addresses of servers that run already, which must not be taken for the run's own.
@@ -60,6 +60,11 @@ impl Server {
     /// Ends it as a crash would.
     pub async fn kill(&self) -> anyhow::Result<()> {
         self.script("kill", &[self.name]).await
+    }
+
+    /// Whether anybody answers on its port.
+    pub async fn answers(&self) -> anyhow::Result<bool> {
+        Ok(TcpStream::connect(("127.0.0.1", self.port()?)).await.is_ok())
     }
 
     /// Ends it politely.

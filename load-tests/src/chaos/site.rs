@@ -2,8 +2,12 @@
 //! the other.
 
 use std::{
-    collections::HashSet, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, sync::Arc,
-    time::Duration,
+    collections::HashSet,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, bail};
@@ -25,6 +29,13 @@ const FOLLOW_DEADLINE: Duration = Duration::from_secs(30);
 /// Of the disk that can be filled.
 const DISK_MIB: u32 = 1_500;
 
+/// A time in which every answer to a COMMIT was held back.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub from: SystemTime,
+    pub until: SystemTime,
+}
+
 /// A table of everything that can be broken.
 pub struct Site {
     /// Node 0 and node 1; one of them is there, both while a failover is prepared.
@@ -43,6 +54,8 @@ pub struct Site {
     pub witness: Arc<Witness>,
     /// Rows that an asynchronous failover has lost: (source, event id).
     pub lost: HashSet<(String, String)>,
+    /// When answers to COMMIT were held back.
+    pub held: Vec<Held>,
     /// Messages that a fault has published beside the plan.
     pub beyond_plan: u64,
     disk: Option<PathBuf>,
@@ -90,6 +103,7 @@ impl Site {
             ingress: None,
             witness,
             lost: HashSet::new(),
+            held: Vec::new(),
             beyond_plan: 0,
             disk,
             folder,
@@ -189,6 +203,7 @@ impl Site {
             link.silence(true);
             tokio::time::sleep(lag).await;
         }
+        let before = timeline(&mut primary).await?;
         drop(primary);
         let Some(former) = self.nodes.get_mut(self.primary).and_then(Option::take) else {
             bail!("no primary")
@@ -206,7 +221,11 @@ impl Site {
         sqlx::raw_sql("select pg_promote()").execute(&mut promoted).await?;
         sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut promoted).await?;
         sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
-        let happened = if is_synchronous { 1 } else { self.count_lost(&former).await? };
+        let happened = if is_synchronous {
+            u64::from(timeline(&mut promoted).await? > before)
+        } else {
+            self.count_lost(&former).await?
+        };
         former.clean().await?;
         if is_synchronous {
             self.lead_former_place_to_standby(lag).await?;
@@ -381,6 +400,12 @@ async fn stored(database: &mut PgConnection) -> anyhow::Result<Vec<Stored>> {
     let rows = "select source, event_id, recorded_at::text from ledger
                 union select source, event_id, first_seen_at::text from quarantine where source is not null";
     Ok(sqlx::query_as(rows).fetch_all(database).await?)
+}
+
+/// Which timeline a primary writes: a higher one after each promotion.
+async fn timeline(primary: &mut PgConnection) -> anyhow::Result<String> {
+    let timeline = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+    sqlx::query_scalar(timeline).fetch_one(primary).await.context("the timeline cannot be read")
 }
 
 /// Asks until the answer is yes.

@@ -23,7 +23,7 @@ use super::{
     Fault, RECOVERY_DEADLINE, inspect, is_queue_empty,
     pool::Pool,
     progress::{QUIET, settled, wait_for_progress, wait_until_quiet},
-    schedule::Schedule,
+    schedule::{Coming, Schedule},
     site::Site,
 };
 use crate::{
@@ -139,7 +139,7 @@ async fn chaos(
 
     let started = Instant::now();
     let senders = Senders::start(front, &webhooks, address, args.rate);
-    let mut schedule = Schedule::new(args.seed, faults, false);
+    let mut schedule = Schedule::new(args.seed, faults, false, false);
     let (mut happened, mut noticed) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     let mut recovery = BTreeMap::<String, f64>::new();
     let mut due = if args.fault.is_empty() { usize::MAX } else { faults.len() };
@@ -147,7 +147,7 @@ async fn chaos(
     while due > 0 && (!args.fault.is_empty() || started.elapsed() < time) {
         due -= 1;
         wait_for_progress(site, &mut pool).await?;
-        let (fault, hold) = schedule.next();
+        let Coming { fault, hold, .. } = schedule.next();
         let name = fault.name();
         eprintln!("chaos: {:6.1} s  {name}, {} ms", started.elapsed().as_secs_f64(), hold.as_millis());
         let before = senders.tally.troubles();
@@ -186,7 +186,8 @@ async fn chaos(
     audit.check("queues_are_empty", messages_left(&direct, &[&names.queue, &names.dead_queue]).await?);
     audit.check("no_session_is_left_in_a_transaction", sessions);
     let (acked, returned) = site.witness.take();
-    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &inspect::Twins::new()).await?;
+    let twins = inspect::Twins::new();
+    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &twins, &site.held).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     inspect::redis(&direct, &mut database, &mut audit).await?;
