@@ -15,6 +15,7 @@ use super::{
         consumer_timeout, crash, delete_queue, flush_redis, hold_commits, memory_alarm, one_key, pause,
         pool_sessions, redis, refuse_writes, reset, shift_clocks, slowly, trap, watch_health,
     },
+    operators,
     pool::Pool,
     proxy::Trap,
     site::Site,
@@ -48,6 +49,8 @@ pub enum Fault {
     WorkerTerminated,
     /// Every worker replaced in turn.
     RollingRestart,
+    /// Operators replay, discard, reopen, rotate keys, migrate and audit beside the load.
+    OperatorsAtWork,
     /// Workers whose clocks are an hour ahead and an hour behind.
     ClocksShifted,
     /// kill -9 of RabbitMQ, started again.
@@ -214,6 +217,7 @@ impl Fault {
             | Self::WorkerPaused
             | Self::WorkerTerminated
             | Self::RollingRestart
+            | Self::OperatorsAtWork
             | Self::ClocksShifted => Server::Workers,
             Self::BrokerKilled
             | Self::BrokerRestarted
@@ -305,6 +309,7 @@ impl Fault {
                 }
                 Ok(replaced)
             }
+            Self::OperatorsAtWork => operators::work(site, pool, hold).await,
             Self::ClocksShifted => shift_clocks(pool, hold).await,
             Self::BrokerKilled => crash(&site.broker).await,
             Self::BrokerRestarted => {

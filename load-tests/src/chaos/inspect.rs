@@ -74,7 +74,7 @@ pub async fn changed_rows(
 pub async fn acknowledged_early(
     database: &mut PgConnection,
     acked: Vec<Acked>,
-    lost: &HashSet<(String, String)>,
+    lost: &LostRows<'_>,
     twins: &Twins,
     held: &[Held],
 ) -> anyhow::Result<Vec<String>> {
@@ -107,6 +107,12 @@ pub async fn acknowledged_early(
     early(acked, &Committed { by_key, by_body }, lost, twins, held)
 }
 
+/// What failovers have lost of ledger and quarantine: keys, and bodies of cases.
+pub struct LostRows<'a> {
+    pub keys: &'a HashSet<(String, String)>,
+    pub bodies: &'a HashSet<Vec<u8>>,
+}
+
 /// When the rows were committed, in microseconds since 1970, by (source, event id) and by the body of a case.
 struct Committed {
     by_key: HashMap<(String, String), i64>,
@@ -116,7 +122,7 @@ struct Committed {
 fn early(
     acked: Vec<Acked>,
     Committed { by_key, by_body }: &Committed,
-    lost: &HashSet<(String, String)>,
+    lost: &LostRows<'_>,
     twins: &Twins,
     held: &[Held],
 ) -> anyhow::Result<Vec<String>> {
@@ -130,7 +136,9 @@ fn early(
     for Acked { body, at } in acked {
         let key = key_of(&body);
         let twin = key.as_ref().and_then(|key| twins.get(key));
-        if [key.as_ref(), twin].into_iter().flatten().any(|key| lost.contains(key)) {
+        if [key.as_ref(), twin].into_iter().flatten().any(|key| lost.keys.contains(key))
+            || lost.bodies.contains(&body)
+        {
             continue;
         }
         let of_key = || by_key.get(key.as_ref()?).or_else(|| by_key.get(twin?));
@@ -291,7 +299,8 @@ pub mod tests {
         let held = [Held { from: at(900), until: at(1_100) }, Held { from: at(1_500), until: at(1_600) }];
         let found_held = |held: &[Held], at_us: u64| {
             let acked = vec![Acked { body: body("row"), at: at(at_us) }];
-            early(acked, &committed, &HashSet::new(), &Twins::new(), held).unwrap().len()
+            let lost = LostRows { keys: &HashSet::new(), bodies: &HashSet::new() };
+            early(acked, &committed, &lost, &Twins::new(), held).unwrap().len()
         };
         // It was committed at 1 000, while answers were held back for the first time.
         assert_eq!(found_held(&held, 1_050), 1);
@@ -301,7 +310,8 @@ pub mod tests {
         let found = |body: Vec<u8>, at_us: u64, lost: &[(String, String)], twins: &[(&str, &str)]| {
             let at = at(at_us);
             let twins = twins.iter().map(|(one, other)| (key(one), key(other))).collect();
-            let lost = lost.iter().cloned().collect();
+            let (keys, bodies) = (lost.iter().cloned().collect(), HashSet::from([b"lost".to_vec()]));
+            let lost = LostRows { keys: &keys, bodies: &bodies };
             early(vec![Acked { body, at }], &committed, &lost, &twins, &[]).unwrap().len()
         };
         assert_eq!(found(body("row"), 1_000, &[], &[]), 0);
@@ -312,6 +322,7 @@ pub mod tests {
         assert_eq!(found(body("other"), 1_000, &[], &[("other", "row")]), 0);
         assert_eq!(found(body("other"), 999, &[], &[("other", "row")]), 1);
         assert_eq!(found(body("row"), 999, &[key("row")], &[]), 0);
+        assert_eq!(found(b"lost".to_vec(), 999, &[], &[]), 0);
     }
 
     #[test]

@@ -8,7 +8,9 @@ mod fault;
 mod feeds;
 pub mod inspect;
 mod means;
+mod missing;
 mod offer;
+mod operators;
 mod pool;
 mod progress;
 mod proxy;
@@ -19,7 +21,7 @@ mod webhooks;
 mod witness;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -34,6 +36,7 @@ use tokio::time::{Instant, sleep};
 
 use self::{
     feeds::{FeedReport, Feeds},
+    missing::{is_lost, missing, send_lost_again},
     offer::{Offer, Published, publish_all},
     pool::Pool,
     progress::{settled, wait_for, wait_for_progress, wait_until_quiet},
@@ -92,7 +95,7 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
     let has_feed = args.feed || args.fault.iter().any(|fault| fault.needs_feed());
     let mut schedule = Schedule::new(args.seed, &args.fault, has_feed, args.together);
     let faults_max = usize::try_from(u64::from(args.seconds) / FAULT_SECONDS_MIN).unwrap_or(1).max(1);
-    let shape = shape(args, &schedule, faults_max);
+    let shape = shape(args);
     let plan = Arc::new(Plan::new(&replay::options(&shape)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
     let has_small_disk = schedule.has_within(Fault::DiskFull, faults_max);
@@ -111,17 +114,14 @@ pub async fn run(args: &ChaosArgs) -> Result<(), Failure> {
 }
 
 /// The plan of a chaos run, as a replay's.
-fn shape(args: &ChaosArgs, schedule: &Schedule, faults_max: usize) -> ReplayArgs {
-    // When commits are lost, what was lost comes again after what followed it: which of two contents of one key is the first depends on
-    // that, and what waited for the lost one may have become a case by then.
-    let loses_commits = schedule.loses_commits_within(faults_max);
+fn shape(args: &ChaosArgs) -> ReplayArgs {
     ReplayArgs {
         events: args.rate.saturating_mul(args.seconds).max(1_000),
         duplicates: 0.3,
         accounts: 200,
         hot: 0.2,
-        poison: if loses_commits { 0.0 } else { 0.03 },
-        lifecycle: if loses_commits { 0.0 } else { 0.4 },
+        poison: 0.03,
+        lifecycle: 0.4,
         disorder: true,
         workers: args.workers,
         rate: args.rate,
@@ -165,6 +165,7 @@ async fn chaos(
     // Faults that nobody has recovered from yet.
     let mut recent: Vec<String> = Vec::new();
     let mut rows_seen = inspect::RowVersions::new();
+    let mut sent_again = 0;
     let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
     while due > 0
         && (!args.fault.is_empty() || started.elapsed() < Duration::from_secs(u64::from(args.seconds)))
@@ -193,6 +194,10 @@ async fn chaos(
             feeds.moved(site)?;
         }
         offer.go_on();
+        if fault.loses_commits() {
+            // As providers do, who have their yes from a history that is no more: before anybody gives up what waits for it.
+            sent_again += send_lost_again(site, &published).await?;
+        }
         if times == 0 {
             return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));
         }
@@ -211,9 +216,11 @@ async fn chaos(
     together.retain(|_, felt| *felt > 0);
     offer.finish().await?;
     // Late ones contradict what was before them.
-    wait_until_settled(site, &mut pool, &published).await?;
+    let mut lost = settle_all(site, &mut pool, &published).await?;
     publish_all(&published, &site.direct()?, &plan.late).await?;
-    let lost = settle_all(site, &mut pool, &published).await?;
+    let late = settle_all(site, &mut pool, &published).await?;
+    lost.sent_again += late.sent_again;
+    lost.unexplained.extend(late.unexplained);
     let seconds = started.elapsed().as_secs_f64();
     wait_until_nothing_waits(site, &mut pool).await?;
     let workers_left = inspect::sessions(&mut site.connect().await?).await?;
@@ -236,7 +243,8 @@ async fn chaos(
     audit.check("rows_are_never_changed", changed);
     let (acked, returned) = site.witness.take();
     let twins = inspect::twins(plan);
-    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &twins, &site.held).await?;
+    let lost_rows = inspect::LostRows { keys: &site.lost, bodies: &site.lost_bodies };
+    let early = inspect::acknowledged_early(&mut database, acked, &lost_rows, &twins, &site.held).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     let mut feed = None;
@@ -252,7 +260,7 @@ async fn chaos(
         together,
         recovery_seconds: recovery,
         published_in_all: published.confirmed.load(Ordering::Relaxed),
-        lost_and_sent_again: lost.sent_again,
+        lost_and_sent_again: sent_again + lost.sent_again,
         worker_peak_mib,
         feed,
     };
@@ -294,14 +302,14 @@ async fn wait_until_settled(site: &Site, pool: &mut Pool, published: &Published)
         pool.check()?;
         let now = settled(&mut None, site).await;
         let missing = missing(site, published).await?;
-        let is_lost = |one: &u32| {
-            site.lost.contains(&body::key(&published.plan, &published.plan.distinct[*one as usize]))
-        };
         let confirmed = published.confirmed.load(Ordering::Relaxed) + site.beyond_plan;
         let confirmed = i64::try_from(confirmed).unwrap_or(i64::MAX);
         // What a failover lost was counted by the rows that it lost.
         let is_counted = !site.lost.is_empty() || now >= Some(confirmed);
-        if missing.iter().all(is_lost) && is_counted && is_queue_empty(site).await? {
+        if missing.iter().all(|one| is_lost(site, &published.plan, *one))
+            && is_counted
+            && is_queue_empty(site).await?
+        {
             return Ok(missing);
         }
         if now != progressed.0 {
@@ -326,10 +334,10 @@ async fn settle_all(site: &Site, pool: &mut Pool, published: &Published) -> anyh
         let missing = wait_until_settled(site, pool, published).await?;
         let mut sendings = Vec::new();
         for one in missing {
-            let key = body::key(&published.plan, &published.plan.distinct[one as usize]);
-            if site.lost.contains(&key) && !is_last {
+            if is_lost(site, &published.plan, one) && !is_last {
                 sendings.push(Sending { distinct: one, way: None });
             } else {
+                let key = body::key(&published.plan, &published.plan.distinct[one as usize]);
                 lost.unexplained.push(format!("{key:?} was confirmed by the broker, and is nowhere"));
             }
         }
@@ -351,23 +359,6 @@ async fn wait_until_nothing_waits(site: &Site, pool: &mut Pool) -> anyhow::Resul
         sleep(POLL_PAUSE).await;
     }
     Ok(())
-}
-
-/// Sound callbacks that were confirmed, and are neither in the ledger nor in quarantine.
-async fn missing(site: &Site, published: &Published) -> anyhow::Result<Vec<u32>> {
-    let plan = &published.plan;
-    let keys: Vec<(String, String)> = sqlx::query_as(
-        "select source, event_id from ledger union select source, event_id from quarantine where source is not null",
-    )
-    .fetch_all(&mut site.connect().await?)
-    .await?;
-    let there: HashSet<(String, String)> = keys.into_iter().collect();
-    let twins = inspect::twins(plan);
-    let is_there = |key: &(String, String)| {
-        there.contains(key) || twins.get(key).is_some_and(|twin| there.contains(twin))
-    };
-    let sound = plan.distinct.iter().filter(|one| one.poison.is_none() && published.is_confirmed(one.number));
-    Ok(sound.filter(|one| !is_there(&body::key(plan, one))).map(|one| one.number).collect())
 }
 
 impl ChaosReport {

@@ -1,6 +1,11 @@
 //! The worker processes of a chaos run: each can be killed, stopped and started again, and none may end by itself.
 
-use std::{collections::BTreeMap, fs::File, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
@@ -115,6 +120,10 @@ impl Pool {
     /// The feed processes.
     pub fn feeds(&mut self) -> anyhow::Result<&mut Feeds> {
         self.feeds.as_mut().context("this run has no feed: --feed")
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub fn members(&self) -> &[Member] {

@@ -11,8 +11,7 @@ use super::{beside::Beside, fault::Fault};
 const ORDER_SEED: u64 = 2_026;
 /// How far apart two seeds begin.
 const STRIDE: u64 = 9;
-/// What loses commits comes first in every fifth seed: what is lost is sent again later than what followed it, so the plan of such a run has
-/// no stories, whose end would depend on that.
+/// What loses commits comes first in every fifth seed.
 const LOSS_EVERY: u64 = 5;
 /// Where the feed's faults begin in runs with consecutive seeds: three short ones have them all.
 const OF_FEED_STRIDE: u64 = 3;
@@ -88,11 +87,6 @@ impl Schedule {
     /// Whether this fault can come within the next `count`.
     pub fn has_within(&self, fault: Fault, count: usize) -> bool {
         self.coming(count).any(|coming| coming == fault)
-    }
-
-    /// Whether one that loses commits can come within the next `count`.
-    pub fn loses_commits_within(&self, count: usize) -> bool {
-        self.coming(count).any(Fault::loses_commits)
     }
 
     fn coming(&self, count: usize) -> impl Iterator<Item = Fault> {

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use redis::aio::MultiplexedConnection;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, FromRow, PgConnection};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -54,6 +54,8 @@ pub struct Site {
     pub witness: Arc<Witness>,
     /// Rows that an asynchronous failover has lost: (source, event id).
     pub lost: HashSet<(String, String)>,
+    /// Bodies of the cases among them.
+    pub lost_bodies: HashSet<Vec<u8>>,
     /// When answers to COMMIT were held back.
     pub held: Vec<Held>,
     /// Messages that a fault has published beside the plan.
@@ -103,6 +105,7 @@ impl Site {
             ingress: None,
             witness,
             lost: HashSet::new(),
+            lost_bodies: HashSet::new(),
             held: Vec::new(),
             beyond_plan: 0,
             disk,
@@ -290,10 +293,12 @@ impl Site {
     /// `before`: what was stored before the primary was another one, or went back.
     async fn add_lost(&mut self, before: Vec<Stored>) -> anyhow::Result<u64> {
         let kept: HashSet<Stored> = stored(&mut self.connect().await?).await?.into_iter().collect();
-        let lost = before.into_iter().filter(|row| !kept.contains(row));
-        let lost: Vec<_> = lost.map(|(source, event_id, _)| (source, event_id)).collect();
+        let lost: Vec<Stored> = before.into_iter().filter(|row| !kept.contains(row)).collect();
         let count = lost.len() as u64;
-        self.lost.extend(lost);
+        for Stored { source, event_id, body, .. } in lost {
+            self.lost.extend(source.zip(event_id));
+            self.lost_bodies.extend(body);
+        }
         Ok(count)
     }
 
@@ -392,14 +397,21 @@ async fn keep_commit_times(node: &Server) -> anyhow::Result<()> {
     node.start_again().await
 }
 
-/// A row of ledger or quarantine: source, event id, and the time at which it was written, because a copy may be applied in another history, and
-/// is another commit.
-type Stored = (String, String, String);
+/// A row of ledger or quarantine. The time at which it was written belongs to it: a copy may be applied in another history, and is another
+/// commit.
+#[derive(Debug, PartialEq, Eq, Hash, FromRow)]
+struct Stored {
+    source: Option<String>,
+    event_id: Option<String>,
+    at: String,
+    /// Of a case.
+    body: Option<Vec<u8>>,
+}
 
 async fn stored(database: &mut PgConnection) -> anyhow::Result<Vec<Stored>> {
-    let rows = "select source, event_id, recorded_at::text from ledger
-                union select source, event_id, first_seen_at::text from quarantine where source is not null";
-    Ok(sqlx::query_as(rows).fetch_all(database).await?)
+    let rows = "select source, event_id, recorded_at::text as at, null::bytea as body from ledger
+                union all select source, event_id, first_seen_at::text, body from quarantine";
+    sqlx::query_as(rows).fetch_all(database).await.context("what is stored cannot be read")
 }
 
 /// Which timeline a primary writes: a higher one after each promotion.

@@ -187,7 +187,8 @@ async fn chaos(
     audit.check("no_session_is_left_in_a_transaction", sessions);
     let (acked, returned) = site.witness.take();
     let twins = inspect::Twins::new();
-    let early = inspect::acknowledged_early(&mut database, acked, &site.lost, &twins, &site.held).await?;
+    let lost_rows = inspect::LostRows { keys: &site.lost, bodies: &site.lost_bodies };
+    let early = inspect::acknowledged_early(&mut database, acked, &lost_rows, &twins, &site.held).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     inspect::redis(&direct, &mut database, &mut audit).await?;
