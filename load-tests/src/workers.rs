@@ -25,8 +25,10 @@ pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     // Tests of this package lie one folder below.
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let beside = folder.join("payonce");
-    // `cargo run -p load-tests` builds only this package; cargo has let go of its lock by now.
-    if let Some(cargo) = std::env::var_os("CARGO") {
+    // `cargo run -p load-tests` builds only this package; cargo has let go of its lock by now. The tests' run has built it already, with other
+    // features of its dependencies: to build it here would be to build all of those anew.
+    let is_built = std::env::var_os("NEXTEST").is_some() && is_newer_than_its_sources(&beside);
+    if let Some(cargo) = std::env::var_os("CARGO").filter(|_| !is_built) {
         let release = folder.ends_with("release");
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "payonce", "--bin", "payonce"]);
@@ -40,6 +42,24 @@ pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         bail!("{} does not exist; build it, or name it with --payonce", beside.display());
     }
     Ok(beside)
+}
+
+/// Whether a program was linked after the last change of what it is made of.
+fn is_newer_than_its_sources(program: &Path) -> bool {
+    let changed_at = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let Some(linked_at) = changed_at(program) else { return false };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut left: Vec<PathBuf> = ["src", "crates", "migrations", "Cargo.toml", "Cargo.lock", "build.rs"]
+        .map(|name| root.join(name))
+        .into();
+    while let Some(path) = left.pop() {
+        if let Ok(folder) = path.read_dir() {
+            left.extend(folder.filter_map(|entry| Some(entry.ok()?.path())));
+        } else if changed_at(&path).is_none_or(|at| at > linked_at) {
+            return false;
+        }
+    }
+    true
 }
 
 /// `payonce` with a place's addresses.

@@ -9,7 +9,7 @@ use super::{Copies, run};
 use crate::{chaos::inspect, cli::ReplayArgs, place::Place, plan::Plan, replay, workers};
 
 /// What lets harm in.
-const OPEN_UP: &str = "
+pub const OPEN_UP: &str = "
     alter table ledger disable trigger all;
     alter table accounts disable trigger all;
     alter table ledger drop constraint ledger_key, drop constraint ledger_account_version, drop constraint ledger_held,

@@ -7,7 +7,7 @@ mod cases;
 mod chains;
 mod expected;
 #[cfg(test)]
-mod harms;
+pub mod harms;
 mod ledger;
 
 use std::collections::BTreeMap;

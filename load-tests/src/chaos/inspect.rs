@@ -88,6 +88,7 @@ pub async fn acknowledged_early(
          select coalesce(source, ''), coalesce(event_id, ''),
                 case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end,
                 case when attempts = 1 and state = 'open' and reason in ('malformed', 'bad_signature', 'unsupported_type')
+                          and not exists (select from operator_action_cases where case_id = id)
                      then {committed} else {} end
          from quarantine",
         us("first_seen_at"),
@@ -175,12 +176,18 @@ pub async fn sessions(database: &mut PgConnection) -> anyhow::Result<Vec<String>
     .context("sessions cannot be read")
 }
 
-/// Every done marker has its ledger row, and every key has an end. What a failover or a restore lost was sent again.
-pub async fn redis(place: &Place, database: &mut PgConnection, audit: &mut Audit) -> anyhow::Result<()> {
+/// Every done marker has its ledger row, and every key has an end. What a failover has `lost` was sent again, and may have ended as a case:
+/// another of its fact or of its key may have come first then, or taken the last of the money.
+pub async fn redis(
+    place: &Place,
+    database: &mut PgConnection,
+    lost: &HashSet<(String, String)>,
+    audit: &mut Audit,
+) -> anyhow::Result<()> {
     let rows: Vec<(String, String)> =
         sqlx::query_as("select source, event_id from ledger").fetch_all(&mut *database).await?;
     let rows: HashSet<String> =
-        rows.into_iter().map(|(source, id)| format!("{}:{source}:{id}", source.len())).collect();
+        rows.iter().chain(lost).map(|(source, id)| format!("{}:{source}:{id}", source.len())).collect();
     let mut connection =
         redis::Client::open(place.redis_url.as_str())?.get_multiplexed_async_connection().await?;
     let names = format!("{}payonce:*", place.prefix);
@@ -229,7 +236,7 @@ pub mod tests {
 
     async fn found_in_redis(place: &Place, database: &mut PgConnection) -> Vec<&'static str> {
         let mut audit = Audit::default();
-        redis(place, database, &mut audit).await.unwrap();
+        redis(place, database, &HashSet::new(), &mut audit).await.unwrap();
         audit.failed()
     }
 

@@ -252,7 +252,7 @@ async fn chaos(
         logs.push_str(&feeds.said());
         feed = Some(FeedReport::new(&feeds.finish(site, &mut audit).await?));
     }
-    inspect::redis(&direct, &mut database, &mut audit).await?;
+    inspect::redis(&direct, &mut database, &site.lost, &mut audit).await?;
     audit.check("logs_hold_no_password", inspect::secrets(&logs));
     let report = ChaosReport {
         report: Report::new(shape, plan, &audit, seconds),

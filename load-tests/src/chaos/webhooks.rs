@@ -191,7 +191,7 @@ async fn chaos(
     let early = inspect::acknowledged_early(&mut database, acked, &lost_rows, &twins, &site.held).await?;
     audit.check("nothing_is_acknowledged_before_its_commit", early);
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
-    inspect::redis(&direct, &mut database, &mut audit).await?;
+    inspect::redis(&direct, &mut database, &site.lost, &mut audit).await?;
     let said = [ingress_said, workers_said].concat();
     let mut secrets = inspect::secrets(&said);
     secrets.extend(front.secrets_in(&said));

@@ -82,3 +82,24 @@ pub async fn run(
     audit.duplicates.extend(duplicates.into_iter().map(|(layer, n)| (layer, u64::try_from(n).unwrap_or(0))));
     Ok(audit)
 }
+
+/// For each check of [`run`] a harm that only it is there for.
+#[cfg(test)]
+pub const HARMS: [(&str, &str); 4] = [
+    (
+        "no_case_is_invented",
+        "update quarantine set body = '\\x00' where id = (select min(id) from quarantine where state = 'open')",
+    ),
+    (
+        "every_hostile_message_has_its_reason",
+        "update quarantine set reason = 'over_refund' where id = (select min(id) from quarantine where reason = 'malformed')",
+    ),
+    (
+        "every_hostile_message_is_an_open_case",
+        "update quarantine set state = 'discarded' where id = (select min(id) from quarantine where state = 'open')",
+    ),
+    (
+        "every_hostile_message_is_a_case_or_a_counted_copy",
+        "update quarantine set attempts = attempts + 1 where id = (select min(id) from quarantine where state = 'open')",
+    ),
+];

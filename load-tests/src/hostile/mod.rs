@@ -36,6 +36,9 @@ const UNCONFIRMED_MAX: usize = 200;
 const AHEAD_MAX: usize = 20_000;
 const MEMORY_PAUSE: Duration = Duration::from_millis(200);
 
+/// Of each quarter of the messages.
+type Quarters = [u64; 4];
+
 /// The figures of a run.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -46,28 +49,15 @@ struct Report {
     duplicates: BTreeMap<String, u64>,
     seconds: f64,
     per_second: f64,
-    /// The largest resident set of a worker, in MiB, while the first and the second half of the messages were settled.
-    worker_memory_mib: [u64; 2],
+    /// The largest resident set of a worker, in MiB, while each quarter of the messages was settled.
+    worker_memory_mib: Quarters,
     /// `"ok"`, or the violations.
     audit: serde_json::Value,
     seed: u64,
 }
 
 pub async fn run(args: &HostileArgs) -> Result<(), Failure> {
-    let options = Options {
-        events: args.events as usize,
-        duplicates: 0.2,
-        accounts: (args.events / 10).max(1),
-        hot: 0.2,
-        poison: 0.0,
-        // Each callback by itself: every order ends in the same money, and nothing has to wait for a part of the run.
-        lifecycle: 0.0,
-        disorder: false,
-        prefill: false,
-        signatures: true,
-        seed: args.seed,
-    };
-    let plan = Arc::new(Plan::new(&options).map_err(Failure::Usage)?);
+    let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
     let signing = Arc::new(Signing::new()?);
     let place = Place::prepare(false, args.seed).await?.signed_by(Some(Arc::clone(&signing)));
@@ -79,6 +69,23 @@ pub async fn run(args: &HostileArgs) -> Result<(), Failure> {
     let report = result?;
     report.print(args.json)?;
     if report.audit == "ok" { Ok(()) } else { Err(Failure::No("audit failed".to_owned())) }
+}
+
+/// What the providers' part of the plan is made from.
+fn options(args: &HostileArgs) -> Options {
+    Options {
+        events: args.events as usize,
+        duplicates: 0.2,
+        accounts: (args.events / 10).max(1),
+        hot: 0.2,
+        poison: 0.0,
+        // Each callback by itself: every order ends in the same money, and nothing has to wait for a part of the run.
+        lifecycle: 0.0,
+        disorder: false,
+        prefill: false,
+        signatures: true,
+        seed: args.seed,
+    }
 }
 
 async fn hostile(
@@ -128,10 +135,7 @@ async fn hostile(
     audit.check("queues_are_empty", replay::messages_left(place, &[&names.queue, &names.dead_queue]).await?);
     let own = workers::command(program, place).arg("audit").status().await.context("payonce does not run")?;
     audit.check("payonces_own_audit", (!own.success()).then(|| own.to_string()).into_iter().collect());
-    let [first, second] = worker_memory_mib;
-    let is_flat = second <= first + first / 4 + 16;
-    let grown = format!("{first} MiB at most in the first half, {second} MiB in the second");
-    audit.check("memory_is_flat", (!is_flat).then_some(grown).into_iter().collect());
+    audit.check("memory_is_flat", grown(worker_memory_mib).into_iter().collect());
     let violations = audit.violations();
     #[expect(clippy::cast_precision_loss, reason = "at most 20 million messages")]
     let per_second = (total as f64 / seconds).round();
@@ -147,6 +151,14 @@ async fn hostile(
         audit: if violations.is_empty() { "ok".into() } else { violations.into() },
         seed: args.seed,
     })
+}
+
+/// By the third quarter all that a worker keeps has its size: what is larger in the fourth grows with the messages. Nothing measured shows
+/// nothing.
+fn grown(memory_mib: Quarters) -> Option<String> {
+    let [_, _, third, fourth] = memory_mib;
+    let is_flat = fourth <= third + third / 8 + 8;
+    (!is_flat || memory_mib.contains(&0)).then(|| format!("MiB at most, by quarter: {memory_mib:?}"))
 }
 
 /// Publishes all hostile messages, never far ahead of the workers.
@@ -185,7 +197,7 @@ async fn watch_settled(place: &Place, settled: &AtomicUsize, total: usize) -> Re
 /// The workers' resident sets, watched from outside.
 struct Memory {
     stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<[u64; 2]>,
+    task: tokio::task::JoinHandle<Quarters>,
 }
 
 impl Memory {
@@ -193,21 +205,21 @@ impl Memory {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
-            let mut halves = [0, 0];
+            let mut quarters = Quarters::default();
             while !stopped.load(Ordering::Relaxed) {
-                let half = usize::from(settled.load(Ordering::Relaxed) * 2 >= total);
+                let quarter = settled.load(Ordering::Relaxed) * 4 / total.max(1);
                 let largest = ids.iter().filter_map(|id| resident_kib(*id)).max().unwrap_or(0);
-                if let Some(peak) = halves.get_mut(half) {
+                if let Some(peak) = quarters.get_mut(quarter.min(3)) {
                     *peak = largest.div_ceil(1_024).max(*peak);
                 }
                 tokio::time::sleep(MEMORY_PAUSE).await;
             }
-            halves
+            quarters
         });
         Self { stop, task }
     }
 
-    async fn stop(self) -> [u64; 2] {
+    async fn stop(self) -> Quarters {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap_or_default()
     }
@@ -240,13 +252,55 @@ impl Report {
             line(&format!("  copies, by {layer}"), n.to_string());
         }
         line("messages per second", format!("{:.0}", self.per_second));
-        let [first, second] = self.worker_memory_mib;
-        line("memory of a worker, MiB: first half, second half", format!("{first}, {second}"));
+        line("memory of a worker, MiB, by quarter", format!("{:?}", self.worker_memory_mib));
         println!("{table}");
         match self.audit.as_array() {
             Some(violations) => violations.iter().for_each(|violation| println!("FAILED  {violation}")),
             None => println!("audit: {}", self.audit),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{audit::harms::OPEN_UP, hostile::audit::HARMS};
+
+    #[test]
+    fn memory_that_grows_with_the_messages_or_was_not_measured_is_found() {
+        assert_eq!(grown([30, 60, 61, 62]), None);
+        assert!(grown([30, 60, 90, 120]).is_some());
+        assert!(grown([0, 0, 0, 0]).is_some());
+    }
+
+    #[tokio::test]
+    async fn every_check_of_the_hostile_audit_finds_the_harm_it_is_there_for() {
+        let seed = 43;
+        println!("seed {seed}");
+        let args = HostileArgs { messages: 600, events: 200, workers: 1, seed, json: false, payonce: None };
+        let program = workers::program(None).await.unwrap();
+        let signing = Arc::new(Signing::new().unwrap());
+        let plan = Arc::new(Plan::new(&options(&args)).unwrap());
+        let place = Place::prepare(false, seed).await.unwrap().signed_by(Some(Arc::clone(&signing)));
+        let report = hostile(&args, &plan, &signing, &program, &place).await.unwrap();
+        // So few messages may be gone before anybody has looked at the memory.
+        let violations = report.audit.as_array().cloned().unwrap_or_default();
+        let others = violations.iter().filter(|one| !one.to_string().contains("memory_is_flat"));
+        assert_eq!(others.count(), 0, "{violations:?}");
+        let noise = Noise::new(seed, Arc::clone(&plan), signing);
+        let mut database = place.connect().await.unwrap();
+        for (check, harm) in HARMS {
+            for sql in ["begin", OPEN_UP] {
+                sqlx::raw_sql(sql).execute(&mut database).await.expect(sql);
+            }
+            let harmed = sqlx::raw_sql(harm).execute(&mut database).await.expect(harm);
+            assert!(harmed.rows_affected() > 0, "{harm}");
+            let found = audit::run(&mut database, &plan, &noise, args.messages).await.unwrap();
+            assert!(found.failed().contains(&check), "{harm}: {check} is not among {:?}", found.failed());
+            sqlx::raw_sql("rollback").execute(&mut database).await.unwrap();
+        }
+        drop(database);
+        place.remove().await.unwrap();
     }
 }
