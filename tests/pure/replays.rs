@@ -191,3 +191,23 @@ fn what_a_concurrent_writer_has_applied_is_not_tried_together_with_what_begins_t
     book.sweep(&[1], Expires::Nothing);
     assert_eq!((book.ledger().len(), reasons(&book.view())), (3, vec![Reason::WaitingForFunds]));
 }
+
+/// Wherever batches are cut: a further delivery decides an open case again, also one that has waited until its own batch.
+#[test]
+fn a_copy_decides_again_what_has_become_an_open_case_in_its_batch() {
+    let (full, most) = OPENED[1];
+    let room = i64::MAX - most;
+    let transfer = Draft::new("transfer", Kind::TransferSucceeded, room + 1).account("payer").to(full);
+    let all = [
+        Draft::new("opening", Kind::DepositSucceeded, 1).account("payer"),
+        transfer.clone(),
+        // Now there is the money, and no room for it; then there is.
+        Draft::new("money", Kind::DepositSucceeded, room).account("payer"),
+        Draft::new("fee", Kind::FeeCharged, 1).account(full),
+        transfer,
+    ];
+    for sizes in [&[1][..], &[5], &[2, 3], &[3, 2], &[2, 2, 1], &[4, 1]] {
+        let view = taken(&all, sizes).view();
+        assert_eq!((view.ledger.len(), reasons(&view)), (4, vec![]), "{sizes:?}");
+    }
+}

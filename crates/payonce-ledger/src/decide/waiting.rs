@@ -257,6 +257,10 @@ impl<'a> Book<'a> {
         let Some(first) = self.first_in_batch(callback) else { return };
         match self.verdicts.get(first) {
             Some(Verdict::CopyOfCase(id, CaseState::Open)) => self.decide_open_again(*id, callback),
+            // It waited before this batch, and needs a person since.
+            Some(Verdict::CopyOfCase(id, CaseState::Waiting)) if self.needs_a_person(*id) => {
+                self.decide_open_again(*id, callback);
+            }
             // A mismatch stays one: what it contradicts is still there.
             Some(Verdict::Case(reason, _)) if first < index && !reason.is_waiting() && reason.owns_key() => {
                 let verdict = self.judge_waiting(callback, false);
@@ -275,6 +279,12 @@ impl<'a> Book<'a> {
             )
             | None => {}
         }
+    }
+
+    /// Whether this batch has made an open case of one that waited.
+    fn needs_a_person(&self, id: CaseId) -> bool {
+        let end = self.resolved.get(&id).map(|case| &case.end);
+        end.is_some_and(|end| matches!(end, CaseEnd::Open(reason, _) if !reason.is_waiting()))
     }
 
     /// Where the callback of an open case can be applied by now, it is.
