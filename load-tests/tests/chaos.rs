@@ -31,7 +31,7 @@ fn chaos(seed: u32, seconds: u32, more: &[&str], faults_min: usize) {
     let faults = report["faults"].as_object().expect("faults by name");
     assert!(faults.len() >= faults_min, "{faults:?}");
     let together = report["together"].as_object().expect("faults that came together");
-    assert_eq!(together.is_empty(), more.iter().any(|word| *word == "--fault"), "{together:?}");
+    assert_eq!(together.is_empty(), more.contains(&"--fault"), "{together:?}");
     assert_eq!(report["recovery_seconds"].as_object().map(serde_json::Map::len), Some(faults.len()));
 }
 

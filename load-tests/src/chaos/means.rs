@@ -92,10 +92,13 @@ pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u6
     let pooler = site.with_pooler().await?;
     let mut admin = site.connect().await?;
     sqlx::raw_sql("alter system set synchronous_commit = off").execute(&mut admin).await?;
+    // What is not flushed at its commit is flushed late.
+    sqlx::raw_sql("alter system set wal_writer_delay = '10s'").execute(&mut admin).await?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut admin).await?;
     sleep(hold).await;
     crash(site.node()?).await?;
     let mut admin = site.connect().await?;
+    sqlx::raw_sql("alter system reset wal_writer_delay").execute(&mut admin).await?;
     sqlx::raw_sql("alter system reset synchronous_commit").execute(&mut admin).await?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut admin).await?;
     let sessions = pooler.log().matches("login attempt").count() as u64;
