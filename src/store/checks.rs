@@ -132,10 +132,12 @@ pub const CHECKS: &[Check] = &[
                              select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.authorized' then balance_delta <> 0
-                         -- Its adjustment may stand before it: then this row brings all of the hold.
+                         -- Its adjustment may stand before it, or its hold have expired before this one prolonged it: then this row
+                         -- brings all of the hold.
                          or not (held_delta between 0 and amount or held_delta > amount and exists (
                              select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
-                                and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                                and (o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                                     or o.event_id like 'payonce.expired:%')
                          ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0
@@ -166,10 +168,12 @@ pub const CHECKS: &[Check] = &[
                              select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
                          ))
                     when type = 'payment.authorized' then balance_delta <> 0
-                         -- Its adjustment may stand before it: then this row brings all of the hold.
+                         -- Its adjustment may stand before it, or its hold have expired before this one prolonged it: then this row
+                         -- brings all of the hold.
                          or not (held_delta between 0 and amount or held_delta > amount and exists (
                              select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
-                                and o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                                and (o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
+                                     or o.event_id like 'payonce.expired:%')
                          ))
                     when type = 'payment.authorization_adjusted' then balance_delta <> 0
                     when type = 'payment.captured' then held_delta > 0

@@ -24,7 +24,9 @@ macro_rules! broken {
                         coalesce(sum(amount) filter (where type = 'payment.voided' and final = 'false'), 0) as released,
                         coalesce(bool_or(type = 'payment.voided' and final is distinct from 'false' and not expiry), false) as is_voided,
                         coalesce(bool_or(type = 'payment.captured' and final = 'true'), false) as is_final,
-                        coalesce(bool_or(type = 'payment.voided' and expiry), false) as is_expired,
+                        coalesce(max(occurred_at) filter (where type = 'payment.voided' and expiry)
+                                 >= coalesce(max(timestamptz 'epoch' + (members ->> 'expires_at_us')::bigint * interval '1 microsecond')
+                                             filter (where type = 'payment.authorized'), '-infinity'), false) as is_expired,
                         coalesce(bool_or(type = 'payment.failed'), false) as has_failed,
                         max((members ->> 'expires_at_us')::bigint) filter (where type = 'payment.authorized') as expires_at_us
                  from (select l.*, coalesce(l.members ? 'cumulative', false) as cumulative, l.members ->> 'final' as final,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::support::{DEADLINE, Event, POLL_PAUSE, RunningWorker, World};
+use crate::support::{DEADLINE, Event, POLL_PAUSE, RunningWorker, World, eventually};
 
 const DAY: &str = "2026-11-22T13:44:14Z";
 
@@ -323,6 +323,34 @@ async fn a_hold_whose_time_is_up_is_released_by_payonce_itself() {
     }
     assert_eq!(world.number("select count(*) from payments where state = 'captured'").await, 1);
     world.audit().await;
+    world.close().await;
+}
+
+/// The sweep comes when it comes: before the authorization that puts the end off, or after.
+#[tokio::test]
+async fn a_hold_that_an_authorization_prolongs_is_held_whenever_that_comes() {
+    let world = World::new().await;
+    let worker = world.worker_with(&[("waiting_sweep_ms", "10")]).await;
+    let ends = |id: &str, payment: &str, amount, at: &str| {
+        Event::payment("payment.authorized", id, "a", payment, amount).operation(id).with("expires_at", at)
+    };
+    let (past, future) = ("2026-01-01T00:00:00Z", "2100-01-01T00:00:00Z");
+    one_by_one(&world, &[Event::deposit("d", "a", 1_000), ends("p1", "p", 80, past)]).await;
+    let states = "select count(*) from payments where state = 'expired'";
+    eventually("the time of the first is up", 1, || world.number(states)).await;
+    one_by_one(&world, &[ends("p2", "p", 20, future)]).await;
+    one_by_one(&world, &[ends("q2", "q", 20, future), ends("q1", "q", 80, past)]).await;
+    assert_eq!(world.account("a").await, Some((1_000, 200, 6)));
+    assert_eq!(world.number("select count(*) from payments where state = 'authorized'").await, 2);
+    world.audit().await;
+    // The second end is one of its own.
+    let ended = "with u as (update payments set expires_at = '2026-01-01T00:00:01Z',
+                                   facts = jsonb_set(facts, '{expires_at_us}', '1767225601000000') returning 1)
+                 select count(*) from u";
+    assert_eq!(world.number(ended).await, 2);
+    eventually("the time of both is up", 2, || world.number(states)).await;
+    assert_eq!(world.account("a").await.map(|(balance, held, _)| (balance, held)), Some((1_000, 0)));
+    worker.stop().await;
     world.close().await;
 }
 

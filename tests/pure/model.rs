@@ -519,6 +519,7 @@ impl Sums {
         let highest = adjustments().map(|draft| draft.content.amount).max().unwrap_or(0);
         let voids = || all.iter().filter(|draft| draft.content.kind == Kind::PaymentVoided);
         let is_expiry = |draft: &&Draft| draft.id.starts_with("payonce.expired:");
+        let ends = |draft: &Draft| draft.content.expires_at_us;
         let captures = || all.iter().filter(|draft| draft.content.kind == Kind::PaymentCaptured);
         let authorizations = sum(Kind::PaymentAuthorized);
         let captured_ever = running(Kind::PaymentCaptured);
@@ -535,7 +536,9 @@ impl Sums {
                 .map(|draft| i128::from(draft.content.amount))
                 .sum(),
             is_voided: voids().any(|draft| draft.content.is_final && !is_expiry(&draft)),
-            is_expired: voids().any(|draft| is_expiry(&draft)),
+            // Its time is up for all when it is for the authorization that ends last.
+            is_expired: voids()
+                .any(|draft| is_expiry(&draft) && draft.at_us >= all.iter().filter_map(ends).max()),
             is_final: captures().any(|draft| draft.content.is_final),
             has_failed: all.iter().any(|draft| draft.content.kind == Kind::PaymentFailed),
             brought: sum(Kind::DepositSucceeded),

@@ -396,6 +396,37 @@ fn every_story_of_the_contract_ends_alike_in_all_its_orders() {
     }
 }
 
+/// The latest end that an authorization names is the hold's, also where the sweep came before it.
+#[test]
+fn a_hold_is_released_when_the_last_of_its_authorizations_ends_in_whatever_order() {
+    let ends = |id: &str, amount, at_us| {
+        let mut event = auth(amount).under(id).operation(id);
+        event.content.expires_at_us = at_us;
+        event
+    };
+    let expiry = |at_us: i64| {
+        let mut event = event(&format!("payonce.expired:{at_us}"), Kind::PaymentVoided, 0);
+        event.at_us = Some(at_us);
+        event
+    };
+    let both =
+        [deposit(500), ends("a", 100, Some(10)), ends("b", 50, Some(20)), ends("c", 7, None), expiry(10)];
+    let with_last = [both.as_slice(), &[capture(30), expiry(20)]].concat();
+    let cases = [(both.as_slice(), (500, 157)), (&with_last[..6], (470, 127)), (&with_last, (470, 0))];
+    for (events, (balance, held)) in cases {
+        for order in orders(events) {
+            let place = |id: &str| order.iter().position(|event| event.id == id);
+            // payonce releases what an authorization has named.
+            let is_sound = |end, by: &str| place(end).is_none_or(|end| place(by).is_some_and(|by| by < end));
+            if is_sound("payonce.expired:10", "a") && is_sound("payonce.expired:20", "b") {
+                let end = End::of(in_batches(&order, &[1]).view());
+                let account = &end.accounts["acct"];
+                assert_eq!((account.balance, account.held), (balance, held), "{order:?}");
+            }
+        }
+    }
+}
+
 /// cases/17: the provider gives two refunds of equal amount the charge's id. The first to come has it, the second is a copy of it; another
 /// amount is a mismatch, which needs a person. That is what a second idempotency key means, and providers do not do so.
 #[test]

@@ -317,8 +317,8 @@ impl Callback {
         Some(OperationKey { source: self.key.source.clone(), kind, operation_id: self.operation_id.clone()? })
     }
 
-    /// What releases a hold whose time is up. Its key is made from the payment's, so that it can happen once; it is no provider's event,
-    /// though it stands under the provider's source, where the payment is.
+    /// What releases a hold whose time is up. Its key is made from the payment's and the time, so that it can happen once for each end
+    /// that an authorization names; it is no provider's event, though it stands under the provider's source, where the payment is.
     #[must_use]
     pub fn expiry(
         payment: &PaymentKey,
@@ -326,7 +326,8 @@ impl Callback {
         currency: Currency,
         expires_at_us: i64,
     ) -> Self {
-        let name = format!("{EXPIRY_ID}{}", Fingerprint::of_bytes(payment.payment_id.as_str().as_bytes()));
+        let payment_sha256 = Fingerprint::of_bytes(payment.payment_id.as_str().as_bytes());
+        let name = format!("{EXPIRY_ID}{payment_sha256}:{expires_at_us}");
         Self {
             key: Key { source: payment.source.clone(), event_id: EventId(name.as_str().into()) },
             kind: Kind::PaymentVoided,
@@ -354,5 +355,6 @@ impl Callback {
     }
 }
 
-/// How the event id of [`Callback::expiry`] begins; the SHA-256 of the payment's id follows, in hexadecimal digits.
+/// How the event id of [`Callback::expiry`] begins; the SHA-256 of the payment's id follows, in hexadecimal digits, then
+/// a colon and the end of the hold, in microseconds since 1970-01-01T00:00:00Z.
 pub const EXPIRY_ID: &str = "payonce.expired:";

@@ -1,6 +1,6 @@
 //! What is known of one payment, and the money that follows from it.
 //!
-//! A payment is a set of sums and marks ([`Facts`]) that only ever grow, and the money it takes is a function of them alone
+//! A payment is a set of sums and marks ([`Facts`]) that, but for the end of its hold, only ever grow, and the money it takes is a function of them alone
 //! ([`Facts::effect`]). So the order in which callbacks come decides nothing: each adds its fact, and its ledger row moves the
 //! difference. The tables of this file are drawn in `docs/payments.md`.
 
@@ -67,7 +67,7 @@ pub struct Adjustment {
     pub amount: i64,
 }
 
-/// All that is known of a payment. Sums are in minor units; none ever shrinks, and no mark is ever taken back.
+/// All that is known of a payment. Sums are in minor units; none ever shrinks, and no mark but that of expiry is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Sum of its authorizations.
@@ -96,7 +96,8 @@ pub struct Facts {
     pub is_voided: bool,
     /// A capture said that it was the last.
     pub is_final: bool,
-    /// payonce released the hold, because its time was up.
+    /// payonce released the hold, because its time was up. The one mark that can be taken back: by an authorization with a later
+    /// [`Facts::expires_at_us`].
     pub is_expired: bool,
     /// An attempt failed.
     pub has_failed: bool,
@@ -232,6 +233,9 @@ impl Facts {
             Kind::PaymentAuthorized => {
                 facts.authorizations = added(self.authorizations)?;
                 facts.expires_at_us = self.expires_at_us.max(callback.expires_at_us);
+                // Whether the time of the whole was up before a later end came, or after, is chance.
+                let is_put_off = self.expires_at_us.is_some() && facts.expires_at_us > self.expires_at_us;
+                facts.is_expired &= !is_put_off;
             }
             Kind::PaymentAuthorizationAdjusted => {
                 // The wire refuses an adjustment without a time.
@@ -248,7 +252,9 @@ impl Facts {
                 facts.is_final |= callback.is_final;
             }
             Kind::PaymentCaptureFailed => facts.captures_failed = added(self.captures_failed)?,
-            Kind::PaymentVoided if callback.is_expiry() => facts.is_expired = true,
+            Kind::PaymentVoided if callback.is_expiry() => {
+                facts.is_expired |= callback.occurred_at_us >= self.expires_at_us;
+            }
             Kind::PaymentVoided if callback.is_final => facts.is_voided = true,
             Kind::PaymentVoided => facts.released = added(self.released)?,
             Kind::PaymentSucceeded => facts.debited = added(self.debited)?,

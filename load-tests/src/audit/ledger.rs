@@ -111,7 +111,10 @@ impl<'a> Owners<'a> {
             if let (Expires::Past, Some(payment_id)) = (one.expires, body::payment_id(one)) {
                 let hash: String =
                     Sha256::digest(payment_id).iter().map(|byte| format!("{byte:02x}")).collect();
-                expiries.insert((key.0.clone(), format!("payonce.expired:{hash}")), one.number);
+                expiries.insert(
+                    (key.0.clone(), format!("payonce.expired:{hash}:{}", body::EXPIRES[0].0 * 1_000_000)),
+                    one.number,
+                );
             }
             by_key.entry(key).or_default().push(one.number);
         }
