@@ -188,6 +188,8 @@ fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
 #[derive(Clone, Default)]
 pub struct Endpoints {
     by_path: BTreeMap<String, Arc<Endpoint>>,
+    /// Whether a request whose source has no rule in the keys file is mapped again.
+    trusts_the_queue: bool,
 }
 
 impl Endpoints {
@@ -209,6 +211,20 @@ impl Endpoints {
             }
         }
         if problems.is_empty() { Ok(endpoints) } else { Err(problems) }
+    }
+
+    /// The same for a queue without signatures (`signatures = "off"`): whoever can publish there can publish callbacks too, so that a request
+    /// whose source has no rule is mapped again, as a callback of that source is decided.
+    #[must_use]
+    pub fn trusting_the_queue(mut self, trusts: bool) -> Self {
+        self.trusts_the_queue = trusts;
+        self
+    }
+
+    /// Whether [`Endpoints::trusting_the_queue`] was said.
+    #[must_use]
+    pub fn trusts_the_queue(&self) -> bool {
+        self.trusts_the_queue
     }
 
     /// The endpoint of a path.
