@@ -275,6 +275,12 @@ fn adyens_failures_are_of_their_own_payment_and_what_is_taken_back_is_taken_back
     assert_eq!(of(&payment, adyen("CAPTURE_FAILED", "true", json!(100))), "payment.capture_failed PSP2 100");
     assert_eq!(of(&deposit, adyen("REFUND", "true", json!(100))), "deposit.refunded PSP2 100");
     assert!(of(&deposit, adyen("REFUND", "false", json!(100))).starts_with("nothing: "));
+    // What says neither is nobody's to guess.
+    for said in ["TRUE", "True", "", "1", "yes"] {
+        for kind in ["AUTHORISATION", "CAPTURE", "REFUND"] {
+            assert!(of(&deposit, adyen(kind, said, json!(100))).starts_with("a case: "), "{kind} {said:?}");
+        }
+    }
     assert_eq!(of(&deposit, adyen("REFUND_FAILED", "true", json!(100))), "deposit.reinstated PSP2 100");
     assert_eq!(of(&payment, adyen("REFUND_FAILED", "true", json!(100))), "refund.failed PSP2 100");
     for name in ["paypalErrorCode", "acquirerErrorCode"] {

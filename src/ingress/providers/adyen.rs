@@ -239,9 +239,10 @@ impl Provider for Adyen {
 
 fn one(item: &Value, terms: &Terms) -> Item {
     let kind = text(item, "eventCode").unwrap_or_default();
-    let is_success = text(item, "success") == Some("true") || item.get("success") == Some(&Value::Bool(true));
-    let id = text(item, "pspReference").map(|reference| format!("{kind}:{reference}:{is_success}"));
-    terms.item(id.as_deref(), kind, read(item, kind, is_success, terms))
+    let said = text(item, "success").map(str::to_owned).or_else(|| Some(item.get("success")?.to_string()));
+    let said = said.unwrap_or_default();
+    let id = text(item, "pspReference").map(|reference| format!("{kind}:{reference}:{said}"));
+    terms.item(id.as_deref(), kind, read(item, kind, &said, terms))
 }
 
 /// A platform webhook: one event, all of it signed. Only transfers are money; each is told once for every state that it goes through.
@@ -282,17 +283,18 @@ fn platform(body: &Value, terms: &Terms) -> Item {
     terms.item(text(data, "id").map(|_| id.as_str()), kind, reading)
 }
 
-fn read(item: &Value, kind: &str, is_success: bool, terms: &Terms) -> Reading {
+/// `success` as its item says it, empty where that says nothing.
+fn read(item: &Value, kind: &str, success: &str, terms: &Terms) -> Reading {
     // Of events that no row knows each may be money.
-    by_table(&ROWS, &[""], kind, |step| fact(item, kind, step, is_success, terms))
+    by_table(&ROWS, &[""], kind, |step| fact(item, kind, step, success, terms))
 }
 
-fn fact(item: &Value, kind: &str, mut step: Step, is_success: bool, terms: &Terms) -> Reading {
-    if !is_success {
-        if kind != "AUTHORISATION" {
-            return nothing("an attempt that failed: what it wanted to change stays as it was");
-        }
-        step = Step::Failed;
+fn fact(item: &Value, kind: &str, mut step: Step, success: &str, terms: &Terms) -> Reading {
+    match success {
+        "true" => {}
+        "false" if kind == "AUTHORISATION" => step = Step::Failed,
+        "false" => return nothing("an attempt that failed: what it wanted to change stays as it was"),
+        _ => return Err("success: expected true or false".to_owned()),
     }
     let reference = needed(item, "pspReference")?;
     // A colon here would let the signed text be read in two ways, with another account in one of them.
