@@ -85,6 +85,11 @@ impl Activity {
         at(headers_ms, self.limits.headers)
     }
 
+    /// Whether any request is in work.
+    pub(super) fn is_in_work(&self) -> bool {
+        self.in_work.load(Ordering::Relaxed) > 0
+    }
+
     /// When the connection may let go of its buffers; `None`: not while it is as it is.
     pub(super) fn parks_at(&self) -> Option<Instant> {
         let is_idle = self.in_work.load(Ordering::Relaxed) == 0

@@ -12,9 +12,9 @@ use std::{
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request as HttpRequest, Response, StatusCode,
+    Method, Request as HttpRequest, Response, StatusCode, Version,
     body::{Body, Bytes, Incoming},
-    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -222,10 +222,18 @@ impl Desk {
             return no(Counted::Malformed, 415);
         }
         let mut room = self.bodies.room(sender);
+        // The rest of the body is not read: the connection has no use after that, and by HTTP/1.1 its client is told so.
+        let last = |counted, status| {
+            let (counted, mut answer) = no(counted, status);
+            if head.version <= Version::HTTP_11 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            (counted, answer)
+        };
         match self.read(body, &mut request.body, &mut room).await {
             Ok(()) => {}
-            Err(Unread::TooLarge) => return no(Counted::TooLarge, 413),
-            Err(Unread::Slow) => return no(Counted::Malformed, 408),
+            Err(Unread::TooLarge) => return last(Counted::TooLarge, 413),
+            Err(Unread::Slow) => return last(Counted::Malformed, 408),
             Err(Unread::NoRoom(NoRoom::Full)) => return busy(Counted::Unavailable, 503, RETRY_AFTER_S),
             Err(Unread::NoRoom(NoRoom::Share)) => return busy(Counted::RateLimited, 429, RETRY_AFTER_S),
         }

@@ -47,6 +47,9 @@ const WINDOW_BYTES: u32 = 65_535;
 const PREFACE: [u8; 4] = *b"PRI ";
 /// After an error of the listener, such as no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long after SIGTERM a client may still begin a request, one that it sent before it could know. One of HTTP/2 that does not read what it
+/// is told would stay until it is idle for too long.
+const LAST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// How long requests in work may take after SIGTERM: longer than a confirm.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -256,13 +259,17 @@ impl Client {
         shut_down: fn(Pin<&mut C>),
     ) -> Driven {
         let activity = &self.activity;
-        let next = |is_stopping: bool| match activity.parks_at() {
-            Some(parks_at) if !is_stopping => parks_at.min(activity.due()),
+        let due = |stopped: Option<Instant>| match stopped {
+            Some(stopped) if !activity.is_in_work() => activity.due().min(stopped + LAST_REQUEST_MAX),
             Some(_) | None => activity.due(),
         };
+        let next = |stopped: Option<Instant>| match activity.parks_at() {
+            Some(parks_at) if stopped.is_none() => parks_at.min(due(stopped)),
+            Some(_) | None => due(stopped),
+        };
         let mut stopping = pin!(self.stop.cancelled());
-        let mut is_stopping = false;
-        let mut at = next(false);
+        let mut stopped = None;
+        let mut at = next(stopped);
         let mut alarm = pin!(tokio::time::sleep_until(at.into()));
         poll_fn(|cx| {
             loop {
@@ -272,13 +279,13 @@ impl Client {
                     }
                     return Poll::Ready(Driven::Ended);
                 }
-                if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
-                    is_stopping = true;
+                if stopped.is_none() && stopping.as_mut().poll(cx).is_ready() {
+                    stopped = Some(Instant::now());
                     shut_down(connection.as_mut());
                     continue;
                 }
                 // One that is set too early costs less than one that is set anew with each request: it goes off, and is set then.
-                let next = next(is_stopping);
+                let next = next(stopped);
                 if next < at || alarm.is_elapsed() {
                     at = next;
                     alarm.as_mut().reset(at.into());
@@ -288,11 +295,11 @@ impl Client {
                 }
                 // Requests of HTTP/2 begin and end without waking this task: the time may have moved on.
                 let now = Instant::now();
-                if activity.due() <= now {
+                if due(stopped) <= now {
                     debug!("a connection was silent or slow for too long");
                     return Poll::Ready(Driven::Ended);
                 }
-                if !is_stopping && activity.parks_at().is_some_and(|parks_at| parks_at <= now) {
+                if stopped.is_none() && activity.parks_at().is_some_and(|parks_at| parks_at <= now) {
                     return Poll::Ready(Driven::Idle);
                 }
             }

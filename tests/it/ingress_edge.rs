@@ -157,6 +157,23 @@ async fn limits_hold_by_http_2_too() {
     world.close().await;
 }
 
+/// It is idle, and does not even answer what it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_of_http_2_holds_up_no_stop() {
+    let world = World::new().await;
+    let config = config(NEVER_MS, NEVER_MS, NEVER_MS);
+    let ingress = RunningIngress::start(&world, &world.amqp_url, config, None).await;
+    let mut client = TcpStream::connect(ingress.address).await.unwrap();
+    // The preface and empty SETTINGS (RFC 9113, 3.4).
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    client.read_u8().await.unwrap();
+    ingress.stop().await;
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(DEADLINE, client.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection is open");
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_are_too_many_or_too_long_are_refused() {
     let world = World::new().await;
