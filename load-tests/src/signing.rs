@@ -55,6 +55,12 @@ impl Signing {
         Ok(Self { keyring: Keyring::load(&path, true)?, stranger: rule(1)?, path, _folder: folder })
     }
 
+    /// The keys themselves, to be looked for where they must not be.
+    pub fn secrets(&self) -> Vec<String> {
+        let keys = self.keyring.rules().values().flat_map(|rule| &rule.keys);
+        keys.map(|key| key.expose().to_owned()).collect()
+    }
+
     pub fn path(&self) -> &PathBuf {
         &self.path
     }

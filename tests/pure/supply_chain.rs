@@ -199,3 +199,30 @@ fn a_threat_without_a_test_is_found() {
         );
     }
 }
+
+/// What the filters of the mistakes begin with: modules, or tests.
+fn tried_by_sabotage() -> BTreeSet<String> {
+    let patches = fs::read_dir(root().join("tests/sabotage")).unwrap();
+    let texts = patches.map(|patch| fs::read_to_string(patch.unwrap().path()).unwrap());
+    let filters = texts
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("Caught by: ")).map(str::to_owned));
+    let parts = filters.flat_map(|filter| {
+        let parts = filter.split(['/', '|', '(', ')', '=']).map(|part| part.trim().trim_start_matches('^'));
+        parts.filter(|part| part.contains("::")).map(str::to_owned).collect::<Vec<_>>()
+    });
+    parts.collect()
+}
+
+#[test]
+fn how_many_threats_have_a_mistake_that_takes_their_defence_out_is_said() {
+    let security = read("docs/security.md");
+    let (_, table) =
+        security.split_once("| who | what | how it is met | which test shows it |").expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let tried = tried_by_sabotage();
+    let is_tried = |row: &&&str| {
+        tests_named(row).iter().any(|test| tried.iter().any(|beginning| test.starts_with(beginning)))
+    };
+    let said = format!("for {} of these {} rows", rows.iter().filter(is_tried).count(), rows.len());
+    assert!(security.contains(&said), "docs/security.md does not say: {said}");
+}

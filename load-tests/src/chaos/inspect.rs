@@ -220,10 +220,11 @@ pub async fn redis(
     Ok(())
 }
 
-/// Lines that hold the password of an address.
-pub fn secrets(logs: &str) -> Vec<String> {
-    let lines = logs.lines().filter(|line| line.contains(PASSWORD));
-    lines.map(|line| line.replace(PASSWORD, "[password]")).collect()
+/// Lines that hold the password of an address, or one of these keys.
+pub fn secrets(logs: &str, keys: &[String]) -> Vec<String> {
+    let secrets: Vec<&str> = keys.iter().map(String::as_str).chain([PASSWORD]).collect();
+    let lines = logs.lines().filter(|line| secrets.iter().any(|secret| line.contains(secret)));
+    lines.map(|line| secrets.iter().fold(line.to_owned(), |line, it| line.replace(it, "[secret]"))).collect()
 }
 
 #[cfg(test)]
@@ -333,8 +334,8 @@ pub mod tests {
     }
 
     #[test]
-    fn a_password_in_a_log_is_found_and_not_shown() {
-        let logs = format!("one\ntwo {PASSWORD} three\nfour");
-        assert_eq!(secrets(&logs), ["two [password] three"]);
+    fn a_password_or_a_key_in_a_log_is_found_and_not_shown() {
+        let logs = format!("one\ntwo {PASSWORD} three\nfour whsec_x five\nsix");
+        assert_eq!(secrets(&logs, &["whsec_x".to_owned()]), ["two [secret] three", "four [secret] five"]);
     }
 }

@@ -50,6 +50,7 @@ use crate::{
     plan::{Plan, Sending},
     replay,
     report::Report,
+    signing::Signing,
     workers,
 };
 
@@ -253,7 +254,8 @@ async fn chaos(
         feed = Some(FeedReport::new(&feeds.finish(site, &mut audit).await?));
     }
     inspect::redis(&direct, &mut database, &site.lost, &mut audit).await?;
-    audit.check("logs_hold_no_password", inspect::secrets(&logs));
+    let keys = direct.signing().map(Signing::secrets).unwrap_or_default();
+    audit.check("logs_hold_no_password", inspect::secrets(&logs, &keys));
     let report = ChaosReport {
         report: Report::new(shape, plan, &audit, seconds),
         faults: happened,

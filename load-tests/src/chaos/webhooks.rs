@@ -193,7 +193,7 @@ async fn chaos(
     audit.check("nothing_is_returned_to_the_queue", inspect::any("messages were returned", returned));
     inspect::redis(&direct, &mut database, &site.lost, &mut audit).await?;
     let said = [ingress_said, workers_said].concat();
-    let mut secrets = inspect::secrets(&said);
+    let mut secrets = inspect::secrets(&said, &direct.signing().map(Signing::secrets).unwrap_or_default());
     secrets.extend(front.secrets_in(&said));
     audit.check("logs_hold_no_password", secrets);
     let own =
