@@ -40,7 +40,7 @@ test: services browser promtool pgbouncer faketime sdks schemathesis lint ## Eve
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
-	@scripts/test -p payonce -p payonce-ledger --lib --test pure
+	@scripts/test -p payonce -p payonce-ledger -p payonce-message -p payonce-postgres --lib --test pure
 
 test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it

@@ -5,9 +5,10 @@
 //! Redis, [`store`] loads what the database knows, [`ledger`] decides, [`store`] applies the plan in one transaction,
 //! [`dedupe`] remembers, [`broker`] acknowledges. `docs/architecture.md` walks through it.
 //!
-//! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe, store, wire}`; `config`, `crash`, `hosts`,
-//! `keys`, `latency`, `mask`, `metrics`, `retry`, `secrets`, `shown`, `signature`, `telemetry` and `tls` are leaves. [`ledger`] is a crate of
-//! its own, `payonce-ledger`, below all of them.
+//! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe}`; `config`, `keys`, `metrics`, `retry`,
+//! `secrets`, `shown`, `telemetry` and `tls` are leaves. Below all of them are three crates, used under the names of what they hold:
+//! `payonce-postgres` ([`store`], [`crash`], [`hosts`], [`latency`]), `payonce-message` ([`wire`], [`signature`], [`mask`]) and
+//! `payonce-ledger` ([`ledger`]).
 
 #![forbid(unsafe_code)]
 
@@ -19,24 +20,19 @@ pub mod balances;
 pub mod broker;
 pub mod cli;
 pub mod config;
-pub mod crash;
 pub mod dedupe;
 pub mod feed;
-pub mod hosts;
 pub mod ingress;
 pub mod keys;
-pub mod latency;
-pub mod mask;
 pub mod metrics;
 pub mod ops;
 pub mod retry;
 pub mod secrets;
 pub mod shown;
-pub mod signature;
-pub mod store;
 pub mod telemetry;
 pub mod tls;
-pub mod wire;
 pub mod worker;
 
 pub use payonce_ledger as ledger;
+pub use payonce_message::{mask, signature, wire};
+pub use payonce_postgres::{self as store, crash, hosts, latency};

@@ -6,7 +6,7 @@
 --     --grant-feed payonce_feed --grant-api payonce_api
 --
 -- What the roles may do with the tables is not said here: `payonce migrate` gives it, at every upgrade, because a new version may
--- bring tables (src/store/grants.rs).
+-- bring tables (crates/payonce-postgres/src/grants.rs).
 \if :{?database}
 \else
     \set database payonce

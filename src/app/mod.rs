@@ -51,7 +51,11 @@ pub enum AppError {
 /// Where `database_url` is missing or is not a PostgreSQL URL.
 pub fn database(config: &Config, application_name: &str) -> Result<Database, AppError> {
     let url = required(config.database_url.as_ref(), "database_url")?;
-    Database::with_tls(url.expose(), application_name, config.database_deadline, &config.tls)
+    tls::load(&config.tls)
+        .and_then(|pem| {
+            let deadline = config.database_deadline;
+            Database::with_tls(url.expose(), application_name, deadline, pem.ca, pem.identity)
+        })
         .map_err(|problem| AppError::Usage(format!("database_url (PAYONCE_DATABASE_URL): {problem}")))
 }
 

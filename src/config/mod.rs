@@ -15,6 +15,7 @@ use std::{
 };
 
 use crate::ledger::Rules;
+pub use crate::store::{history::HistoryConfig, requests::Approvals};
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
@@ -111,36 +112,6 @@ pub struct Policy {
     pub rules: Rules,
     /// Whether cases keep card data masked.
     pub mask_cards: bool,
-}
-
-/// Which acts of operators another person has to approve.
-#[derive(Debug, Clone, Copy)]
-pub struct Approvals {
-    /// Adjustments.
-    pub adjust: bool,
-    /// Cases that are handed to another account.
-    pub assign: bool,
-    /// Every discard.
-    pub discard: bool,
-    /// A replay, discard or reopening of more than one case by filter.
-    pub bulk: bool,
-    /// How long a proposal waits.
-    pub wait_max: Duration,
-}
-
-/// How long counts are kept, and how fine.
-#[derive(Debug, Clone, Copy)]
-pub struct HistoryConfig {
-    /// By the minute.
-    pub minutes_kept: Duration,
-    /// By the hour.
-    pub hours_kept: Duration,
-    /// By the day; then as one total.
-    pub days_kept: Duration,
-    /// Rejected duplicates, one by one; then per key and layer.
-    pub duplicates_kept: Duration,
-    /// Sources that history names.
-    pub sources_max: usize,
 }
 
 /// Pauses between tries.

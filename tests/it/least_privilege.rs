@@ -383,7 +383,10 @@ async fn every_table_has_its_rights_written_down() {
     .unwrap();
     let mut written_down: Vec<&str> = WORKER_RIGHTS.iter().map(|(table, _)| *table).collect();
     written_down.sort_unstable();
-    assert_eq!(written_down, tables, "src/store/grants.rs against the tables of the migrations");
+    assert_eq!(
+        written_down, tables,
+        "crates/payonce-postgres/src/grants.rs against the tables of the migrations"
+    );
     world.close().await;
 }
 

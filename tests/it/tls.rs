@@ -2,7 +2,7 @@
 
 use std::time::Duration as Patience;
 
-use payonce::{broker, config::TlsConfig, dedupe::Dedupe, store::Database};
+use payonce::{broker, config::TlsConfig, dedupe::Dedupe, store::Database, tls};
 use time::Duration;
 
 use crate::support::{Authority, Dashboard, Event, OwnServer, eventually};
@@ -87,7 +87,8 @@ async fn check<F: Future<Output = Result<(), String>>>(
 }
 
 async fn postgres(url: String, files: TlsConfig) -> Result<(), String> {
-    let database = Database::with_tls(&url, "payonce-it", Patience::from_secs(10), &files)?;
+    let pem = tls::load(&files)?;
+    let database = Database::with_tls(&url, "payonce-it", Patience::from_secs(10), pem.ca, pem.identity)?;
     database.connect().await.map(drop).map_err(|error| error.to_string())
 }
 

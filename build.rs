@@ -1,7 +1,0 @@
-//! Builds again when a migration changes: they are embedded in the program.
-
-#![forbid(unsafe_code)]
-
-fn main() {
-    println!("cargo:rerun-if-changed=migrations");
-}
