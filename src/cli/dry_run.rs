@@ -15,12 +15,12 @@ use crate::{
     store::{
         self,
         actions::Verb,
+        engine::REPLAY_BATCH_MAX,
         quarantine::{Filter, Page},
     },
     worker::{
         case_actions::is_looked_at_again,
         dry_run::{DryRun, End, Fate, Of},
-        replay::REPLAY_BATCH_MAX,
         reverify::Trust,
     },
 };

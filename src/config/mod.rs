@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::ledger::Rules;
-pub use crate::store::{history::HistoryConfig, requests::Approvals};
+pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approvals};
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
@@ -103,15 +103,6 @@ impl WorkerConfig {
     pub fn policy(&self) -> Policy {
         Policy { rules: self.rules, mask_cards: self.mask_cards }
     }
-}
-
-/// What holds for every decision, whoever asks for it: a worker, or a person who replays.
-#[derive(Debug, Clone, Copy)]
-pub struct Policy {
-    /// The rules that a team may set.
-    pub rules: Rules,
-    /// Whether cases keep card data masked.
-    pub mask_cards: bool,
 }
 
 /// Pauses between tries.

@@ -1,7 +1,6 @@
 //! Adjustments: corrections by operators, each posted once per id. What an adjustment cannot do is said to the person who asked; it never
 //! becomes a case. What must not live here: who may adjust.
 
-use super::{direct, replay::CONFLICTS_MAX};
 use crate::{
     config::{Approvals, Policy},
     ledger::{Callback, Correction, Outcome, Plan, Reason, Rules},
@@ -9,6 +8,7 @@ use crate::{
         self, Batch, Locking, Resolver, StoreError,
         actions::Line,
         acts::{self, Acted, Adjusted, Entry},
+        engine::{self, CONFLICTS_MAX},
         proposals::{self, Arguments},
         requests::{self, Start},
     },
@@ -141,7 +141,7 @@ async fn decide(
         .map_err(|error| StoreError::Refused(error.to_string()))?;
     // The person waits for the answer, so the adjustment does not.
     let rules = Rules { waits_for_funds: false, ..policy.rules };
-    let plan = direct::plan(connection, std::slice::from_ref(&adjustment), rules).await?;
+    let plan = engine::preview(connection, std::slice::from_ref(&adjustment), rules).await?;
     let undecided = || StoreError::Refused("the adjustment was not decided".to_owned());
     let adjusted = match plan.outcomes.first() {
         Some(Outcome::Applied) => {

@@ -4,7 +4,6 @@
 use super::{
     adjust::adjust,
     case_actions::{self, assign_now},
-    replay::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
     reverify::Trust,
 };
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
         actions::{self, Act, Door, Line, Order, Verb},
         acts::{self, Acted, Adjusted, Entry},
         assign::{Assigning, Assignment},
+        engine::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
         proposals::{self, Arguments, Objection, ProposalRow},
     },
 };

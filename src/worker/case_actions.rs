@@ -6,11 +6,7 @@ use std::fmt;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{
-    parts::PassedOver,
-    replay::{CONFLICTS_MAX, REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, Replayed, replay_others},
-    reverify::{Trust, reverify},
-};
+use super::reverify::{Trust, reverify};
 use crate::{
     config::Policy,
     ledger::{CaseId, Expires, Reason, Snapshot, decide_cases},
@@ -19,7 +15,8 @@ use crate::{
         actions::{self, Order, Verb},
         acts::{Acted, Entry},
         assign::{Assigning, Assignment, assign},
-        quarantine::{self, Filter, Page},
+        engine::{CONFLICTS_MAX, PassedOver, REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
+        quarantine::{self, Filter, Page, Replayed},
         report::CaseRow,
     },
 };

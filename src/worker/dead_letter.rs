@@ -7,14 +7,13 @@ use tracing::error;
 
 use super::{
     lane::{Lane, LaneEnd, Origin},
-    replay::replay,
     work::Work,
 };
 use crate::{
     broker::Death,
     ledger::{Expires, Reason},
     retry::Pauses,
-    store::{Resolver, StoreError, quarantine},
+    store::{Resolver, StoreError, engine::replay, quarantine},
 };
 
 /// What the case of a dead letter says until it is decided once more: for good, where that is not survived.

@@ -6,16 +6,13 @@
 
 use std::collections::HashMap;
 
-use super::{
-    replay::REPLAY_BATCH_MAX,
-    reverify::{self, REVERIFY_BATCH_MAX, Trust},
-};
+use super::reverify::{self, REVERIFY_BATCH_MAX, Trust};
 use crate::{
     ledger::{
         Account, AccountId, Callback, CaseEnd, CaseId, Entry, Expires, Layer, Outcome, Plan, Reason, Rules,
         Snapshot, StoredCase, Unwritten, decide, decide_cases,
     },
-    store::{self, Database, PgConnection, StoreError, quarantine},
+    store::{self, Database, PgConnection, StoreError, engine::REPLAY_BATCH_MAX, quarantine},
 };
 
 /// Callbacks that one dry run decides at most: what it would have written is kept in memory, 1 to 2 kB each.

@@ -15,7 +15,6 @@ use super::{
     dead_letter,
     disposition::{self, NextStep, Why},
     lane::{Lane, LaneEnd, Origin},
-    planning,
     stage::Timed,
     work::Work,
 };
@@ -24,10 +23,13 @@ use crate::{
     crash::{self, Point},
     dedupe::Advice,
     keys::Keyring,
-    ledger::{AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, decide, give_up},
+    ledger::{self, AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, give_up},
     metrics::{self, Stage},
     retry::Pauses,
-    store::{self, Applied, Batch, Locking, Remembered, Resolver, StoreError},
+    store::{
+        self, Applied, Batch, Locking, Remembered, Resolver, StoreError,
+        engine::{self, Phase},
+    },
     wire::{self, Framing, WireError},
 };
 
@@ -328,7 +330,7 @@ async fn ask_redis(lane: &Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Load and decide, as [`planning::plan`].
+/// Load and decide, as [`engine::plan`].
 async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
     if !work.callbacks.is_empty() {
         lane.connection.renew_plans(work.callbacks.len()).await?;
@@ -337,15 +339,29 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
     let is_new: Vec<bool> = work.is_new.iter().map(|is_new| trusts_redis && *is_new).collect();
     let Lane { worker, connection, span, .. } = lane;
     let rules = &worker.config.rules;
-    planning::plan(connection, span, &work.callbacks, &is_new, |snapshot, callbacks| {
+    let mut stage: Option<Timed> = None;
+    let begins = |phase| {
+        let next = match phase {
+            Phase::Load => Stage::Load,
+            Phase::Decide => Stage::Decide,
+        };
+        if let Some(before) = stage.replace(Timed::begin(span, next)) {
+            before.end();
+        }
+    };
+    let decide = |snapshot: &Snapshot, callbacks: &[Callback]| {
         if !work.is_suspect {
-            return decide(snapshot, callbacks, rules);
+            return ledger::decide(snapshot, callbacks, rules);
         }
         let mut plan = give_up(snapshot, callbacks, rules);
         plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
         plan
-    })
-    .await
+    };
+    let plan = engine::plan(connection, &work.callbacks, &is_new, decide, begins).await?;
+    if let Some(last) = stage {
+        last.end();
+    }
+    Ok(plan)
 }
 
 /// Apply, remember.

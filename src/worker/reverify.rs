@@ -4,17 +4,17 @@
 
 use tracing::info;
 
-use super::{
-    parts::{Part, Parts, PassedOver, Tried},
-    replay::{REPLAY_WAITS_MAX, Replayed},
-};
 use crate::{
     config::Policy,
     ingress::{endpoint::Endpoints, envelope},
     keys::Keyring,
-    ledger::{Callback, CaseId, Outcome, decide},
+    ledger::{Callback, CaseId, Outcome},
     signature::Refusal,
-    store::{self, Batch, Locking, Resolver, StoreError, quarantine, quarantine::Unproven},
+    store::{
+        self, Resolver, StoreError,
+        engine::{self, Part, Parts, PassedOver, REPLAY_WAITS_MAX, Settling, Tried},
+        quarantine::{self, Replayed, Unproven},
+    },
     wire,
 };
 
@@ -97,44 +97,22 @@ async fn once(
         .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
         .collect();
     let mut replayed = Replayed { refused: (found - proven.len()) as u64, ..Replayed::default() };
-    let mut tried = Tried { lost: Vec::new(), locked: Vec::new() };
+    let mut tried = Tried::default();
     if proven.is_empty() {
         return Ok((replayed, tried));
     }
     let ids: Vec<CaseId> = proven.iter().map(|(case, _)| case.id).collect();
     let bodies: Vec<&[u8]> = proven.iter().map(|(case, _)| case.body.as_slice()).collect();
     let callbacks: Vec<Callback> = proven.iter().map(|(_, callback)| callback.clone()).collect();
-    let snapshot = connection.run(async |connection| store::load(connection, &callbacks).await).await?;
-    let plan = decide(&snapshot, &callbacks, &policy.rules);
-    let (outcomes, subjects) = (plan.outcomes.clone(), plan.subjects.clone());
-    let batch = Batch {
-        writer: "replay",
-        // One that waits has nobody else's account locked meanwhile.
-        locking: if plan.accounts.len() > 1 { Locking::Skip } else { part.locking },
-        plan,
-        callbacks: &callbacks,
-        bodies: &bodies,
-        undecodable: &[],
-        mask_cards: policy.mask_cards,
-        remembered: &[],
-        resolver,
-        proven: &ids,
-    };
-    let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
-    let fates = applied.lost_callbacks.iter().zip(&applied.locked_callbacks);
-    for (((id, outcome), subject), (is_lost, is_locked)) in
-        ids.into_iter().zip(outcomes).zip(subjects).zip(fates)
-    {
-        if let Some(account_id) = subject.filter(|_| *is_lost) {
-            let left = if *is_locked { &mut tried.locked } else { &mut tried.lost };
-            left.push((account_id, id));
-            continue;
-        }
-        match outcome {
-            Outcome::Applied => replayed.applied += 1,
-            Outcome::Duplicate(_) => replayed.duplicates += 1,
-            Outcome::Quarantined(_) => replayed.refused += 1,
-            Outcome::Waiting(_) => replayed.waiting += 1,
+    let how = Settling { writer: "replay", policy, resolver, proven: &ids, locking: part.locking };
+    let fates = engine::settle(connection, &callbacks, &bodies, how).await?;
+    for (id, fate) in ids.iter().zip(fates) {
+        match tried.note(fate, *id) {
+            Some(Outcome::Applied) => replayed.applied += 1,
+            Some(Outcome::Duplicate(_)) => replayed.duplicates += 1,
+            Some(Outcome::Quarantined(_)) => replayed.refused += 1,
+            Some(Outcome::Waiting(_)) => replayed.waiting += 1,
+            None => {}
         }
     }
     Ok((replayed, tried))

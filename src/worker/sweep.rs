@@ -10,17 +10,18 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    Worker, direct,
-    parts::{Part, Parts, PassedOver, Tried},
-    replay::{REPLAY_BATCH_MAX, Replayed, replay_others},
-    sleep_unless,
-};
+use super::{Worker, sleep_unless};
 use crate::{
     config::{Policy, WorkerConfig},
     crash::{self, Point},
-    ledger::{Callback, CaseId, Expires},
-    store::{self, Locking, Resolver, StoreError, history, holds, waiting},
+    ledger::{CaseId, Expires},
+    store::{
+        self, Resolver, StoreError,
+        engine::{PassedOver, REPLAY_BATCH_MAX, replay_others, settle_all},
+        history, holds,
+        quarantine::Replayed,
+        waiting,
+    },
 };
 
 /// Pause between two looks for counts to add up.
@@ -194,48 +195,20 @@ impl Sweep {
             warn!(cause = %cause, "a hold whose time is up cannot be read; mend its row in `payments`");
         }
         let writer = format!("{name}/holds");
-        let mut released = 0;
-        let mut parts = Parts::new(due.callbacks, WAITS_MAX);
-        while let Some(part) = parts.next() {
-            let tried = self.release(&part, &writer, policy).await.map(|(these, tried)| {
-                released += these;
-                tried
-            });
-            parts.tried(part, tried)?;
-        }
+        let (outcomes, passed_over) =
+            settle_all(&mut self.connection, &due.callbacks, &writer, policy, WAITS_MAX).await?;
+        let released = outcomes.iter().flatten().count();
         if released > 0 {
             info!(released, "holds whose time was up were released");
         }
-        let passed_over = parts.passed_over();
         if let Some(PassedOver { item, cause }) = passed_over.first()
             && self.may_say()
         {
-            let (event_id, holds) = (item.key.event_id.as_str(), passed_over.len());
+            let event_id = due.callbacks.get(*item).map(|callback| callback.key.event_id.as_str());
+            let holds = passed_over.len();
             warn!(event_id, holds, cause = %cause, "holds were passed over; they are looked at again");
         }
         Ok(released > 0 || self.due_after.is_some())
-    }
-
-    /// Returns how many it released.
-    async fn release(
-        &mut self,
-        part: &Part<Callback>,
-        writer: &str,
-        policy: Policy,
-    ) -> Result<(usize, Tried<Callback>), StoreError> {
-        let due = &part.items;
-        let plan = direct::plan(&mut self.connection, due, policy.rules).await?;
-        // One that waits has nobody else's account locked meanwhile.
-        let locking = if plan.accounts.len() > 1 { Locking::Skip } else { part.locking };
-        let applied = direct::write(&mut self.connection, due, plan, writer, locking, policy).await?;
-        let mut tried = Tried { lost: Vec::new(), locked: Vec::new() };
-        let fates = applied.lost_callbacks.iter().zip(&applied.locked_callbacks);
-        for (callback, (is_lost, is_locked)) in due.iter().zip(fates) {
-            let Some(account_id) = callback.account_id.clone().filter(|_| *is_lost) else { continue };
-            let left = if *is_locked { &mut tried.locked } else { &mut tried.lost };
-            left.push((account_id, callback.clone()));
-        }
-        Ok((due.len() - tried.lost.len() - tried.locked.len(), tried))
     }
 
     fn may_say(&mut self) -> bool {

@@ -12,8 +12,9 @@ use payonce::{
         Callback, CaseId, Direction, EventId, Expires, Fingerprint, Key, Kind, Known, Layer, Plan, Reason,
         Rules, Snapshot, Source, decide, decide_cases,
     },
-    store::{self, Batch, Database, Locking, PgConnection, Remembered, Resolver, StoreError, quarantine},
-    worker::planning,
+    store::{
+        self, Batch, Database, Locking, PgConnection, Remembered, Resolver, StoreError, engine, quarantine,
+    },
 };
 use proptest::{
     strategy::{Strategy, ValueTree},
@@ -146,8 +147,7 @@ impl Writer {
         let todo = self.queue.pop_front().expect("a batch");
         let rules = Rules::default();
         let decide = |snapshot: &Snapshot, callbacks: &[Callback]| decide(snapshot, callbacks, &rules);
-        let span = tracing::Span::none();
-        let plan = planning::plan(&mut self.connection, &span, &todo.callbacks, &todo.is_new, decide).await;
+        let plan = engine::plan(&mut self.connection, &todo.callbacks, &todo.is_new, decide, |_| {}).await;
         self.decided = Some(Decided { todo, plan: plan.expect("the snapshot is read"), is_sweep: false });
     }
 

@@ -26,6 +26,7 @@ mod debts;
 mod draft;
 mod dry_runs;
 mod duplicates;
+mod embed;
 mod feed;
 mod feed_failover;
 mod former_primary;

@@ -278,7 +278,7 @@ fn the_image_is_built_from_what_is_here_and_runs_without_rights() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path} is not here");
     }
     let members = manifest["workspace"]["members"].as_array().unwrap().iter().filter_map(toml::Value::as_str);
-    let needed = ["Cargo.toml", "Cargo.lock", "src", "migrations", "benches", "tests", "examples/shop"];
+    let needed = ["Cargo.toml", "Cargo.lock", "src", "migrations", "benches", "tests", "examples"];
     for path in members.filter(|member| *member != ".").chain(needed) {
         let folder = path.split('/').next().unwrap_or_default();
         assert!(sent.contains(path) || sent.contains(folder), "{path} is not sent to the builder");

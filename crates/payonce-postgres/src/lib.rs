@@ -19,6 +19,7 @@ mod counts;
 pub mod crash;
 mod database;
 pub mod debts;
+pub mod engine;
 pub mod feed;
 mod filter;
 pub mod find;

@@ -15,9 +15,8 @@ use lapin::{
 };
 use payonce::{
     ledger::{Callback, Fingerprint, Key, Layer, Outcome, Rules, Snapshot, decide},
-    store::{self, Batch, Database, Locking, Remembered, Resolver, StoreError},
+    store::{self, Batch, Database, Locking, Remembered, Resolver, StoreError, engine},
     wire,
-    worker::planning,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -139,8 +138,7 @@ async fn lane(
             connection.renew_plans(callbacks.len()).await?;
             let decide =
                 |snapshot: &Snapshot, callbacks: &[Callback]| decide(snapshot, callbacks, &Rules::default());
-            let span = tracing::Span::none();
-            let plan = planning::plan(&mut connection, &span, &callbacks, &is_new, decide).await?;
+            let plan = engine::plan(&mut connection, &callbacks, &is_new, decide, |_| {}).await?;
             let outcomes = plan.outcomes.clone();
             let batch = Batch {
                 writer,

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-pub(super) use super::parts::CONFLICTS_MAX;
-use super::parts::{Part, Parts, PassedOver, Tried};
-pub use crate::store::quarantine::Replayed;
+use payonce_ledger::{CaseEnd, CaseId, Expires, decide_cases};
+
+use super::{Part, Parts, PassedOver, Policy, Tried, locking_for};
 use crate::{
-    config::Policy,
+    Batch, Connection, Resolver, StoreError, apply,
     crash::{self, Point},
-    ledger::{CaseEnd, CaseId, Expires, decide_cases},
-    store::{self, Batch, Locking, Resolver, StoreError, quarantine},
+    quarantine::{self, Replayed},
 };
 
 /// Cases decided in one transaction at most.
 pub const REPLAY_BATCH_MAX: i64 = 500;
 
 /// Locked accounts that a replay of one batch waits for, each for a second at most where it stays locked.
-pub(super) const REPLAY_WAITS_MAX: usize = 10;
+pub const REPLAY_WAITS_MAX: usize = 10;
 
 /// Decides these cases again, at most [`REPLAY_BATCH_MAX`], against what the database knows now. Safe to repeat, and beside
 /// workers: the same guards hold as for a batch from the queue. What `expires` says becomes an open case where it would go on waiting.
@@ -25,7 +24,7 @@ pub(super) const REPLAY_WAITS_MAX: usize = 10;
 /// [`StoreError`]; some of the cases may be committed by then, and running it again goes on. All that could be decided was, where it is
 /// [`StoreError::Blocked`], [`StoreError::Refused`] or [`StoreError::Conflict`].
 pub async fn replay(
-    connection: &mut store::Connection,
+    connection: &mut Connection,
     ids: &[CaseId],
     resolver: Resolver<'_>,
     how: (Policy, Expires),
@@ -39,8 +38,8 @@ pub async fn replay(
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Unfit`].
-pub(super) async fn replay_others(
-    connection: &mut store::Connection,
+pub async fn replay_others(
+    connection: &mut Connection,
     ids: &[CaseId],
     resolver: Resolver<'_>,
     how: (Policy, Expires),
@@ -59,7 +58,7 @@ pub(super) async fn replay_others(
 }
 
 async fn once(
-    connection: &mut store::Connection,
+    connection: &mut Connection,
     part: &Part<CaseId>,
     resolver: Resolver<'_>,
     (policy, expires): (Policy, Expires),
@@ -79,8 +78,7 @@ async fn once(
         .collect();
     let batch = Batch {
         writer: "replay",
-        // One that waits has nobody else's account locked meanwhile.
-        locking: if plan.accounts.len() > 1 { Locking::Skip } else { part.locking },
+        locking: locking_for(&plan, part.locking),
         plan,
         callbacks: &[],
         bodies: &[],
@@ -90,8 +88,8 @@ async fn once(
         resolver,
         proven: &[],
     };
-    let applied = connection.run(async |connection| store::apply(connection, batch).await).await?;
-    let mut tried = Tried { lost: Vec::new(), locked: Vec::new() };
+    let applied = connection.run(async |connection| apply(connection, batch).await).await?;
+    let mut tried = Tried::default();
     replayed.waiting += cases.iter().filter(|case| !decided.contains_key(&case.id)).count() as u64;
     let is_asked = |id: &CaseId| cases.binary_search_by_key(id, |case| case.id).is_ok();
     for (id, (end, account_id)) in decided {

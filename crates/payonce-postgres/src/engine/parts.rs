@@ -1,43 +1,65 @@
 //! Stored rows that are decided again together, as far as they can be: what somebody has locked, or PostgreSQL refuses, is found by halving and
-//! passed over, and the rest is written. What must not live here: how they are decided and written (`replay.rs`, `reverify.rs`, `sweep.rs`).
+//! passed over, and the rest is written. What must not live here: how they are decided and written.
 
 use std::collections::HashMap;
 
-use crate::{
-    ledger::AccountId,
-    store::{Locking, StoreError},
-};
+use payonce_ledger::{AccountId, Outcome};
+
+use super::Fate;
+use crate::{Locking, StoreError};
 
 /// Lost races after which a part of several rows is cut in half, or goes on without the accounts that lose them.
 const TRIES_TOGETHER_MAX: u32 = 10;
 
 /// Lost races after which a row, or the rows of one account, are passed over; a worker on the same account wins some of them.
-pub(super) const CONFLICTS_MAX: u32 = 100;
+pub const CONFLICTS_MAX: u32 = 100;
 
 /// Rows that are tried in one transaction.
-pub(super) struct Part<T> {
-    pub(super) items: Vec<T>,
+pub struct Part<T> {
+    /// Which.
+    pub items: Vec<T>,
     /// [`Locking::Wait`] only where all rows are about one account: nobody else's is locked meanwhile.
-    pub(super) locking: Locking,
+    pub locking: Locking,
     tries: u32,
 }
 
 /// What a committed part left out, with the account that is the reason.
-pub(super) struct Tried<T> {
+pub struct Tried<T> {
     /// Another writer changed the account first.
-    pub(super) lost: Vec<(AccountId, T)>,
+    pub lost: Vec<(AccountId, T)>,
     /// The account is locked.
-    pub(super) locked: Vec<(AccountId, T)>,
+    pub locked: Vec<(AccountId, T)>,
+}
+
+impl<T> Default for Tried<T> {
+    fn default() -> Self {
+        Self { lost: Vec::new(), locked: Vec::new() }
+    }
+}
+
+impl<T> Tried<T> {
+    /// Notes what is not settled; returns the outcome of what is.
+    pub fn note(&mut self, fate: Fate, item: T) -> Option<Outcome> {
+        match fate {
+            Fate::Settled(outcome) => return Some(outcome),
+            Fate::Lost(account_id) => self.lost.push((account_id, item)),
+            Fate::Locked(account_id) => self.locked.push((account_id, item)),
+        }
+        None
+    }
 }
 
 /// A row that was not written.
-pub(super) struct PassedOver<T> {
-    pub(super) item: T,
-    pub(super) cause: StoreError,
+#[derive(Debug)]
+pub struct PassedOver<T> {
+    /// Which.
+    pub item: T,
+    /// Why it could not be written.
+    pub cause: StoreError,
 }
 
-/// What is left to be tried.
-pub(super) struct Parts<T> {
+/// What is left to be tried. Its user tries what [`Parts::next`] gives, and says in [`Parts::tried`] what came of it, until nothing is left.
+pub struct Parts<T> {
     left: Vec<Part<T>>,
     locked: HashMap<AccountId, Vec<T>>,
     waits_left: usize,
@@ -47,7 +69,7 @@ pub(super) struct Parts<T> {
 impl<T> Parts<T> {
     /// `waits_max`: accounts that are waited for at the end, one after another, each for at most one lock wait where it stays locked. Which
     /// of more they are, is left to chance.
-    pub(super) fn new(items: Vec<T>, waits_max: usize) -> Self {
+    pub fn new(items: Vec<T>, waits_max: usize) -> Self {
         let mut parts =
             Self { left: Vec::new(), locked: HashMap::new(), waits_left: waits_max, passed_over: Vec::new() };
         parts.push(items, Locking::Skip, 0);
@@ -55,7 +77,7 @@ impl<T> Parts<T> {
     }
 
     /// What to try next, in a transaction of its own.
-    pub(super) fn next(&mut self) -> Option<Part<T>> {
+    pub fn next(&mut self) -> Option<Part<T>> {
         if let Some(part) = self.left.pop() {
             return Some(part);
         }
@@ -69,7 +91,7 @@ impl<T> Parts<T> {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::Unfit`], which are nobody's: the others would fail too.
-    pub(super) fn tried(
+    pub fn tried(
         &mut self,
         Part { items, locking, tries }: Part<T>,
         tried: Result<Tried<T>, StoreError>,
@@ -99,7 +121,7 @@ impl<T> Parts<T> {
     }
 
     /// What could not be written now.
-    pub(super) fn passed_over(mut self) -> Vec<PassedOver<T>> {
+    pub fn passed_over(mut self) -> Vec<PassedOver<T>> {
         for items in std::mem::take(&mut self.locked).into_values() {
             self.pass_over(items, &locked_words());
         }
