@@ -46,7 +46,7 @@ pub(super) async fn reverify(
     let mut passed_over = Vec::new();
     for ids in ids.chunks(REVERIFY_BATCH_MAX) {
         let mut parts = Parts::new(ids.to_vec(), REPLAY_WAITS_MAX);
-        while let Some(part) = parts.next() {
+        while let Some(part) = parts.next_part() {
             let tried = once(connection, &part, trust, (policy, resolver)).await.map(|(these, tried)| {
                 replayed.add(these);
                 tried

@@ -148,7 +148,7 @@ pub async fn settle_all(
 ) -> Result<(Vec<Option<Outcome>>, Vec<PassedOver<usize>>), StoreError> {
     let mut outcomes = vec![None; callbacks.len()];
     let mut parts = Parts::new((0..callbacks.len()).collect(), waits_max);
-    while let Some(part) = parts.next() {
+    while let Some(part) = parts.next_part() {
         let tried = settle_part(connection, callbacks, &part, (writer, policy), &mut outcomes).await;
         parts.tried(part, tried)?;
     }

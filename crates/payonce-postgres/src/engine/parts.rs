@@ -58,7 +58,7 @@ pub struct PassedOver<T> {
     pub cause: StoreError,
 }
 
-/// What is left to be tried. Its user tries what [`Parts::next`] gives, and says in [`Parts::tried`] what came of it, until nothing is left.
+/// What is left to be tried. Its user tries what [`Parts::next_part`] gives, and says in [`Parts::tried`] what came of it, until nothing is left.
 pub struct Parts<T> {
     left: Vec<Part<T>>,
     locked: HashMap<AccountId, Vec<T>>,
@@ -77,7 +77,7 @@ impl<T> Parts<T> {
     }
 
     /// What to try next, in a transaction of its own.
-    pub fn next(&mut self) -> Option<Part<T>> {
+    pub fn next_part(&mut self) -> Option<Part<T>> {
         if let Some(part) = self.left.pop() {
             return Some(part);
         }

@@ -47,7 +47,7 @@ pub async fn replay_others(
 ) -> Result<(Replayed, Vec<PassedOver<CaseId>>), StoreError> {
     let mut replayed = Replayed::default();
     let mut parts = Parts::new(ids.to_vec(), waits_max);
-    while let Some(part) = parts.next() {
+    while let Some(part) = parts.next_part() {
         let tried = once(connection, &part, resolver, how).await.map(|(these, tried)| {
             replayed.add(these);
             tried
