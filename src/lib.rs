@@ -26,6 +26,7 @@ pub mod ingress;
 pub mod keys;
 pub mod metrics;
 pub mod ops;
+pub mod parameters;
 pub mod retry;
 pub mod secrets;
 pub mod shown;

@@ -28,6 +28,7 @@ pub use tokens::{Grant, Scope, Tokens};
 
 use crate::{
     answers, metrics,
+    parameters::Wrong,
     store::{Reader, StoreError, reads as stored},
 };
 
@@ -67,6 +68,12 @@ enum Problem {
 impl From<StoreError> for Problem {
     fn from(cause: StoreError) -> Self {
         Self::Store(cause)
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(Wrong(words): Wrong) -> Self {
+        Self::Wrong(words)
     }
 }
 

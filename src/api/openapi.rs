@@ -71,9 +71,12 @@ fn decimal() -> Value {
     json!({ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$" })
 }
 
-/// Any text that a callback's id could be (contract §2), and longer ones: those are just not found.
+/// Any text that a callback's id could be (contract §2). A schema counts characters; bytes it can only tell in words.
 fn id() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$" })
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+        "description": "1 to 200 bytes of UTF-8 without control characters; a longer one is refused with 400.",
+    })
 }
 
 fn path_id() -> Value {

@@ -12,60 +12,17 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Api, Grant, Problem, Scope, found};
-use crate::store::reads;
+use crate::{
+    parameters::{Parameters, checked_id},
+    store::reads,
+};
 
 /// Accounts of one question.
 const ACCOUNTS_MAX: usize = 100;
 /// Entries of one page.
 const ENTRIES_MAX: i64 = 1_000;
 const ENTRIES_DEFAULT: i64 = 100;
-/// Longest id. One of a callback has at most as many bytes (contract §2); characters are what a description of the api can count.
-const ID_CHARS_MAX: usize = 200;
-
 type Answer = Result<Response, Problem>;
-
-/// The pairs of a query, each name among `known`.
-fn pairs(query: Option<&str>, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
-    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let pairs: Vec<(String, String)> = pairs.into_owned().collect();
-    match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-        Some((name, _)) => Err(Problem::Wrong(format!(
-            "{}: unknown parameter; expected {}",
-            shown(name),
-            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-        ))),
-        None => Ok(pairs),
-    }
-}
-
-/// A parameter that may be given once.
-fn single<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, Problem> {
-    let mut values = pairs.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(Problem::Wrong(format!("{name}: given more than once")));
-    }
-    Ok(first)
-}
-
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(60).collect()
-}
-
-/// An id that a callback could have: what is not, PostgreSQL is not asked for.
-fn checked_id<'a>(name: &str, id: &'a str) -> Result<&'a str, Problem> {
-    if id.is_empty() || id.chars().count() > ID_CHARS_MAX || id.chars().any(char::is_control) {
-        return Err(Problem::Wrong(format!(
-            "{name}: expected 1 to {ID_CHARS_MAX} characters without control characters"
-        )));
-    }
-    Ok(id)
-}
-
-fn required<'a>(pairs: &'a [(String, String)], name: &str) -> Result<&'a str, Problem> {
-    let value = single(pairs, name)?.ok_or_else(|| Problem::Wrong(format!("{name}: missing")))?;
-    checked_id(name, value)
-}
 
 fn allowed(grant: &Grant, scope: Scope) -> Result<(), Problem> {
     if grant.has(scope) {
@@ -117,8 +74,8 @@ pub(super) async fn account(
     allowed(&grant, Scope::Accounts)?;
     let id = path_id(id)?;
     may_see(&grant, &id)?;
-    let pairs = pairs(query.as_deref(), &["at"])?;
-    let at = single(&pairs, "at")?.map(time_of).transpose()?;
+    let asked = Parameters::of_query(query.as_deref(), &["at"])?;
+    let at = asked.single("at")?.map(time_of).transpose()?;
     let balance = api
         .reader
         .run(async |connection| match at {
@@ -146,26 +103,18 @@ pub(super) async fn accounts(
     RawQuery(query): RawQuery,
 ) -> Answer {
     allowed(&grant, Scope::Accounts)?;
-    let pairs = pairs(query.as_deref(), &["id"])?;
-    if pairs.is_empty() || pairs.len() > ACCOUNTS_MAX {
-        return Err(Problem::Wrong(format!("id: given {} times, expected 1 to {ACCOUNTS_MAX}", pairs.len())));
+    let asked = Parameters::of_query(query.as_deref(), &["id"])?;
+    let ids: Vec<String> = asked.all("id").map(str::to_owned).collect();
+    if ids.is_empty() || ids.len() > ACCOUNTS_MAX {
+        return Err(Problem::Wrong(format!("id: given {} times, expected 1 to {ACCOUNTS_MAX}", ids.len())));
     }
-    for (_, id) in &pairs {
+    for id in &ids {
         may_see(&grant, checked_id("id", id)?)?;
     }
-    let ids: Vec<String> = pairs.into_iter().map(|(_, id)| id).collect();
     let accounts = api.reader.run(async |connection| reads::accounts(connection, &ids).await).await?;
     let missing: Vec<&String> =
         ids.iter().filter(|id| !accounts.iter().any(|account| account.account_id == **id)).collect();
     Ok(found(&json!({ "accounts": accounts, "not_found": missing }))?.into_response())
-}
-
-fn number(pairs: &[(String, String)], name: &str, default: i64, max: i64) -> Result<i64, Problem> {
-    let Some(text) = single(pairs, name)? else { return Ok(default) };
-    let least = i64::from(name == "limit");
-    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse::<i64>().ok().filter(|number| is_plain && (least..=max).contains(number));
-    number.ok_or_else(|| Problem::Wrong(format!("{name}: expected a whole number from {least} to {max}")))
 }
 
 pub(super) async fn entries(
@@ -177,9 +126,9 @@ pub(super) async fn entries(
     allowed(&grant, Scope::Accounts)?;
     let id = path_id(id)?;
     may_see(&grant, &id)?;
-    let pairs = pairs(query.as_deref(), &["after_version", "limit"])?;
-    let after = number(&pairs, "after_version", 0, i64::MAX)?;
-    let limit = number(&pairs, "limit", ENTRIES_DEFAULT, ENTRIES_MAX)?;
+    let asked = Parameters::of_query(query.as_deref(), &["after_version", "limit"])?;
+    let after = asked.number("after_version", 0..=i64::MAX)?.unwrap_or(0);
+    let limit = asked.number("limit", 1..=ENTRIES_MAX)?.unwrap_or(ENTRIES_DEFAULT);
     let rows = api.reader.run(async |connection| reads::entries(connection, &id, after, limit).await).await?;
     let Some(rows) = rows else { return Err(Problem::NotFound("account")) };
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
@@ -193,8 +142,8 @@ pub(super) async fn payment(
     RawQuery(query): RawQuery,
 ) -> Answer {
     allowed(&grant, Scope::Payments)?;
-    let pairs = pairs(query.as_deref(), &["source", "id"])?;
-    let (source, id) = (required(&pairs, "source")?, required(&pairs, "id")?);
+    let asked = Parameters::of_query(query.as_deref(), &["source", "id"])?;
+    let (source, id) = (asked.required_id("source")?, asked.required_id("id")?);
     let payment = api.reader.run(async |connection| reads::payment(connection, source, id).await).await?;
     let payment = payment.filter(|payment| grant.may_see(Some(&payment.account_id)));
     let Some(mut payment) = payment else { return Err(Problem::NotFound("payment")) };
@@ -208,8 +157,8 @@ pub(super) async fn event(
     RawQuery(query): RawQuery,
 ) -> Answer {
     allowed(&grant, Scope::Events)?;
-    let pairs = pairs(query.as_deref(), &["source", "id"])?;
-    let (source, id) = (required(&pairs, "source")?, required(&pairs, "id")?);
+    let asked = Parameters::of_query(query.as_deref(), &["source", "id"])?;
+    let (source, id) = (asked.required_id("source")?, asked.required_id("id")?);
     let event = api.reader.run(async |connection| reads::event(connection, source, id).await).await?;
     let Some(mut event) = event else { return Err(Problem::NotFound("event")) };
     event.entries.retain(|entry| grant.may_see(Some(&entry.account_id)));

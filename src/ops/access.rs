@@ -210,21 +210,38 @@ pub(super) async fn shield(State(access): State<Arc<Access>>, request: Request, 
     response
 }
 
-/// Stands before all that is not for everybody: who is it, and, where something is to change, may they, and is it really them?
-pub(super) async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+/// Who sent a request that would change something, before that is proven.
+#[derive(Clone)]
+struct Unproven {
+    visitor: Visitor,
+    by_bearer: bool,
+}
+
+/// Stands before all that is not for everybody: who is it? Where something would change, the route itself asks for more ([`prove`]), so that
+/// a method which a path does not take is answered as that; a handler that was not told who asks refuses.
+pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let Some((visitor, by_bearer)) = access.visitor(request.headers()) else { return stranger(&request) };
-    let changes_nothing = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut request = request;
-    if !changes_nothing {
-        if !by_bearer {
-            request = match from_our_pages(request, &visitor).await {
-                Ok(request) => request,
-                Err(refusal) => return refusal,
-            };
-        }
-        if visitor.role != Role::Operator && request.uri().path() != "/logout" {
-            return (StatusCode::FORBIDDEN, "Your token may look, not act.\n").into_response();
-        }
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        request.extensions_mut().insert(visitor);
+    } else {
+        request.extensions_mut().insert(Unproven { visitor, by_bearer });
+    }
+    next.run(request).await
+}
+
+/// Stands before each route that changes something: may they, and is it really them?
+pub(super) async fn prove(mut request: Request, next: Next) -> Response {
+    let Some(Unproven { visitor, by_bearer }) = request.extensions_mut().remove::<Unproven>() else {
+        return StatusCode::FORBIDDEN.into_response();
+    };
+    if !by_bearer {
+        request = match from_our_pages(request, &visitor).await {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+    }
+    if visitor.role != Role::Operator && request.uri().path() != "/logout" {
+        return (StatusCode::FORBIDDEN, "Your token may look, not act.\n").into_response();
     }
     request.extensions_mut().insert(visitor);
     next.run(request).await

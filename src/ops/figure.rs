@@ -2,11 +2,11 @@
 //! that it is there without a script; a script only fetches it again. What must not live here: where the numbers come from.
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
+    http::StatusCode,
     response::{Html, IntoResponse, Response},
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 use std::{fmt::Write, sync::Arc};
 use time::OffsetDateTime;
 
@@ -14,6 +14,7 @@ use super::{
     Pool, clock,
     history::{self, Chart, Range, SERIES},
 };
+use crate::parameters::{Parameters, Wrong};
 
 /// Pixels: the plot, and the labels of time below it.
 const PLOT_HEIGHT: f64 = 200.0;
@@ -26,18 +27,19 @@ const LABELS: i64 = 4;
 /// Steps that tell their values when pointed at, at most.
 const TITLES_MAX: usize = 120;
 
-#[derive(Deserialize)]
-pub(super) struct Asked {
-    range: Option<String>,
-    source: Option<String>,
-    only: Option<String>,
+/// The chart by itself, for the script.
+pub(super) async fn fragment(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Response {
+    match asked(&pool, query.as_deref()).await {
+        Ok(drawn) => Html(drawn.into_string()).into_response(),
+        Err(Wrong(words)) => (StatusCode::BAD_REQUEST, format!("{words}\n")).into_response(),
+    }
 }
 
-/// The chart by itself, for the script.
-pub(super) async fn fragment(State(pool): State<Arc<Pool>>, Query(asked): Query<Asked>) -> Response {
-    let range = Range::named(asked.range.as_deref(), "1h");
-    let drawn = figure(&pool, range, asked.source.as_deref(), asked.only.as_deref()).await;
-    Html(drawn.into_string()).into_response()
+async fn asked(pool: &Pool, query: Option<&str>) -> Result<Markup, Wrong> {
+    let asked = Parameters::of_query(query, &["range", "source", "only"])?;
+    let range = Range::asked(&asked, "1h")?;
+    let only = asked.choice("only", |only| (only == "duplicates").then_some("duplicates"), "duplicates")?;
+    Ok(figure(pool, range, asked.id("source")?, only).await)
 }
 
 /// The chart of a range, or why there is none.
@@ -163,7 +165,7 @@ fn draw(chart: &Chart, range: Range, is_duplicates_only: bool) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::history::RANGES, *};
 
     fn chart(rates: &[f64]) -> Chart {
         let first = clock::now().unix_timestamp() - 60 * i64::try_from(rates.len()).unwrap();
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn each_series_is_drawn_on_top_of_those_below_it() {
-        let range = Range::named(Some("1h"), "1h");
+        let range = RANGES[2];
         let drawn = draw(&chart(&[50.0, 50.0]), range, false).into_string();
         assert_eq!(drawn.matches("<polygon").count(), SERIES.len());
         // 50 and 50 are 100, of 108 that the plot is high.
@@ -195,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_range_without_anything_says_so() {
-        let range = Range::named(Some("1h"), "1h");
+        let range = RANGES[2];
         for rates in [&[][..], &[0.0]] {
             assert!(draw(&chart(rates), range, false).into_string().contains("Nothing of this came"));
         }

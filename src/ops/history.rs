@@ -9,7 +9,10 @@ use super::{
     Pool, clock,
     totals::{Totals, rates},
 };
-use crate::store::{StoreError, history};
+use crate::{
+    parameters::{Parameters, Wrong},
+    store::{StoreError, history},
+};
 
 /// The names of the stack, from the bottom: applied, the layers of duplicates, quarantined.
 pub(super) const SERIES: [&str; 7] =
@@ -45,10 +48,12 @@ pub(super) const RANGES: [Range; 7] = [
 ];
 
 impl Range {
-    /// The range of this name, else `default`.
-    pub(super) fn named(name: Option<&str>, default: &str) -> Self {
+    /// What the parameter `range` names; `default` where it is not given.
+    pub(super) fn asked(parameters: &Parameters, default: &str) -> Result<Self, Wrong> {
         let find = |name: &str| RANGES.into_iter().find(|range| range.name == name);
-        name.and_then(find).or_else(|| find(default)).unwrap_or(RANGES[0])
+        let expected = RANGES.map(|range| range.name).join(", ");
+        let range = parameters.choice("range", find, &expected)?;
+        Ok(range.or_else(|| find(default)).unwrap_or(RANGES[0]))
     }
 
     /// Where it begins.

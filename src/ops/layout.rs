@@ -18,7 +18,7 @@ use super::{
     clock,
     watch::Now,
 };
-use crate::{shown::is_hidden, store::StoreError};
+use crate::{parameters::Wrong, shown::is_hidden, store::StoreError};
 
 /// The pages, in the order of the menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +126,16 @@ impl Frame {
             p { a href=(back.0) { (back.1) } }
         };
         self.document(StatusCode::BAD_REQUEST, "Nothing was done", Some((now, place)), body)
+    }
+
+    /// A page in place of one whose address asks for what cannot be: it answers no other question, and offers nothing to do.
+    pub(super) fn wrong(&self, now: &Now, place: Place, Wrong(words): &Wrong) -> Response {
+        let body = html! {
+            h1 { "This address cannot be used" }
+            p { (visible(words)) }
+            p { a href=(place.path()) { (place.name()) } }
+        };
+        self.document(StatusCode::BAD_REQUEST, "This address cannot be used", Some((now, place)), body)
     }
 
     /// A page that says that the database does not answer.

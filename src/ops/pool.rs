@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::State,
+    handler::Handler,
     middleware::{from_fn, from_fn_with_state},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -192,17 +193,17 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/", get(pages::overview::page))
         .route("/duplicates", get(pages::duplicates::page))
         .route("/quarantine", get(pages::quarantine::page))
-        .route("/quarantine/act", post(pages::quarantine::act))
+        .route("/quarantine/act", act(pages::quarantine::act))
         .route("/quarantine/{case}", get(pages::case::page))
         .route("/find", get(pages::find::page))
         .route("/event", get(pages::stories::event))
         .route("/payment", get(pages::stories::payment))
         .route("/account", get(pages::stories::account))
-        .route("/adjust", get(pages::adjust::page).post(pages::adjust::post))
+        .route("/adjust", get(pages::adjust::page).merge(act(pages::adjust::post)))
         .route("/approvals", get(pages::approvals::page))
         .route("/approvals/{proposal}", get(pages::approvals::one))
-        .route("/approvals/{proposal}/approve", post(pages::approvals::approve))
-        .route("/approvals/{proposal}/reject", post(pages::approvals::reject))
+        .route("/approvals/{proposal}/approve", act(pages::approvals::approve))
+        .route("/approvals/{proposal}/reject", act(pages::approvals::reject))
         .route("/debts", get(pages::debts::page))
         .route("/providers", get(pages::providers::page))
         .route("/providers/{name}", get(pages::providers::one))
@@ -211,7 +212,7 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/trail/{action}", get(pages::trail::one))
         .route("/live", get(live::live))
         .route("/figure", get(figure::fragment))
-        .route("/logout", post(pages::login::log_out))
+        .route("/logout", act(pages::login::log_out))
         .merge(api_routes())
         .route("/metrics", get(metrics))
         .layer(from_fn_with_state(Arc::clone(&access), access::guard));
@@ -226,6 +227,15 @@ fn router(pool: Arc<Pool>) -> Router {
         .with_state(pool)
 }
 
+/// What changes something: by POST, and only for whom that is proven of.
+fn act<H, T>(handler: H) -> MethodRouter<Arc<Pool>>
+where
+    H: Handler<T, Arc<Pool>>,
+    T: 'static,
+{
+    post(handler).route_layer(from_fn(access::prove))
+}
+
 fn api_routes() -> Router<Arc<Pool>> {
     Router::new()
         .route("/api/overview", get(api::overview))
@@ -234,16 +244,16 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/history", get(api::chart))
         .route("/api/duplicates", get(api::duplicates))
         .route("/api/quarantine", get(api::cases))
-        .route("/api/quarantine/replay", post(api::acts::replay))
-        .route("/api/quarantine/discard", post(api::acts::discard))
-        .route("/api/quarantine/reopen", post(api::acts::reopen))
-        .route("/api/quarantine/assign", post(api::acts::assign))
+        .route("/api/quarantine/replay", act(api::acts::replay))
+        .route("/api/quarantine/discard", act(api::acts::discard))
+        .route("/api/quarantine/reopen", act(api::acts::reopen))
+        .route("/api/quarantine/assign", act(api::acts::assign))
         .route("/api/quarantine/{id}", get(api::case))
-        .route("/api/adjust", post(api::acts::adjust))
+        .route("/api/adjust", act(api::acts::adjust))
         .route("/api/approvals", get(api::acts::proposals))
         .route("/api/approvals/{id}", get(api::acts::proposal))
-        .route("/api/approvals/{id}/approve", post(api::acts::approve))
-        .route("/api/approvals/{id}/reject", post(api::acts::reject))
+        .route("/api/approvals/{id}/approve", act(api::acts::approve))
+        .route("/api/approvals/{id}/reject", act(api::acts::reject))
         .route("/api/debts", get(api::debts))
         .route("/api/trail/{action}", get(api::trail))
         .route("/api/find", get(api::search))

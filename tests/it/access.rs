@@ -70,7 +70,8 @@ fn routes() -> Vec<(String, bool, bool)> {
             let (path, methods) = line.trim().strip_prefix(".route(\"")?.split_once("\", ")?;
             let words: Vec<&str> =
                 path.split('/').map(|word| if word.starts_with('{') { "1" } else { word }).collect();
-            let (gets, posts) = (methods.starts_with("get("), methods.contains("post("));
+            let (gets, posts) =
+                (methods.starts_with("get("), (methods.contains("post(") || methods.contains("act(")));
             assert!(gets || posts, "{line}");
             Some((words.join("/"), gets, posts))
         })

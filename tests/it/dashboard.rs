@@ -372,7 +372,7 @@ async fn an_id_leads_to_its_story_and_a_story_to_the_next() {
         "/quarantine/x",
         "/trail/77",
         "/api/quarantine/77",
-        "/api/event?id=y",
+        "/api/event?source=x&id=y",
     ] {
         assert_eq!(dashboard.get(path).await.status, 404, "{path}");
     }

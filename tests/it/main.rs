@@ -51,6 +51,7 @@ mod model;
 mod money;
 mod monitoring;
 mod outages;
+mod parameters;
 mod provider_pages;
 mod provider_sdks;
 mod publish;

@@ -12,7 +12,7 @@ use crate::rust_words::words;
 
 /// Which modules of the program each may import. A new module needs a line here, and so a thought. What lies in `crates/` is below all
 /// of them, and cargo sees to it; but who may use the database is said here.
-const IMPORTS: [(&str, &[&str]); 23] = [
+const IMPORTS: [(&str, &[&str]); 24] = [
     ("audit", &["dedupe", "store"]),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -60,9 +60,25 @@ const IMPORTS: [(&str, &[&str]); 23] = [
     // Below the worker, which maps kept requests again.
     ("ingress", &["broker", "config", "keys", "metrics", "retry", "secrets", "shown", "tls"]),
     ("worker", &["broker", "config", "dedupe", "ingress", "keys", "metrics", "retry", "store", "telemetry"]),
-    ("ops", &["answers", "audit", "broker", "config", "dedupe", "metrics", "retry", "shown", "store", "tls"]),
+    (
+        "ops",
+        &[
+            "answers",
+            "audit",
+            "broker",
+            "config",
+            "dedupe",
+            "metrics",
+            "parameters",
+            "retry",
+            "shown",
+            "store",
+            "tls",
+        ],
+    ),
     ("answers", &[]),
-    ("api", &["answers", "config", "metrics", "store"]),
+    ("api", &["answers", "config", "metrics", "parameters", "store"]),
+    ("parameters", &[]),
     ("feed", &["balances", "broker", "config", "metrics", "retry", "secrets", "store", "tls"]),
     ("broker", &["config", "metrics", "retry", "tls"]),
     ("balances", &["config", "dedupe"]),

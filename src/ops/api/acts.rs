@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, Pairs, Problem, ROWS_DEFAULT, ROWS_MAX, answer, found};
+use super::{Answer, Numbered, Problem, answer, found, rows};
 use crate::{
     ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, Reason},
     ops::{
@@ -21,6 +21,7 @@ use crate::{
         actions,
         pool::{Answered, Wanted},
     },
+    parameters::{Parameters, checked_id},
     store::{
         self,
         actions::{ActionRow, Door, Order, Verb},
@@ -118,6 +119,18 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: As
         }
         None => None,
     };
+    let parts = [("source", &asking.source), ("account", &asking.account)];
+    for (name, part) in parts.into_iter().filter_map(|(name, part)| Some((name, part.as_deref()?))) {
+        checked_id(name, part)?;
+    }
+    if asking.all && !asking.ids.is_empty() {
+        return Err(Problem::Wrong("ids, all: expected one of them, not both".to_owned()));
+    }
+    let known = pool.reader.run(async |connection| quarantine::states(connection, &asking.ids).await).await?;
+    if let Some(unknown) = asking.ids.iter().find(|id| !known.contains_key(id)) {
+        let words = format!("there is no case {unknown}; nothing was done");
+        return Err(Problem::Refused(StatusCode::NOT_FOUND, None, words));
+    }
     let filter = Filter {
         ids: asking.ids,
         states: verb.states().to_vec(),
@@ -254,11 +267,11 @@ pub(in crate::ops) async fn adjust(
     }
 }
 
-pub(in crate::ops) async fn proposals(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
-    let number = |name: &str| pairs.iter().find(|pair| pair.0 == name).and_then(|pair| pair.1.parse().ok());
-    let all = pairs.iter().any(|pair| pair.0 == "all" && pair.1 == "true");
-    let limit = number("limit").unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
-    let before = number("before").unwrap_or(i64::MAX);
+pub(in crate::ops) async fn proposals(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let asked = Parameters::of_query(query.as_deref(), &["all", "before", "limit"])?;
+    let all = asked.choice("all", |all| all.parse().ok(), "true, false")?.unwrap_or(false);
+    let limit = rows(&asked)?;
+    let before = asked.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX);
     let rows =
         pool.reader.run(async |connection| proposals::list(connection, all, before, limit).await).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
@@ -266,7 +279,7 @@ pub(in crate::ops) async fn proposals(State(pool): State<Arc<Pool>>, Query(pairs
     answer(&json!({ "proposals": rows, "next_before": next }))
 }
 
-pub(in crate::ops) async fn proposal(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {
+pub(in crate::ops) async fn proposal(State(pool): State<Arc<Pool>>, Numbered(id): Numbered) -> Answer {
     let row = pool.reader.run(async |connection| proposals::show(connection, id).await).await?;
     found(row, "proposal")
 }
@@ -274,7 +287,7 @@ pub(in crate::ops) async fn proposal(State(pool): State<Arc<Pool>>, Path(id): Pa
 pub(in crate::ops) async fn approve(
     State(pool): State<Arc<Pool>>,
     Extension(visitor): Extension<Visitor>,
-    Path(id): Path<i64>,
+    Numbered(id): Numbered,
 ) -> Answer {
     if let Some(objection) = actions::approve(&pool, id, visitor.name, Door::Api).await? {
         return Err(objected(&objection));
@@ -297,14 +310,14 @@ pub(in crate::ops) struct Rejecting {
 pub(in crate::ops) async fn reject(
     State(pool): State<Arc<Pool>>,
     Extension(visitor): Extension<Visitor>,
-    Path(id): Path<i64>,
+    Numbered(id): Numbered,
     Json(asking): Json<Rejecting>,
 ) -> Answer {
     let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
     if let Some(objection) = actions::reject(&pool, id, &visitor.name, &why).await? {
         return Err(objected(&objection));
     }
-    proposal(State(pool), Path(id)).await
+    proposal(State(pool), Numbered(id)).await
 }
 
 fn objected(objection: &Objection) -> Problem {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::{Body, to_bytes},
-    extract::{Path, Query, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, RawQuery, Request, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -20,12 +19,13 @@ use super::{
     Pool,
     history::{self, Range},
     mask,
-    pages::{duplicates, quarantine::Asked},
+    pages::{debts::Asked as Indebted, duplicates, quarantine::Asked},
     watch::{Link, Now},
 };
 use crate::{
     answers,
     ledger::Layer,
+    parameters::{Parameters, Wrong, whole},
     shown::safe_json,
     store::{
         StoreError, debts, find, mismatch,
@@ -39,8 +39,6 @@ use crate::{
 const ROWS_MAX: i64 = 1_000;
 const ROWS_DEFAULT: i64 = 50;
 
-type Pairs = Vec<(String, String)>;
-
 /// Why there is no answer.
 pub(super) enum Problem {
     Store(StoreError),
@@ -53,6 +51,12 @@ pub(super) enum Problem {
 impl From<StoreError> for Problem {
     fn from(cause: StoreError) -> Self {
         Self::Store(cause)
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(Wrong(words): Wrong) -> Self {
+        Self::Wrong(words)
     }
 }
 
@@ -224,19 +228,14 @@ fn rfc3339(at: time::OffsetDateTime) -> String {
     at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 
-#[derive(Deserialize)]
-pub(super) struct Ranged {
-    range: Option<String>,
-    source: Option<String>,
+pub(super) async fn chart(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let asked = Parameters::of_query(query.as_deref(), &["range", "source"])?;
+    let range = Range::asked(&asked, "1h")?;
+    Ok(Json(history::chart(&pool, range, asked.id("source")?).await?).into_response())
 }
 
-pub(super) async fn chart(State(pool): State<Arc<Pool>>, Query(asked): Query<Ranged>) -> Answer {
-    let range = Range::named(asked.range.as_deref(), "1h");
-    Ok(Json(history::chart(&pool, range, asked.source.as_deref()).await?).into_response())
-}
-
-pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, Query(asked): Query<Ranged>) -> Answer {
-    let range = Range::named(asked.range.as_deref(), "1h");
+pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let range = Range::asked(&Parameters::of_query(query.as_deref(), &["range"])?, "1h")?;
     let seen = duplicates::seen(&pool, range).await?;
     Ok(Json(json!({
         "range": range.name, "mismatches": seen.mismatches, "sources": seen.sources, "repeated_keys": seen.keys,
@@ -244,10 +243,11 @@ pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, Query(asked): Quer
     .into_response())
 }
 
-pub(super) async fn cases(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
-    let asked = Asked::of(&pairs);
-    let limit = pairs.iter().find(|pair| pair.0 == "limit").and_then(|pair| pair.1.parse().ok());
-    let limit = limit.unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
+pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let known = ["state", "reason", "source", "account", "before", "limit"];
+    let parameters = Parameters::of_query(query.as_deref(), &known)?;
+    let asked = Asked::of(&parameters)?;
+    let limit = rows(&parameters)?;
     let page = Page::Before(asked.before(), limit);
     let cases =
         pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await).await?;
@@ -256,7 +256,25 @@ pub(super) async fn cases(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pai
     answer(&json!({ "cases": cases, "next_before": next }))
 }
 
-pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> Answer {
+/// How many rows are asked for.
+fn rows(parameters: &Parameters) -> Result<i64, Wrong> {
+    Ok(parameters.number("limit", 1..=ROWS_MAX)?.unwrap_or(ROWS_DEFAULT))
+}
+
+/// The number that a path ends in or has in its midst.
+pub(super) struct Numbered(i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for Numbered {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let wrong = |_| Wrong("the number in the path: not UTF-8".to_owned());
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(wrong)?;
+        Ok(Self(whole("the number in the path", &text, 1..=i64::MAX)?))
+    }
+}
+
+pub(super) async fn case(State(pool): State<Arc<Pool>>, Numbered(id): Numbered) -> Answer {
     let read = pool.reader.run(async |connection| {
         let Some(detail) = quarantine::show(connection, id).await? else { return Ok(None) };
         let fields = mismatch::fields(connection, &detail).await?;
@@ -275,14 +293,15 @@ pub(super) async fn case(State(pool): State<Arc<Pool>>, Path(id): Path<i64>) -> 
 }
 
 /// What accounts owe: the sums of every currency, and of one the largest.
-pub(super) async fn debts(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pairs>) -> Answer {
-    let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.as_str());
-    let limit = text("limit").and_then(|limit| limit.parse().ok()).unwrap_or(ROWS_DEFAULT).clamp(1, ROWS_MAX);
-    let after = text("after_debt").and_then(|debt| debt.parse().ok()).zip(text("after_account"));
+pub(super) async fn debts(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let known = [&Indebted::NAMES[..], &["limit"]].concat();
+    let parameters = Parameters::of_query(query.as_deref(), &known)?;
+    let asked = Indebted::of(&parameters)?;
+    let limit = rows(&parameters)?;
     let read = pool.reader.run(async |connection| {
         let sums = debts::sums(connection).await?;
-        let list = match text("currency") {
-            Some(currency) => debts::list(connection, currency, after, limit).await?,
+        let list = match asked.currency {
+            Some(currency) => debts::list(connection, currency.as_str(), asked.after(), limit).await?,
             None => Vec::new(),
         };
         Ok((sums, list))
@@ -301,44 +320,47 @@ pub(super) async fn debts(State(pool): State<Arc<Pool>>, Query(pairs): Query<Pai
     answer(&json!({ "sums": sums, "debts": list }))
 }
 
-pub(super) async fn trail(State(pool): State<Arc<Pool>>, Path(action): Path<i64>) -> Answer {
+pub(super) async fn trail(State(pool): State<Arc<Pool>>, Numbered(action): Numbered) -> Answer {
     let row =
         pool.reader.run(async |connection| crate::store::actions::show(connection, action).await).await?;
     found(row, "line of the trail")
 }
 
-#[derive(Deserialize)]
-pub(super) struct Named {
-    #[serde(default)]
-    source: String,
-    id: String,
+/// Whose story: source and id.
+fn named(query: Option<&str>) -> Result<(String, String), Wrong> {
+    let asked = Parameters::of_query(query, &["source", "id"])?;
+    Ok((asked.required_id("source")?.to_owned(), asked.required_id("id")?.to_owned()))
 }
 
-pub(super) async fn event(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
-    let story =
-        pool.reader.run(async |connection| report::event(connection, &named.source, &named.id).await).await?;
+/// An id alone.
+fn id(query: Option<&str>) -> Result<String, Wrong> {
+    Ok(Parameters::of_query(query, &["id"])?.required_id("id")?.to_owned())
+}
+
+pub(super) async fn event(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let (source, id) = named(query.as_deref())?;
+    let story = pool.reader.run(async |connection| report::event(connection, &source, &id).await).await?;
     found(story, "event")
 }
 
-pub(super) async fn payment(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
-    let story = pool
-        .reader
-        .run(async |connection| report::payment(connection, &named.source, &named.id).await)
-        .await?;
+pub(super) async fn payment(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let (source, id) = named(query.as_deref())?;
+    let story = pool.reader.run(async |connection| report::payment(connection, &source, &id).await).await?;
     found(story, "payment")
 }
 
-pub(super) async fn account(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
+pub(super) async fn account(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let id = id(query.as_deref())?;
     let story = pool
         .reader
-        .run(async |connection| report::account(connection, &named.id, i64::MAX, ROWS_DEFAULT).await)
+        .run(async |connection| report::account(connection, &id, i64::MAX, ROWS_DEFAULT).await)
         .await?;
     found(story, "account")
 }
 
-pub(super) async fn search(State(pool): State<Arc<Pool>>, Query(named): Query<Named>) -> Answer {
-    let found =
-        pool.reader.run(async |connection| find::find(connection, &named.id, ROWS_DEFAULT).await).await?;
+pub(super) async fn search(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let id = id(query.as_deref())?;
+    let found = pool.reader.run(async |connection| find::find(connection, &id, ROWS_DEFAULT).await).await?;
     let pair =
         |kind: &'static str| move |(source, id): &(String, String)| json!({ "source": source, kind: id });
     Ok(Json(json!({

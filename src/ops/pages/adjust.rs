@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Form, Query, State},
+    extract::{Form, RawQuery, State},
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
@@ -17,6 +17,7 @@ use crate::{
         pages::quarantine::shown,
         pool::{Answered, Wanted},
     },
+    parameters::Parameters,
     store::{actions::Door, acts::Adjusted},
 };
 
@@ -30,9 +31,13 @@ fn text<'a>(pairs: &'a Pairs, name: &str) -> &'a str {
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(pairs): Query<Pairs>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
+    let pairs = match Parameters::of_page(query.as_deref(), &["account", "currency"]) {
+        Ok(asked) => asked.pairs().to_vec(),
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
     let body = form(&frame, &pairs, &actions::random_key(), None);
     frame.page(&now, Place::Find, "Adjust", body)
 }

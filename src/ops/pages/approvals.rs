@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Form, Path, Query, State},
+    extract::{Form, Path, RawQuery, State},
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
@@ -15,6 +15,7 @@ use crate::{
         Pool, actions,
         layout::{Frame, Place, ago, empty, id, link, number, state, visible},
     },
+    parameters::{Parameters, Wrong},
     store::{
         actions::Door,
         proposals::{self, Arguments, ProposalRow},
@@ -26,20 +27,23 @@ const PAGE_MAX: i64 = 50;
 /// Cases of a proposal that are named one by one.
 const CASES_NAMED_MAX: usize = 50;
 
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    all: Option<String>,
-    before: Option<String>,
+/// Whether all are asked for, and before which one.
+fn asked(query: Option<&str>) -> Result<(bool, i64), Wrong> {
+    let asked = Parameters::of_page(query, &["all", "before"])?;
+    let all = asked.choice("all", |all| (all == "yes").then_some(true), "yes")?.unwrap_or(false);
+    Ok((all, asked.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX)))
 }
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let before = asked.before.and_then(|before| before.parse().ok()).unwrap_or(i64::MAX);
-    let all = asked.all.is_some();
+    let (all, before) = match asked(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Approvals, &wrong),
+    };
     let read = pool.reader.run(async |connection| proposals::list(connection, all, before, PAGE_MAX).await);
     let rows = match read.await {
         Ok(rows) => rows,

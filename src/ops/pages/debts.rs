@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use crate::{
     answers::money,
+    ledger::Currency,
     ops::{
         Pool,
         layout::{Frame, Place, ago, empty, id, link, number, visible},
     },
+    parameters::{Parameters, Wrong},
     store::debts::{self, Debt, DebtSum},
 };
 
@@ -22,28 +23,47 @@ use crate::{
 const PAGE_MAX: i64 = 50;
 
 /// Which currency, and after which account: the last one of the page before, with what it owes.
-#[derive(Deserialize)]
 pub(in crate::ops) struct Asked {
-    currency: Option<String>,
-    after_debt: Option<String>,
-    after_account: Option<String>,
+    pub(in crate::ops) currency: Option<Currency>,
+    after: Option<(i64, String)>,
 }
 
 impl Asked {
-    fn after(&self) -> Option<(i64, &str)> {
-        Some((self.after_debt.as_deref()?.parse().ok()?, self.after_account.as_deref()?))
+    pub(in crate::ops) const NAMES: [&str; 3] = ["currency", "after_debt", "after_account"];
+
+    pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
+        let expected = "an ISO 4217 code in capitals, such as EUR";
+        let currency = parameters.choice("currency", Currency::parse, expected)?;
+        let after_debt = parameters.number("after_debt", 1..=i64::MAX)?;
+        let after = match (after_debt, parameters.id("after_account")?) {
+            (Some(debt), Some(account)) => Some((debt, account.to_owned())),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Wrong("after_debt, after_account: expected both or none".to_owned()));
+            }
+        };
+        Ok(Self { currency, after })
+    }
+
+    pub(in crate::ops) fn after(&self) -> Option<(i64, &str)> {
+        self.after.as_ref().map(|(debt, account)| (*debt, account.as_str()))
     }
 }
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
+    let read = Parameters::of_page(query.as_deref(), &Asked::NAMES);
+    let asked = match read.and_then(|parameters| Asked::of(&parameters)) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Debts, &wrong),
+    };
     let read = pool.reader.run(async |connection| {
         let sums = debts::sums(connection).await?;
-        let named = asked.currency.clone().filter(|currency| !currency.is_empty());
+        let named = asked.currency.map(|currency| currency.as_str().to_owned());
         let currency = named.or_else(|| sums.first().map(|sum| sum.currency.clone())).unwrap_or_default();
         let list = debts::list(connection, &currency, asked.after(), PAGE_MAX).await?;
         Ok((sums, currency, list))

@@ -3,11 +3,11 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::overview::chart;
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         layout::{Frame, Place, ago, bar, empty, id, id_or_dash, instant, link, number, percent, visible},
         totals::Totals,
     },
+    parameters::Parameters,
     store::{
         StoreError,
         history::{self, RepeatedKey},
@@ -28,12 +29,6 @@ use crate::{
 
 /// Rows of each table.
 const ROWS_MAX: i64 = 20;
-
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    range: Option<String>,
-    source: Option<String>,
-}
 
 /// One provider over a stretch of time.
 #[derive(Debug, Default, Serialize)]
@@ -97,11 +92,17 @@ pub(in crate::ops) async fn seen(pool: &Pool, range: Range) -> Result<Seen, Stor
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let range = Range::named(asked.range.as_deref(), "1h");
-    let source = asked.source.as_deref().filter(|source| !source.is_empty());
+    let asked = Parameters::of_page(query.as_deref(), &["range", "source"]);
+    let read =
+        asked.and_then(|asked| Ok((Range::asked(&asked, "1h")?, asked.id("source")?.map(str::to_owned))));
+    let (range, source) = match read {
+        Ok(read) => read,
+        Err(wrong) => return frame.wrong(&now, Place::Duplicates, &wrong),
+    };
+    let source = source.as_deref();
     let seen = match seen(&pool, range).await {
         Ok(seen) => seen,
         Err(cause) => return frame.unavailable(&now, Place::Duplicates, &cause),

@@ -3,36 +3,35 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use crate::{
     ops::{
         Pool,
         layout::{Frame, Place, empty, id, link, visible},
     },
+    parameters::Parameters,
     store::find::{self, Found},
 };
 
 /// Things of each kind that are listed.
 const FOUND_MAX: i64 = 20;
 
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    id: Option<String>,
-}
-
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let wanted = asked.id.unwrap_or_default();
-    let wanted = wanted.trim();
+    let asked = Parameters::of_page(query.as_deref(), &["id"]);
+    let wanted = match asked.and_then(|asked| Ok(asked.id("id")?.unwrap_or_default().trim().to_owned())) {
+        Ok(wanted) => wanted,
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
+    let wanted = wanted.as_str();
     if wanted.is_empty() {
         let hint = empty(
             "Find an id",

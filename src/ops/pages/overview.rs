@@ -3,33 +3,34 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::workers;
-use crate::ops::{
-    Pool,
-    figure::figure,
-    history::{RANGES, Range},
-    layout::{Frame, Place, link},
-    watch::Now,
+use crate::{
+    ops::{
+        Pool,
+        figure::figure,
+        history::{RANGES, Range},
+        layout::{Frame, Place, link},
+        watch::Now,
+    },
+    parameters::Parameters,
 };
-
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    range: Option<String>,
-}
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let range = Range::named(asked.range.as_deref(), "5m");
+    let asked = Parameters::of_page(query.as_deref(), &["range"]);
+    let range = match asked.and_then(|asked| Range::asked(&asked, "5m")) {
+        Ok(range) => range,
+        Err(wrong) => return frame.wrong(&now, Place::Overview, &wrong),
+    };
     let body = html! {
         h1.unseen { "Overview" }
         (servers(&now))

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    extract::{Path, Query, State},
+    extract::{Path, RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -20,6 +20,7 @@ use crate::{
         history::Range,
         layout::{Frame, Place, ago, duration, empty, id, link, number, percent, state, visible},
     },
+    parameters::Parameters,
     store::{
         StoreError,
         providers::{self, SourceRow, UnmappedKind},
@@ -134,18 +135,19 @@ pub(in crate::ops) async fn page(State(pool): State<Arc<Pool>>, frame: Frame) ->
     frame.page(&now, Place::Providers, "Providers", body)
 }
 
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    range: Option<String>,
-}
-
 pub(in crate::ops) async fn one(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
     Path(name): Path<String>,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
+    // The ranges of the chart name the source, too.
+    let asked = Parameters::of_page(query.as_deref(), &["range", "source"]);
+    let range = match asked.and_then(|asked| Range::asked(&asked, "24h")) {
+        Ok(range) => range,
+        Err(wrong) => return frame.wrong(&now, Place::Providers, &wrong),
+    };
     let (all, edge) = match all(&pool).await {
         Ok(all) => all,
         Err(cause) => return frame.unavailable(&now, Place::Providers, &cause),
@@ -161,7 +163,6 @@ pub(in crate::ops) async fn one(
             return frame.not_found(&now, Place::Providers, "No callback, case or endpoint has this source.");
         }
         [provider] => {
-            let range = Range::named(asked.range.as_deref(), "24h");
             let source = provider.source.as_str();
             let title = "Callbacks per second, by what became of them";
             let chart = chart(&pool, range, &address(source), &[("source", source)], title, None).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Form, State},
+    extract::{RawForm, RawQuery, State},
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
@@ -14,6 +14,7 @@ use crate::{
         Pool, actions,
         layout::{Frame, Place, ago, empty, id_or_dash, link, number, state, visible},
     },
+    parameters::{Parameters, Wrong, whole},
     store::{
         StoreError,
         actions::{Door, Order, Verb},
@@ -30,13 +31,27 @@ const COUNT_MAX: i64 = 100_001;
 /// In the order of the menu.
 pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
 
-type Pairs = Vec<(String, String)>;
+/// What the forms here send: which cases, what to do, and who may.
+const FORM_NAMES: [&str; 12] = [
+    "csrf",
+    "verb",
+    "why",
+    "key",
+    "scope",
+    "confirmed",
+    "id",
+    "state",
+    "reason",
+    "source",
+    "account",
+    "id_max",
+];
 
 /// What is asked for, as it stands in the address.
 #[derive(Debug, Clone, Default)]
 pub(in crate::ops) struct Asked {
-    state: String,
-    reason: String,
+    state: &'static str,
+    reason: &'static str,
     source: String,
     account: String,
     before: i64,
@@ -45,29 +60,31 @@ pub(in crate::ops) struct Asked {
 }
 
 impl Asked {
-    /// From the parameters of an address or a form. What is missing or unknown is as if it was not there.
-    pub(in crate::ops) fn of(pairs: &Pairs) -> Self {
-        let text = |name: &str| {
-            pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.trim().to_owned()).unwrap_or_default()
-        };
-        let state = text("state");
-        let is_state = state == "all" || STATES.contains(&state.as_str());
-        Self {
-            state: if is_state { state } else { "open".to_owned() },
-            reason: Reason::parse(&text("reason"))
-                .map_or_else(String::new, |reason| reason.as_str().to_owned()),
-            source: text("source"),
-            account: text("account"),
-            before: text("before").parse().unwrap_or(i64::MAX),
-            id_max: text("id_max").parse().ok(),
-        }
+    /// What an address may name.
+    const NAMES: [&str; 6] = ["state", "reason", "source", "account", "before", "id_max"];
+
+    /// From the parameters of an address or a form. What is missing is any; where one cannot be used, nothing else is meant by it.
+    pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
+        let states = || STATES.into_iter().chain(["all"]);
+        let expected = states().collect::<Vec<_>>().join(", ");
+        let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
+        let reason = parameters.choice("reason", Reason::parse, &Reason::names())?;
+        let id = |name| Ok(parameters.id(name)?.map(|id| id.trim().to_owned()).unwrap_or_default());
+        Ok(Self {
+            state: state.unwrap_or("open"),
+            reason: reason.map_or("", Reason::as_str),
+            source: id("source")?,
+            account: id("account")?,
+            before: parameters.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX),
+            id_max: parameters.number("id_max", 1..=i64::MAX)?,
+        })
     }
 
     pub(in crate::ops) fn filter(&self) -> Filter {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Filter {
             states: STATES.into_iter().filter(|state| self.state == *state).collect(),
-            reason: Reason::parse(&self.reason),
+            reason: Reason::parse(self.reason),
             source: some(&self.source),
             account_id: some(&self.account),
             ..Filter::default()
@@ -79,22 +96,21 @@ impl Asked {
     }
 
     fn parameters(&self) -> [(&str, &str); 4] {
-        [
-            ("state", &self.state),
-            ("reason", &self.reason),
-            ("source", &self.source),
-            ("account", &self.account),
-        ]
+        [("state", self.state), ("reason", self.reason), ("source", &self.source), ("account", &self.account)]
     }
 }
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    axum::extract::Query(pairs): axum::extract::Query<Pairs>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let mut asked = Asked::of(&pairs);
+    let read = Parameters::of_page(query.as_deref(), &Asked::NAMES);
+    let mut asked = match read.and_then(|parameters| Asked::of(&parameters)) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Quarantine, &wrong),
+    };
     let filter = asked.filter();
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
@@ -141,7 +157,7 @@ async fn count(
     reasons: &[(String, String, i64)],
 ) -> Result<i64, StoreError> {
     let is_plain = asked.source.is_empty() && asked.account.is_empty();
-    if is_plain && matches!(asked.state.as_str(), "open" | "waiting") {
+    if is_plain && matches!(asked.state, "open" | "waiting") {
         let fits = reasons.iter().filter(|(state, reason, _)| {
             *state == asked.state && (asked.reason.is_empty() || *reason == asked.reason)
         });
@@ -183,14 +199,14 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
             label { "Account" input name="account" value=(asked.account) maxlength="200"; }
             button type="submit" { "Filter" }
             @if !asked.reason.is_empty() || !asked.source.is_empty() || !asked.account.is_empty() {
-                a href=(link("/quarantine", &[("state", &asked.state)])) { "Clear" }
+                a href=(link("/quarantine", &[("state", asked.state)])) { "Clear" }
             }
         }
     }
 }
 
 fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
-    let verbs = verbs(&asked.state);
+    let verbs = verbs(asked.state);
     let can_act = frame.is_operator() && !verbs.is_empty();
     let is_for = |state: &str| verbs.iter().any(|verb| verb.states().contains(&state));
     html! {
@@ -233,7 +249,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 (act_bar(html! {
                     label.choice { input type="radio" name="scope" value="selected" checked; "the selected ones" }
                     label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " that fit" }
-                }, &asked.state))
+                }, asked.state))
             } @else if !frame.is_operator() {
                 p.note { "Your token may look, not act." }
             }
@@ -276,12 +292,17 @@ pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
 pub(in crate::ops) async fn act(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Form(pairs): Form<Pairs>,
+    RawForm(body): RawForm,
 ) -> Response {
     let now = pool.watch.now();
-    let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| pair.1.as_str());
     let back = ("/quarantine", "Back to the cases");
     let refuse = |words: &str| frame.refusal(&now, Place::Quarantine, words, back);
+    let asked = match Parameters::of_form(&body, &FORM_NAMES) {
+        Ok(asked) => asked,
+        Err(Wrong(words)) => return refuse(&words),
+    };
+    let pairs = asked.pairs();
+    let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| pair.1.as_str());
     let Some(verb) = Verb::parse(text("verb")) else {
         return refuse("The form did not say whether to replay, discard, reopen or assign.");
     };
@@ -289,8 +310,11 @@ pub(in crate::ops) async fn act(
         Ok(why) => why,
         Err(words) => return refuse(words),
     };
-    let ids: Vec<i64> =
-        pairs.iter().filter(|pair| pair.0 == "id").filter_map(|pair| pair.1.parse().ok()).collect();
+    let ids: Result<Vec<i64>, Wrong> = asked.all("id").map(|id| whole("id", id, 1..=i64::MAX)).collect();
+    let ids = match ids {
+        Ok(ids) => ids,
+        Err(Wrong(words)) => return refuse(&words),
+    };
     let key = match actions::key(text("key")) {
         Ok(key) => key,
         Err(words) => return refuse(words),
@@ -305,7 +329,10 @@ pub(in crate::ops) async fn act(
     }
     let is_all = text("scope") == "all";
     let filter = if is_all {
-        whole(&pairs, verb)
+        match Asked::of(&asked) {
+            Ok(asked) => all_that_fit(&asked, verb),
+            Err(Wrong(words)) => return refuse(&words),
+        }
     } else if ids.is_empty() {
         return refuse("No case was selected.");
     } else {
@@ -313,7 +340,7 @@ pub(in crate::ops) async fn act(
     };
     let asks = is_all || verb == Verb::Discard;
     if asks && text("confirmed") != "yes" {
-        return confirm(&pool, &frame, &pairs, &filter, verb, &why).await;
+        return confirm(&pool, &frame, &asked, &filter, verb, &why).await;
     }
     let chosen = filter.to_string();
     let order = Order { who, via: Door::Web, verb, why, filter, chosen, assign_to: None, key };
@@ -347,8 +374,7 @@ pub(super) fn shown(pool: &Pool, frame: &Frame, start: &Start) -> Response {
 }
 
 /// All that fit and can be worked, but those that came after the first page was made.
-fn whole(pairs: &Pairs, verb: Verb) -> Filter {
-    let asked = Asked::of(pairs);
+fn all_that_fit(asked: &Asked, verb: Verb) -> Filter {
     let mut filter = Filter { id_max: asked.id_max, ..asked.filter() };
     if filter.states.is_empty() {
         filter.states = verb.states().to_vec();
@@ -360,13 +386,16 @@ fn whole(pairs: &Pairs, verb: Verb) -> Filter {
 async fn confirm(
     pool: &Pool,
     frame: &Frame,
-    pairs: &Pairs,
+    parameters: &Parameters,
     filter: &Filter,
     verb: Verb,
     why: &str,
 ) -> Response {
     let now = pool.watch.now();
-    let asked = Asked::of(pairs);
+    let asked = match Asked::of(parameters) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Quarantine, &wrong),
+    };
     let counted = pool.reader.run(async |connection| quarantine::sums(connection, filter, COUNT_MAX).await);
     let sums = match counted.await {
         Ok(sums) => sums,
@@ -400,7 +429,7 @@ async fn confirm(
             }
             form method="post" action="/quarantine/act" {
                 (frame.csrf())
-                @for (name, value) in pairs.iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "confirmed" | "verb")) {
+                @for (name, value) in parameters.pairs().iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "confirmed" | "verb")) {
                     input type="hidden" name=(name) value=(value);
                 }
                 input type="hidden" name="confirmed" value="yes";

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Query, State},
+    extract::{RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 use time::OffsetDateTime;
 
 use crate::{
@@ -16,19 +15,31 @@ use crate::{
         Pool,
         layout::{Frame, Place, ago, empty, id, instant, link, number, state, visible},
     },
+    parameters::{Parameters, Wrong},
     store::report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
 };
 
 /// Entries of a page.
 const ENTRIES_MAX: i64 = 50;
 
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    #[serde(default)]
+/// Whose story.
+struct Asked {
     source: String,
-    #[serde(default)]
     id: String,
-    before: Option<String>,
+}
+
+impl Asked {
+    fn of(query: Option<&str>) -> Result<Self, Wrong> {
+        let asked = Parameters::of_page(query, &["source", "id"])?;
+        Ok(Self { source: asked.required_id("source")?.to_owned(), id: asked.required_id("id")?.to_owned() })
+    }
+
+    /// Of an account, and before which of its entries.
+    fn of_account(query: Option<&str>) -> Result<(String, i64), Wrong> {
+        let asked = Parameters::of_page(query, &["id", "before"])?;
+        let before = asked.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX);
+        Ok((asked.required_id("id")?.to_owned(), before))
+    }
 }
 
 /// Something that happened.
@@ -41,9 +52,13 @@ struct Moment {
 pub(in crate::ops) async fn event(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
+    let asked = match Asked::of(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
     let read =
         pool.reader.run(async |connection| report::event(connection, &asked.source, &asked.id).await).await;
     match read {
@@ -56,9 +71,13 @@ pub(in crate::ops) async fn event(
 pub(in crate::ops) async fn payment(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
+    let asked = match Asked::of(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
     let read =
         pool.reader.run(async |connection| report::payment(connection, &asked.source, &asked.id).await).await;
     match read {
@@ -75,14 +94,17 @@ pub(in crate::ops) async fn payment(
 pub(in crate::ops) async fn account(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let before = asked.before.as_deref().and_then(|before| before.parse().ok()).unwrap_or(i64::MAX);
+    let (id, before) = match Asked::of_account(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
     let read = pool.reader.run(async |connection| {
         Ok((
-            report::account(connection, &asked.id, before, ENTRIES_MAX).await?,
-            report::cases_of_account(connection, &asked.id, ENTRIES_MAX).await?,
+            report::account(connection, &id, before, ENTRIES_MAX).await?,
+            report::cases_of_account(connection, &id, ENTRIES_MAX).await?,
         ))
     });
     match read.await {
@@ -92,7 +114,7 @@ pub(in crate::ops) async fn account(
             "No deposit has opened this account, and no callback named it.",
         ),
         Ok((story, cases)) => {
-            frame.page(&now, Place::Find, "Account", account_body(&asked.id, story.as_ref(), &cases))
+            frame.page(&now, Place::Find, "Account", account_body(&id, story.as_ref(), &cases))
         }
         Err(cause) => frame.unavailable(&now, Place::Find, &cause),
     }

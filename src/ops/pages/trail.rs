@@ -3,34 +3,33 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Query, State},
+    extract::{Path, RawQuery, State},
     response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use crate::{
     ops::{
         Pool,
         layout::{Frame, Place, ago, empty, number, visible},
     },
+    parameters::Parameters,
     store::actions::{self, ActionRow, Verb},
 };
 
 const PAGE_MAX: i64 = 50;
 
-#[derive(Deserialize)]
-pub(in crate::ops) struct Asked {
-    before: Option<String>,
-}
-
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
     frame: Frame,
-    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let before = asked.before.and_then(|before| before.parse().ok()).unwrap_or(i64::MAX);
+    let asked = Parameters::of_page(query.as_deref(), &["before"]);
+    let before = match asked.and_then(|asked| asked.number("before", 1..=i64::MAX)) {
+        Ok(before) => before.unwrap_or(i64::MAX),
+        Err(wrong) => return frame.wrong(&now, Place::Trail, &wrong),
+    };
     let read = pool.reader.run(async |connection| actions::list(connection, before, PAGE_MAX).await);
     let rows = match read.await {
         Ok(rows) => rows,
