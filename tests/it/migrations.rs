@@ -1,6 +1,11 @@
 //! A database of an older release is brought up to date with what is in it.
 
-use payonce::{store, wire};
+use std::collections::BTreeSet;
+
+use payonce::{
+    ledger::{AccountStatus, CaseState, Layer, PaymentState, Reason},
+    store, wire,
+};
 use sqlx::Connection as _;
 
 use crate::support::{Event, SOURCE, World};
@@ -70,5 +75,35 @@ async fn two_deposits_with_one_payment_id_stay_and_their_twins_are_credited_no_m
     assert_eq!(world.cases().await, []);
     worker.stop().await;
     world.audit().await;
+    world.close().await;
+}
+
+/// What the code can say of a state, reason or layer the schema takes, and nothing else.
+#[tokio::test]
+async fn the_closed_lists_of_the_schema_are_those_of_the_code() {
+    let world = World::new().await;
+    let mut connection = world.connect().await;
+    let layers: BTreeSet<&str> = Layer::ALL.iter().map(|layer| layer.as_str()).collect();
+    // A payment that is only expected has no row.
+    let stored = PaymentState::ALL.iter().filter(|state| **state != PaymentState::Expected);
+    let lists: [(&str, BTreeSet<&str>); 6] = [
+        ("quarantine_reason_check", Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
+        ("quarantine_state_check", CaseState::ALL.iter().map(|state| state.as_str()).collect()),
+        ("payments_state_check", stored.map(|state| state.as_str()).collect()),
+        ("accounts_status_check", AccountStatus::ALL.iter().map(|status| status.as_str()).collect()),
+        ("duplicates_layer_check", layers.clone()),
+        ("duplicate_sums_layer_check", layers),
+    ];
+    for (name, expected) in lists {
+        let definition: String =
+            sqlx::query_scalar("select pg_get_constraintdef(oid) from pg_constraint where conname = $1")
+                .bind(name)
+                .fetch_one(&mut connection)
+                .await
+                .expect(name);
+        // Texts in SQL stand between quotes: every second piece is one.
+        let found: BTreeSet<&str> = definition.split('\'').skip(1).step_by(2).collect();
+        assert_eq!(found, expected, "{name}");
+    }
     world.close().await;
 }

@@ -1,8 +1,7 @@
 //! Load → decide → apply: how callbacks and stored cases become rows, whoever brings them. A worker's batch, a replay, a message verified
 //! again, a hold whose time is up and the callbacks of a program that embeds payonce all go this way.
 //!
-//! The round trips to PostgreSQL of one batch. "Where needed": only where the batch has something of the kind; a batch of plain callbacks of
-//! open accounts takes 5 to load and 7 to apply.
+//! The round trips to PostgreSQL of one batch. "Where needed": only where the batch has something of the kind.
 //!
 //! | phase | statement | when |
 //! |---|---|---|
@@ -134,7 +133,8 @@ pub async fn settle(
 /// written now, and is in the second list with its cause, by its place. Safe to repeat, and beside workers: the ledger's unique keys say what is
 /// known already.
 ///
-/// For callers without a broker. Everything is settled when this returns; how many are given at once is the caller's choice, 500 are a
+/// For callers without a broker, who keep the messages themselves: a callback that becomes a case here keeps what was read of it, and no body
+/// ([`settle`] takes bodies). Everything is settled when this returns; how many are given at once is the caller's choice, 500 are a
 /// good batch, and [`REPLAY_WAITS_MAX`] a good limit of waits.
 ///
 /// # Errors
