@@ -89,8 +89,8 @@ pub fn keys(config: &Config) -> Result<Keys, AppError> {
         .map_err(|problem| AppError::Usage(problem.to_string()))
 }
 
-/// Who may sign, for cases that were refused for their signature. Whatever the queue is trusted with, none of them is applied without a
-/// rule for its source.
+/// Who may sign, for cases that are verified again. Whatever the queue is trusted with, none that was refused for its signature is applied
+/// without a rule for its source; a request that could not be mapped is where the queue needs no signatures ([`case_endpoints`]).
 ///
 /// # Errors
 /// Where `keys_file` cannot be used.
