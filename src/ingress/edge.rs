@@ -33,7 +33,7 @@ use super::{
     desk::Desk,
     tls::Tls,
 };
-use crate::config::IngressConfig;
+use crate::{config::IngressConfig, metrics};
 
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
@@ -104,6 +104,7 @@ pub async fn serve(
                 let (tls, desk, stop) = (tls.clone(), Arc::clone(&desk), stop.clone());
                 tasks.spawn(async move {
                     let _place = place;
+                    let _counted = metrics::ingress::connection();
                     connection((stream, peer), tls, desk, limits, stop).await;
                 });
             }
@@ -196,6 +197,7 @@ impl Client {
             let Some((idle, rest)) = Box::pin(self.serve_http_1(stream, read_before)).await else { return };
             (stream, read_before) = (idle, rest);
             // Parked: no buffers, until the client says something more.
+            let _parked = metrics::ingress::parked();
             let mut first = [0];
             let said = tokio::select! {
                 said = tokio::time::timeout_at(self.activity.due().into(), stream.tcp().peek(&mut first)) => said,

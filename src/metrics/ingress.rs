@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 const REQUESTS: &str = "payonce_ingress_requests_total";
 const DURATION: &str = "payonce_ingress_duration_seconds";
@@ -11,6 +11,8 @@ const UNMAPPED: &str = "payonce_ingress_unmapped_total";
 const LAST: &str = "payonce_ingress_last_webhook_timestamp_seconds";
 const ENDPOINT: &str = "payonce_ingress_endpoint_info";
 const CERTIFICATE: &str = "payonce_ingress_certificate_not_after_timestamp_seconds";
+const CONNECTIONS: &str = "payonce_ingress_connections";
+const PARKED: &str = "payonce_ingress_connections_parked";
 const FETCHES: &str = "payonce_ingress_certificate_fetches_total";
 
 /// Says what each is.
@@ -26,7 +28,37 @@ pub(super) fn describe() {
         Unit::Seconds,
         "Until when the certificate of this edge (endpoint empty), or the last one that verifies an endpoint's webhooks, is valid."
     );
+    describe_gauge!(CONNECTIONS, "Connections that are open.");
+    describe_gauge!(PARKED, "Open connections that are idle and hold no buffers.");
     describe_gauge!(LAST, Unit::Seconds, "When the last webhook with a right signature came.");
+}
+
+/// Something that a gauge counts for as long as it is there.
+#[must_use]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn by(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Self(gauge) = self;
+        gauge.decrement(1.0);
+    }
+}
+
+/// A connection is open until what is returned is dropped.
+pub fn connection() -> Counted {
+    Counted::by(gauge!(CONNECTIONS))
+}
+
+/// An open connection is idle, and holds no buffers, until what is returned is dropped.
+pub fn parked() -> Counted {
+    Counted::by(gauge!(PARKED))
 }
 
 /// A webhook was answered.
