@@ -270,6 +270,23 @@ async fn of_those_that_wait_since_one_batch_the_first_has_the_money() {
     world.close().await;
 }
 
+/// Nor do they name an account: no guard keeps two batches from storing them, in whatever order they came.
+#[tokio::test]
+async fn of_those_that_wait_without_an_account_the_first_has_the_money() {
+    let world = World::new().await;
+    let mut writer = world.connect().await;
+    let refund = |id| Event::payment("refund.succeeded", id, "", "p", 60).nameless();
+    let ids = ["m", "z", "b", "x", "a", "n"];
+    apply_now(&mut writer, &ids.map(refund)).await;
+    apply_now(&mut writer, &[Event::deposit("a1", "a", 100)]).await;
+    apply_now(&mut writer, &[Event::payment("payment.succeeded", "a2", "a", "p", 70)]).await;
+    let cases: Vec<_> = world.cases().await.into_iter().map(|case| case.0.unwrap()).collect();
+    assert_eq!(cases, ids, "numbered as they came");
+    assert_eq!(world.number("select count(*) from ledger where event_id = 'm'").await, 1);
+    world.audit().await;
+    world.close().await;
+}
+
 /// The payment of the one that waits is another account's, and a deposit has the same id.
 #[tokio::test]
 async fn what_waits_without_an_account_is_not_taken_for_one_of_an_unknown_account() {

@@ -198,34 +198,30 @@ pub(super) async fn insert(
         envelope: None,
     });
     let undecodable = batch.undecodable.iter().map(|message| undecodable(message, batch.mask_cards));
-    let mut cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
+    let cases: Vec<CaseRow<'_>> = decided.chain(undecodable).collect();
     if cases.is_empty() {
         return Ok(HashSet::new());
     }
-    // What waits is released in the order of the ids, so they are given out in the order in which callbacks came: whoever came first has the
-    // money. Its guard keeps concurrent writers who know the account from storing the same content at one moment. Where none is known nothing
-    // does: two batches must then come to their keys in one order. One that knows it and one that does not may still meet in a deadlock,
-    // after which the victim decides again.
-    cases.sort_by(|a, b| match (a.account_id, b.account_id) {
-        (Some(_), Some(_)) => Ordering::Equal,
-        (None, None) => (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)),
-        (known, other) => known.is_some().cmp(&other.is_some()),
-    });
+    let places = insertion_places(&cases);
     let rows = sqlx::query(
-        "insert into quarantine as q (source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
+        "insert into quarantine as q (id, source, event_id, reason, detail, body, state, attempts, fingerprint, type, account_id,
                                       payment_id, operation_id, amount, currency, is_final, occurred_at, webhook_id,
                                       webhook_timestamp, webhook_signature, routing_key, properties, headers, members)
-         select n.source, n.event_id, n.reason, n.detail, n.body,
+         overriding system value
+         select n.id, n.source, n.event_id, n.reason, n.detail, n.body,
                 case when n.reason in ('waiting_for_payment', 'waiting_for_funds') then 'waiting' else 'open' end,
                 n.attempts, n.fingerprint, n.type, n.account_id, n.payment_id, n.operation_id, n.amount, n.currency, n.is_final,
                 n.occurred_at, n.webhook_id, n.webhook_timestamp, n.webhook_signature, n.routing_key, n.properties, n.headers,
                 n.members::jsonb
-         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
-                     $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[],
-                     $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[])
-              as n(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id, operation_id,
-                   amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp, webhook_signature, routing_key,
-                   properties, headers, members)
+         from (select nextval('quarantine_id_seq') as id, arrived.*
+               from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bytea[], $8::text[],
+                           $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[],
+                           $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
+                           $23::integer[])
+                    as arrived(source, event_id, reason, detail, body, attempts, fingerprint, type, account_id, payment_id,
+                               operation_id, amount, currency, is_final, occurred_at, webhook_id, webhook_timestamp,
+                               webhook_signature, routing_key, properties, headers, members, place)) n
+         order by n.place
          on conflict on constraint quarantine_content do update
          set attempts = least(q.attempts::bigint + excluded.attempts, 2147483647)::integer, last_seen_at = clock_timestamp()
          returning q.source, q.event_id, q.fingerprint, q.xmax <> 0 as was_known",
@@ -252,6 +248,7 @@ pub(super) async fn insert(
     .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.properties.as_str())))
     .bind(each(&cases, |case| case.envelope.as_ref().map(|envelope| envelope.headers.as_str())))
     .bind(each(&cases, |case| case.callback.and_then(|callback| members::of(callback, case.account_id))))
+    .bind(places)
     .fetch_all(&mut *transaction)
     .await?;
     let mut known = HashSet::new();
@@ -270,6 +267,22 @@ pub(super) async fn insert(
         uncount(transaction, &counted).await?;
     }
     Ok(known)
+}
+
+/// The place of each case in the order in which the batch inserts them. Their ids are in the order in which callbacks came: what waits is released in
+/// the order of the ids, so whoever came first has the money. But of what no account guards, two batches must come to the same contents in one
+/// order: that goes first, by key. A batch that knows an account and one that does not may still meet in a deadlock, after which the victim
+/// decides again.
+fn insertion_places(cases: &[CaseRow<'_>]) -> Vec<i32> {
+    let mut order: Vec<(i32, &CaseRow<'_>)> = (0..).zip(cases).collect();
+    order.sort_by(|(_, a), (_, b)| match (a.account_id, b.account_id) {
+        (Some(_), Some(_)) => Ordering::Equal,
+        (None, None) => (a.key, a.fingerprint).cmp(&(b.key, b.fingerprint)),
+        (known, other) => known.is_some().cmp(&other.is_some()),
+    });
+    let mut placed: Vec<(i32, i32)> = order.into_iter().map(|(index, _)| index).zip(0..).collect();
+    placed.sort_unstable();
+    placed.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Takes back what the plan has counted for its accounts, of cases that are about none: of two writers that take copies of one callback

@@ -129,6 +129,9 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
     ("quarantine", "update (account_id, members)"),
 ];
 
+/// What numbers cases: whoever stores them gives them their ids, in the order in which their messages came.
+const CASE_IDS: &str = "quarantine_id_seq";
+
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
 const FUNCTIONS: &str = "add_up_lanes, add_up_counts, add_up_duplicates, forget_silent_workers";
 
@@ -157,10 +160,13 @@ pub async fn check_worker_rights(connection: &mut PgConnection) -> Result<(), St
     let (tables, verbs): (Vec<&str>, Vec<&str>) = needed.unzip();
     let missing: Vec<String> = sqlx::query_scalar(
         "select upper(verb) || ' on ' || tab from unnest($1::text[], $2::text[]) as needed(tab, verb)
-         where not has_any_column_privilege(tab, verb)",
+         where not has_any_column_privilege(tab, verb)
+         union all
+         select 'USAGE on ' || $3 where not has_sequence_privilege($3, 'usage')",
     )
     .bind(&tables)
     .bind(&verbs)
+    .bind(CASE_IDS)
     .fetch_all(connection)
     .await?;
     if missing.is_empty() {
@@ -187,6 +193,7 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map(|_| ())
     };
     run(format!("revoke all on all tables in schema {schema} from {role}")).await?;
+    run(format!("revoke all on sequence {CASE_IDS} from {role}")).await?;
     run(format!("revoke all on function {FUNCTIONS}, {FEED_FUNCTIONS} from {role}")).await?;
     run(format!("grant usage on schema {schema} to {role}")).await?;
     // Taking a right on the table away, as above, takes it on its columns too.
@@ -205,6 +212,7 @@ pub async fn grant(connection: &mut PgConnection, role: &str, grantee: Grantee) 
         }
     }
     if writes {
+        run(format!("grant usage on sequence {CASE_IDS} to {role}")).await?;
         run(format!("grant execute on function {FUNCTIONS} to {role}")).await?;
     }
     if grantee == Grantee::Ops {
