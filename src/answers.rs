@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::ledger::Currency;
 
 /// Members that hold money, in minor units of the currency of their object or of the one around it.
-const MONEY: [&str; 13] = [
+const MONEY: [&str; 19] = [
     "amount",
     "balance",
     "held",
@@ -21,6 +21,13 @@ const MONEY: [&str; 13] = [
     "held_delta",
     "balance_after",
     "held_after",
+    // Of reports.
+    "opening",
+    "movements",
+    "closing",
+    "debts",
+    "clearing",
+    "trial_balance",
 ];
 
 /// Levels that are looked into; answers have four.
@@ -92,6 +99,13 @@ pub fn decimal(minor_units: impl Into<i128>, currency: Currency) -> String {
     let text = format!("{:0width$}", minor_units.unsigned_abs(), width = digits + 1);
     let (whole, fraction) = text.split_at(text.len().saturating_sub(digits));
     if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+/// The same with the currency's code; of a code that is no currency the minor units as they are.
+#[must_use]
+pub fn decimal_of(minor_units: impl Into<i128>, code: &str) -> String {
+    let minor_units: i128 = minor_units.into();
+    Currency::parse(code).map_or_else(|| minor_units.to_string(), |currency| decimal(minor_units, currency))
 }
 
 /// The reverse: minor units of a decimal text with an optional sign, such as `-19.99` of CNY. `None` where it has more digits than the

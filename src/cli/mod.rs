@@ -28,6 +28,7 @@ mod progress;
 mod publish;
 mod quarantine;
 mod remove;
+mod report;
 mod table;
 
 use std::{
@@ -111,6 +112,8 @@ enum Command {
     /// Lists, approves and rejects what waits for a second person (setting approvals).
     #[command(subcommand)]
     Approvals(approvals::Command),
+    /// Closes a period for finance: movements by day, balances, clearing accounts, debts, the trial balance.
+    Report(report::Args),
     /// Checks every stored invariant with its own SQL; exits 1 where one fails.
     Audit(audit::Args),
     /// Prints a script that completes commands and flags: `payonce completions bash > /etc/bash_completion.d/payonce`.
@@ -274,6 +277,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
         Command::Payment(args) => payment::run(&config, args).await,
         Command::Quarantine(command) => quarantine::run(&config, command).await,
         Command::Approvals(command) => approvals::run(&config, command).await,
+        Command::Report(args) => report::run(&config, args).await,
         Command::Audit(args) => audit::run(&config, args).await,
         Command::Completions(args) => manual::completions(self::command(), &args),
         Command::Man(args) => manual::man(self::command(), &args),
@@ -340,6 +344,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
     say!("{}", safe_json(&text));
     Ok(())
+}
+
+/// Writes bytes to standard output, as [`print_line`] does.
+fn print_bytes(bytes: &[u8]) {
+    if let Err(error) = std::io::stdout().lock().write_all(bytes) {
+        let code = if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 };
+        std::process::exit(code);
+    }
 }
 
 /// Writes a line to standard output. A reader that has seen enough ends the program in peace.

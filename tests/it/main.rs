@@ -59,6 +59,7 @@ mod quarantine;
 mod readme;
 mod redis_failures;
 mod removal;
+mod report;
 mod restored_history;
 mod rivals;
 mod secrets;

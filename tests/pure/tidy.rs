@@ -19,6 +19,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
     (
         "cli",
         &[
+            "answers",
             "app",
             "audit",
             "broker",
@@ -97,7 +98,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 21] = [
+const PLACES: [(&str, &[&str]); 22] = [
     // In its crate only.
     ("sqlx", &[]),
     ("async_rs", &["broker"]),
@@ -115,6 +116,7 @@ const PLACES: [(&str, &[&str]); 21] = [
     ("ring", &["ingress", "feed"]),
     ("rustls_native_certs", &["tls"]),
     ("comfy_table", &["cli"]),
+    ("csv", &["cli"]),
     ("indicatif", &["cli"]),
     ("hyper", &["feed", "ingress", "ops", "telemetry"]),
     ("hyper_util", &["feed", "ingress", "ops"]),

@@ -22,6 +22,7 @@ pub mod debts;
 pub mod engine;
 pub mod feed;
 mod filter;
+pub mod finance;
 pub mod find;
 mod grants;
 pub mod history;

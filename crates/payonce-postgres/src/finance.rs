@@ -1,0 +1,322 @@
+//! What closes a month: movements by day, balances at the end, the clearing accounts of providers, and what accounts owe. Reads whole tables, in
+//! one snapshot; what must not live here: how it is printed.
+
+use serde::{Serialize, Serializer};
+use sqlx::{Connection as _, PgConnection};
+use time::{Date, OffsetDateTime};
+
+use super::StoreError;
+
+/// Which of its two times books a ledger row on a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booking {
+    /// `recorded_at`: when payonce wrote it. A day that is over gets no more rows.
+    Recorded,
+    /// `occurred_at`: when it happened, by the provider's clock; `recorded_at` where the provider did not say. Rows that come late change days
+    /// that are over, unless `Period::as_of` leaves them out.
+    Occurred,
+}
+
+impl Booking {
+    /// As reports name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded_at",
+            Self::Occurred => "occurred_at",
+        }
+    }
+
+    /// The time of a row of `ledger`, in SQL.
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded_at",
+            Self::Occurred => "coalesce(occurred_at, recorded_at)",
+        }
+    }
+}
+
+/// Which rows a report is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Period {
+    /// The first day.
+    pub first: Date,
+    /// The last day, part of the period.
+    pub last: Date,
+    /// In which days begin and end: a name of the IANA time zone database.
+    pub time_zone: String,
+    /// What books a row on a day.
+    pub booking: Booking,
+    /// Rows that were recorded at this time or later are left out, so that a report can be made again. `None`: all that are there.
+    pub as_of: Option<OffsetDateTime>,
+}
+
+/// What moved on a day, by source, type and currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Movement {
+    /// The day, `YYYY-MM-DD`.
+    pub day: String,
+    /// The provider.
+    pub source: String,
+    /// The type of callback.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// How many. A transfer is one, of two rows.
+    pub callbacks: i64,
+    /// Their amounts, in minor units, which together may be more than 64 bits hold; so in all that follows.
+    #[serde(serialize_with = "sum")]
+    pub amount: i128,
+    /// What it changed balances by.
+    #[serde(serialize_with = "sum")]
+    pub balance_delta: i128,
+    /// What it changed holds by.
+    #[serde(serialize_with = "sum")]
+    pub held_delta: i128,
+}
+
+/// What all accounts of a currency have together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Balance {
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Balances before the first day.
+    #[serde(serialize_with = "sum")]
+    pub opening: i128,
+    /// What the period changed them by.
+    #[serde(serialize_with = "sum")]
+    pub movements: i128,
+    /// Balances at the end of the last day.
+    #[serde(serialize_with = "sum")]
+    pub closing: i128,
+    /// What is held of them at the end.
+    #[serde(serialize_with = "sum")]
+    pub held: i128,
+    /// What accounts owe at the end, a sum above zero: of each held − balance, where that is more than zero. By recording, whatever books rows.
+    #[serde(serialize_with = "sum")]
+    pub debts: i128,
+    /// How many owe.
+    pub accounts_in_debt: i64,
+    /// The sum of all clearing accounts at the end.
+    #[serde(serialize_with = "sum")]
+    pub clearing: i128,
+    /// `closing` + `clearing`: 0, or the ledger is wrong.
+    #[serde(serialize_with = "sum")]
+    pub trial_balance: i128,
+}
+
+/// The other side of what a provider's callbacks moved: what it owes (below zero) or has paid ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Clearing {
+    /// The provider: its account is `clearing:SOURCE` of the view `journal`.
+    pub source: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Before the first day.
+    #[serde(serialize_with = "sum")]
+    pub opening: i128,
+    /// What the period changed it by.
+    #[serde(serialize_with = "sum")]
+    pub movements: i128,
+    /// At the end of the last day.
+    #[serde(serialize_with = "sum")]
+    pub closing: i128,
+}
+
+/// A period, closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// By day, source, type and currency.
+    pub movements: Vec<Movement>,
+    /// By currency.
+    pub balances: Vec<Balance>,
+    /// By source and currency.
+    pub clearing: Vec<Clearing>,
+    /// Until when rows were recorded that are in it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub as_of: OffsetDateTime,
+    /// The first moment after the period.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ends: OffsetDateTime,
+}
+
+impl Report {
+    /// Whether the period was not over when the report was made: it will have more rows.
+    #[must_use]
+    pub fn is_preliminary(&self) -> bool {
+        self.as_of < self.ends
+    }
+
+    /// The currencies whose two sides do not sum to zero.
+    pub fn unbalanced(&self) -> impl Iterator<Item = &Balance> {
+        self.balances.iter().filter(|balance| balance.trial_balance != 0)
+    }
+}
+
+/// Whether PostgreSQL knows this time zone. Abbreviations and rules such as `CET` or `XYZ-3` are none: they are not what they seem all year.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_time_zone(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let known =
+        "select exists (select from pg_timezone_names where name = $1 and (name like '%/%' or name = 'UTC'))";
+    Ok(sqlx::query_scalar(known).bind(name).fetch_one(connection).await?)
+}
+
+/// Makes the report in one snapshot. Reads every row of the ledger once, and of each account its last row.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Refused`] for a time zone that PostgreSQL does not know.
+pub async fn report(connection: &mut PgConnection, period: &Period) -> Result<Report, StoreError> {
+    let mut transaction = connection.begin_with("begin isolation level repeatable read read only").await?;
+    let (first, last) = (period.first.to_string(), period.last.to_string());
+    let (begins, ends, as_of): (OffsetDateTime, OffsetDateTime, OffsetDateTime) = sqlx::query_as(
+        "select $1::date::timestamp at time zone $3, ($2::date + 1)::timestamp at time zone $3, coalesce($4, now())",
+    )
+    .bind(&first)
+    .bind(&last)
+    .bind(&period.time_zone)
+    .bind(period.as_of)
+    .fetch_one(&mut *transaction)
+    .await?;
+    let movements = movements(&mut transaction, period, (begins, ends)).await?;
+    let (mut balances, clearing) = closing(&mut transaction, period, (begins, ends)).await?;
+    for (currency, owed, accounts) in debts(&mut transaction, period, ends).await? {
+        if let Some(balance) = balances.iter_mut().find(|balance| balance.currency == currency) {
+            (balance.debts, balance.accounts_in_debt) = (owed, accounts);
+        }
+    }
+    transaction.rollback().await?;
+    Ok(Report { movements, balances, clearing, as_of, ends })
+}
+
+type Times = (OffsetDateTime, OffsetDateTime);
+
+async fn movements(
+    transaction: &mut PgConnection,
+    period: &Period,
+    (begins, ends): Times,
+) -> Result<Vec<Movement>, StoreError> {
+    type Row = (String, String, String, String, i64, String, String, String);
+    let booked = period.booking.sql();
+    let sql = format!(
+        "select to_char(day, 'YYYY-MM-DD'), source, type, currency, callbacks, amount::text, balance_delta::text, held_delta::text
+         from (select ({booked} at time zone $1)::date as day, source, type, currency, count(*) filter (where leg = 0) as callbacks,
+                      coalesce(sum(amount) filter (where leg = 0), 0) as amount, sum(balance_delta) as balance_delta,
+                      sum(held_delta) as held_delta
+               from ledger
+               where {booked} >= $2 and {booked} < $3 and ($4::timestamptz is null or recorded_at < $4)
+               group by 1, 2, 3, 4) as moved
+         order by 1, 2, 3, 4"
+    );
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(&period.time_zone)
+        .bind(begins)
+        .bind(ends)
+        .bind(period.as_of)
+        .fetch_all(transaction)
+        .await?;
+    rows.into_iter()
+        .map(|(day, source, kind, currency, callbacks, amount, balance_delta, held_delta)| {
+            let (amount, balance_delta, held_delta) =
+                (whole(&amount)?, whole(&balance_delta)?, whole(&held_delta)?);
+            Ok(Movement { day, source, kind, currency, callbacks, amount, balance_delta, held_delta })
+        })
+        .collect()
+}
+
+/// Both sides of everything up to the end, and up to the beginning: one scan.
+async fn closing(
+    transaction: &mut PgConnection,
+    period: &Period,
+    (begins, ends): Times,
+) -> Result<(Vec<Balance>, Vec<Clearing>), StoreError> {
+    type Row = (String, String, bool, String, String, String);
+    let booked = period.booking.sql();
+    let sql = format!(
+        "select currency, source, type <> 'transfer.succeeded', coalesce(sum(balance_delta) filter (where {booked} < $1), 0)::text,
+                sum(balance_delta)::text, sum(held_delta)::text
+         from ledger
+         where {booked} < $2 and ($3::timestamptz is null or recorded_at < $3)
+         group by 1, 2, 3
+         order by 1, 2"
+    );
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(begins)
+        .bind(ends)
+        .bind(period.as_of)
+        .fetch_all(transaction)
+        .await?;
+    let (mut balances, mut clearing) = (Vec::<Balance>::new(), Vec::new());
+    for (currency, source, has_other_side, opening, closing, held) in rows {
+        let (opening, closing, held) = (whole(&opening)?, whole(&closing)?, whole(&held)?);
+        if balances.last().is_none_or(|last| last.currency != currency) {
+            balances.push(Balance::none(currency.clone()));
+        }
+        if let Some(balance) = balances.last_mut() {
+            balance.opening += opening;
+            balance.closing += closing;
+            balance.movements = balance.closing - balance.opening;
+            balance.held += held;
+            balance.clearing -= if has_other_side { closing } else { 0 };
+            balance.trial_balance = balance.closing + balance.clearing;
+        }
+        if has_other_side {
+            let (opening, closing) = (-opening, -closing);
+            clearing.push(Clearing { source, currency, opening, movements: closing - opening, closing });
+        }
+    }
+    clearing.sort_by(|a, b| (&a.source, &a.currency).cmp(&(&b.source, &b.currency)));
+    Ok((balances, clearing))
+}
+
+/// By currency what accounts owed at the end, and how many did. The last row of each account says it: versions follow each other as they are recorded.
+async fn debts(
+    transaction: &mut PgConnection,
+    period: &Period,
+    ends: OffsetDateTime,
+) -> Result<Vec<(String, i128, i64)>, StoreError> {
+    let until = period.as_of.map_or(ends, |as_of| as_of.min(ends));
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "select a.currency, sum(l.held_after - l.balance_after)::text, count(*)
+         from accounts a,
+              lateral (select balance_after, held_after from ledger
+                       where account_id = a.account_id and recorded_at < $1 order by account_version desc limit 1) l
+         where l.held_after > l.balance_after
+         group by a.currency",
+    )
+    .bind(until)
+    .fetch_all(transaction)
+    .await?;
+    rows.into_iter().map(|(currency, owed, accounts)| Ok((currency, whole(&owed)?, accounts))).collect()
+}
+
+impl Balance {
+    const fn none(currency: String) -> Self {
+        Self {
+            currency,
+            opening: 0,
+            movements: 0,
+            closing: 0,
+            held: 0,
+            debts: 0,
+            accounts_in_debt: 0,
+            clearing: 0,
+            trial_balance: 0,
+        }
+    }
+}
+
+/// A sum of bigints.
+fn whole(text: &str) -> Result<i128, StoreError> {
+    text.parse().map_err(|_| StoreError::Unfit(format!("a sum of the ledger is no whole number: {text:?}")))
+}
+
+/// A number of minor units; a text of digits where 64 bits do not hold it.
+fn sum<S: Serializer>(amount: &i128, serializer: S) -> Result<S::Ok, S::Error> {
+    match i64::try_from(*amount) {
+        Ok(amount) => serializer.serialize_i64(amount),
+        Err(_) => serializer.collect_str(amount),
+    }
+}
