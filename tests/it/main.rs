@@ -10,8 +10,8 @@ mod adjust;
 mod api;
 mod approvals;
 mod audit;
-#[path = "../pure/book.rs"]
-#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+#[path = "../../crates/payonce-ledger/tests/rules/book.rs"]
+#[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod book;
 mod browser;
 mod claims;
@@ -21,8 +21,8 @@ mod dashboard;
 mod database_settings;
 mod dead_letters;
 mod debts;
-#[path = "../pure/draft.rs"]
-#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+#[path = "../../crates/payonce-ledger/tests/rules/draft.rs"]
+#[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod draft;
 mod dry_runs;
 mod duplicates;
@@ -45,8 +45,8 @@ mod look_ups;
 mod malformed_neighbours;
 mod migrations;
 mod mismatch;
-#[path = "../pure/model.rs"]
-#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+#[path = "../../crates/payonce-ledger/tests/rules/model.rs"]
+#[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod model;
 mod money;
 mod monitoring;
@@ -67,8 +67,8 @@ mod signatures;
 mod stalls;
 mod standby;
 mod stopping;
-#[path = "../pure/streams.rs"]
-#[allow(dead_code, reason = "the tests of the pure core use the rest")]
+#[path = "../../crates/payonce-ledger/tests/rules/streams.rs"]
+#[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod streams;
 mod support;
 mod terminal;
