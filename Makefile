@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back deny sbom bench lint fmt
+.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back mutants deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,7 +40,7 @@ test: services browser promtool pgbouncer faketime sdks schemathesis lint ## Eve
 	@$(ENV) && scripts/test --workspace
 
 test-pure: toolchain ## Only the tests that need no servers
-	@scripts/test -p payonce -p payonce-ledger -p payonce-message -p payonce-postgres --lib --test pure
+	@scripts/test -p payonce -p payonce-ledger -p payonce-message -p payonce-postgres --lib --test pure --test rules
 
 test-it: services browser promtool pgbouncer faketime sdks schemathesis toolchain ## Only the integration tests
 	@$(ENV) && scripts/test -p payonce --test it
@@ -57,11 +57,14 @@ schemathesis: ## Install what checks the api's answers against its description
 faketime promtool pgbouncer:
 	@scripts/services install $@
 
-sabotage: services pgbouncer toolchain ## Make each well-known mistake on purpose, and see that a test catches it
+sabotage: services pgbouncer toolchain ## Make each well-known mistake on purpose, and see that a test catches it (`make mutants` makes those of the rules that nobody thought of)
 	@$(ENV) && scripts/sabotage
 
 put-back: services toolchain ## Put faults of another year back, and see which the generators and chaos find that know nothing of them
 	@$(ENV) && scripts/sabotage --put-back
+
+mutants: toolchain ## Change the rules one expression at a time, and see that a test notices each change
+	@scripts/mutants
 
 deny: toolchain ## Known vulnerabilities, licences, bans and sources of every dependency (reads the advisory database on GitHub)
 	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@0.20.2

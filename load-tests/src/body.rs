@@ -7,8 +7,10 @@ use crate::{
     poison::Poison,
 };
 
-/// How many ways `malformed` knows.
+/// How many ways `malformed` knows to make bytes that no other message has.
 pub const MALFORMED_WAYS: usize = 16;
+/// The way in which all have one body: only their routing keys tell them apart.
+pub const SAME_BODY: u8 = 16;
 
 /// The providers of every plan.
 pub const SOURCES: [&str; 3] = ["/providers/stripe", "/providers/adyen", "/providers/wechatpay"];
@@ -171,6 +173,7 @@ pub fn message(plan: &Plan, sending: Sending, number: usize) -> (String, Vec<u8>
         | None => body.into_bytes(),
     };
     let routing_key = match (one.story, one.number % 8) {
+        (_, _) if one.poison == Some(Poison::Malformed(SAME_BODY)) => format!("same-body.{}", one.number),
         (Some(_), 0) if plan.disorder => format!("elsewhere.{}", one.number),
         (_, _) => content.subject.or(content.payment_id).unwrap_or_default(),
     };
@@ -234,7 +237,16 @@ fn respelled(content: &Content) -> String {
     )
 }
 
-/// A sound body, broken. The number makes each one's bytes its own, since bytes are the identity of what cannot be decoded.
+/// What tells a bad message from every other: its body, and of what cannot be decoded the routing key too.
+pub fn identity(plan: &Plan, one: &Distinct) -> (String, Vec<u8>) {
+    let (routing_key, body) = message(plan, Sending { distinct: one.number, way: None }, 0);
+    match one.poison {
+        Some(Poison::Malformed(_)) => (routing_key, body),
+        Some(_) | None => (String::new(), body),
+    }
+}
+
+/// A sound body, broken. The number makes each one's bytes its own, but for those of [`SAME_BODY`].
 fn malformed(body: String, way: u8, number: u32) -> Vec<u8> {
     let amount = |to: &str| {
         let from = body.find("\"amount\":").map_or(0, |at| at + "\"amount\":".len());
@@ -256,6 +268,7 @@ fn malformed(body: String, way: u8, number: u32) -> Vec<u8> {
         11 => body.replace("\"currency\":\"", "\"currency\":\"Z").into_bytes(),
         12 => [body.as_bytes(), &[0xff, 0xfe]].concat(),
         13 => body.replace("\"specversion\":\"1.0\"", "\"specversion\":\"0.3\"").into_bytes(),
+        SAME_BODY => b"not JSON, and the body of others too".to_vec(),
         14 => body.replace("\"source\":\"", &format!("\"source\":\"{}", "x".repeat(200))).into_bytes(),
         _ => [body.as_bytes(), &vec![b' '; 256 * 1024]].concat(),
     }

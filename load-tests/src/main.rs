@@ -19,6 +19,7 @@ mod hostile;
 mod http;
 mod ingress;
 mod latency;
+mod memory;
 mod money;
 mod order;
 mod pages;

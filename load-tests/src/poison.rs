@@ -9,6 +9,9 @@ use crate::{
     story::AMOUNT_MAX,
 };
 
+/// One in so many of those that cannot be decoded has the body of the others of this kind.
+const SAME_BODY_EVERY: usize = 4;
+
 /// What is wrong with a bad message, with the quarantine reason that contract §3 gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
@@ -170,7 +173,11 @@ pub fn add(options: &Options, count: usize, distinct: &mut Vec<Distinct>, random
             _ => None,
         };
         let any_way = random.random_range(0..crate::body::MALFORMED_WAYS);
-        let poison = poison.unwrap_or(Poison::Malformed(u8::try_from(any_way).unwrap_or(0)));
+        let way = match n / kinds % SAME_BODY_EVERY {
+            1 => crate::body::SAME_BODY,
+            _ => u8::try_from(any_way).unwrap_or(0),
+        };
+        let poison = poison.unwrap_or(Poison::Malformed(way));
         let at = |number: u32| distinct.get(number as usize);
         let account_of = |number: u32| at(number).map_or(0, |one| one.account);
         let anybody = pick_account(options, random);

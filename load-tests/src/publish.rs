@@ -9,9 +9,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use payonce::broker::{Confirm, Publisher, topology};
+use lapin::{
+    BasicProperties, Channel, Confirmation, PublisherConfirm,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable},
+};
+use payonce::{
+    broker::{Confirm, Names, Publisher, topology},
+    signature::{Headers, ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -26,10 +34,69 @@ const CHANNELS: usize = 4;
 /// Messages of a channel that may wait for their confirm.
 const UNCONFIRMED_MAX: usize = 500;
 
+/// One distinct message in so many comes from a client library that gives headers as byte arrays.
+const FOREIGN_EVERY: u32 = 3;
+
+/// A publisher that is not payonce's own: AMQP knows several types for a text.
+struct Foreign {
+    channel: Channel,
+    exchange: String,
+}
+
+impl Foreign {
+    async fn open(connection: &lapin::Connection, names: &Names) -> anyhow::Result<Self> {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { channel, exchange: names.exchange.clone() })
+    }
+
+    async fn publish(&self, key: &str, body: &[u8], headers: &Headers) -> anyhow::Result<PublisherConfirm> {
+        let mut table = FieldTable::default();
+        for (name, value) in [
+            (ID_HEADER, &headers.id),
+            (TIMESTAMP_HEADER, &headers.timestamp),
+            (SIGNATURE_HEADER, &headers.signature),
+        ] {
+            if let Some(value) = value {
+                table.insert(name.into(), AMQPValue::ByteArray(value.as_bytes().into()));
+            }
+        }
+        let properties = BasicProperties::default().with_delivery_mode(2).with_headers(table);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let exchange = self.exchange.as_str().into();
+        Ok(self.channel.basic_publish(exchange, key.into(), options, body, properties).await?)
+    }
+}
+
+/// A channel, for each of both kinds of publishers.
+struct Channels {
+    own: Publisher,
+    foreign: Foreign,
+}
+
+/// A message on its way.
+enum OnItsWay {
+    Own(Confirm),
+    Foreign(PublisherConfirm),
+}
+
+impl OnItsWay {
+    async fn wait(self) -> anyhow::Result<()> {
+        match self {
+            Self::Own(confirm) => Ok(confirm.wait().await?),
+            Self::Foreign(confirm) => {
+                let confirmation = confirm.await?;
+                ensure!(confirmation == Confirmation::Ack(None), "not on a queue: {confirmation:?}");
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Publishes a plan's parts one after the other.
 pub struct Sender {
     plan: Arc<Plan>,
-    publishers: Vec<Arc<Publisher>>,
+    publishers: Vec<Arc<Channels>>,
     place: Arc<Place>,
     /// Offered per second; 0: all at once.
     rate: u32,
@@ -47,8 +114,9 @@ impl Sender {
         topology::declare(&connection, &place.names()).await.context("the topology cannot be declared")?;
         let mut publishers = Vec::with_capacity(CHANNELS);
         for _ in 0..CHANNELS {
-            let publisher = Publisher::open(&connection, &place.names()).await.context("no channel")?;
-            publishers.push(Arc::new(publisher));
+            let own = Publisher::open(&connection, &place.names()).await.context("no channel")?;
+            let foreign = Foreign::open(&connection, &place.names()).await?;
+            publishers.push(Arc::new(Channels { own, foreign }));
         }
         let published_at_us = Arc::new(plan.distinct.iter().map(|_| AtomicU64::new(0)).collect());
         // indicatif hides the bar where standard error is not a terminal.
@@ -128,13 +196,13 @@ impl Schedule {
 async fn send_channel(
     plan: &Plan,
     place: &Place,
-    publisher: &Publisher,
+    channels: &Channels,
     sendings: Vec<(usize, Sending)>,
     schedule: Schedule,
     published_at_us: &[AtomicU64],
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
-    let mut unconfirmed: VecDeque<Confirm> = VecDeque::with_capacity(UNCONFIRMED_MAX);
+    let mut unconfirmed: VecDeque<OnItsWay> = VecDeque::with_capacity(UNCONFIRMED_MAX);
     for (number, sending) in sendings {
         let (key, body) = body::message(plan, sending, number);
         let headers = place.headers(plan, sending, &body)?;
@@ -148,7 +216,12 @@ async fn send_channel(
         if let (None, Some(slot)) = (sending.way, published_at_us.get(sending.distinct as usize)) {
             slot.store(at_us, Ordering::Relaxed);
         }
-        unconfirmed.push_back(publisher.publish_signed(&key, &body, &headers).await?);
+        let is_foreign = !headers.is_empty() && sending.distinct.is_multiple_of(FOREIGN_EVERY);
+        unconfirmed.push_back(if is_foreign {
+            OnItsWay::Foreign(channels.foreign.publish(&key, &body, &headers).await?)
+        } else {
+            OnItsWay::Own(channels.own.publish_signed(&key, &body, &headers).await?)
+        });
         if unconfirmed.len() >= UNCONFIRMED_MAX
             && let Some(confirm) = unconfirmed.pop_front()
         {

@@ -44,17 +44,19 @@ pub async fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(beside)
 }
 
+/// What payonce is made of. One that is gone would look like one that has changed, and payonce be built anew by every run.
+const SOURCES: [&str; 5] = ["src", "crates", "migrations", "Cargo.toml", "Cargo.lock"];
+
 /// Whether a program was linked after the last change of what it is made of.
 fn is_newer_than_its_sources(program: &Path) -> bool {
     let changed_at = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let Some(linked_at) = changed_at(program) else { return false };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut left: Vec<PathBuf> = ["src", "crates", "migrations", "Cargo.toml", "Cargo.lock", "build.rs"]
-        .map(|name| root.join(name))
-        .into();
+    let mut left: Vec<PathBuf> = SOURCES.map(|name| root.join(name)).into();
     while let Some(path) = left.pop() {
         if let Ok(folder) = path.read_dir() {
-            left.extend(folder.filter_map(|entry| Some(entry.ok()?.path())));
+            let paths = folder.filter_map(|entry| Some(entry.ok()?.path()));
+            left.extend(paths.filter(|path| !path.ends_with("tests")));
         } else if changed_at(&path).is_none_or(|at| at > linked_at) {
             return false;
         }
@@ -93,6 +95,12 @@ pub async fn migrate(program: &Path, place: &Place) -> anyhow::Result<()> {
         bail!("payonce migrate failed: {status}");
     }
     Ok(())
+}
+
+/// What `payonce audit` says of the place where it does not say yes.
+pub async fn audit(program: &Path, place: &Place) -> anyhow::Result<Vec<String>> {
+    let status = command(program, place).arg("audit").status().await.context("payonce does not run")?;
+    Ok((!status.success()).then(|| format!("payonce audit: {status}")).into_iter().collect())
 }
 
 /// The worker processes of a run. Killed when dropped.
@@ -179,4 +187,16 @@ pub fn last_lines(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
     format!("{}:\n{}", log.display(), lines.get(from..).unwrap_or_default().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_that_is_looked_at_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let gone: Vec<&str> = SOURCES.into_iter().filter(|name| !root.join(name).exists()).collect();
+        assert!(gone.is_empty(), "{gone:?}");
+    }
 }

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use super::{Audit, CONSTANT_KEY, Copies, ledger::Found};
 use crate::{
     body,
-    plan::{Distinct, Fate, Plan, Sending, Way},
+    plan::{Distinct, Fate, Plan, Way},
     poison::Poison,
 };
 
@@ -18,8 +18,8 @@ const CHANCES_MIN: usize = 200;
 type Planned = (String, i32);
 
 struct Cases {
-    /// What each bad message's copies look like is the same to the byte, so the body finds the case.
-    by_body: HashMap<Vec<u8>, (u32, Planned)>,
+    /// What each bad message's copies look like is the same to the byte: see [`body::identity`].
+    by_body: HashMap<(String, Vec<u8>), (u32, Planned)>,
     /// (source, id, hash) of sound ones that are not applied.
     by_content: HashMap<(String, String, Vec<u8>), (u32, Planned)>,
     /// Those of a fact that is applied under another event: none needs to be a case.
@@ -38,8 +38,8 @@ impl Cases {
             // What commits were lost of was counted by rows that are gone.
             let times = if copies == Copies::AtLeast(0) { 1 } else { times[number] };
             if let Some(poison) = one.poison {
-                let (_, body) = body::message(plan, Sending { distinct: one.number, way: None }, 0);
-                cases.by_body.insert(body, (one.number, (poison.reason().to_owned(), times)));
+                let planned = (one.number, (poison.reason().to_owned(), times));
+                cases.by_body.insert(body::identity(plan, one), planned);
                 continue;
             }
             if found.is_applied[number] {
@@ -95,7 +95,8 @@ pub async fn check(
         "select id, coalesce(source, '') as source, coalesce(event_id, '') as event_id, body, fingerprint, reason, state, detail,
                 attempts, resolved_by, type, account_id, payment_id, operation_id, amount, currency, is_final,
                 extract(epoch from occurred_at)::bigint as occurred_at_s, first_seen_at <= last_seen_at as is_in_order,
-                (resolved_at is not null) as is_resolved, (resolved_why is not null) as has_why
+                (resolved_at is not null) as is_resolved, (resolved_why is not null) as has_why,
+                coalesce(routing_key, '') as routing_key
          from quarantine",
     )
     .fetch_all(&mut *database)
@@ -150,9 +151,10 @@ pub async fn check(
             continue;
         }
         let attempts: i32 = row.try_get("attempts")?;
-        let body: Vec<u8> = row.try_get("body")?;
+        let routing_key = if reason == "malformed" { row.try_get("routing_key")? } else { String::new() };
+        let identity = (routing_key, row.try_get("body")?);
         let planned =
-            cases.by_body.remove(&body).or_else(|| cases.by_content.remove(&(source, event_id, sha256)));
+            cases.by_body.remove(&identity).or_else(|| cases.by_content.remove(&(source, event_id, sha256)));
         if let Some((number, _)) = &planned {
             let difference = wrong_members(plan, *number, &row)?;
             wrong_columns.extend(difference.map(|difference| format!("{said}: {difference}")));
@@ -274,6 +276,7 @@ pub async fn check_counts(
     let twins = (twins.count() as u64).saturating_sub(audit.ended_by_twin);
     let copies = match copies {
         Copies::AsPlanned => (plan.published() - plan.distinct.len()) as u64 + twins,
+        Copies::Exactly(copies) => copies + twins,
         Copies::AtLeast(copies) if duplicates < copies => copies,
         Copies::AtLeast(_) => duplicates,
     };

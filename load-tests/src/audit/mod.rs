@@ -51,6 +51,12 @@ impl Audit {
         self.checks.iter().filter(|(_, count, _)| *count > 0).map(|(name, ..)| *name).collect()
     }
 
+    /// Names of all checks.
+    #[cfg(test)]
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.checks.iter().map(|(name, ..)| *name)
+    }
+
     /// Every violation that is shown, behind the name of its check.
     pub fn violations(&self) -> Vec<String> {
         self.checks
@@ -79,6 +85,8 @@ impl Audit {
 pub enum Copies {
     /// Those of the plan.
     AsPlanned,
+    /// So many, and no delivery came twice.
+    Exactly(u64),
     /// At least so many: publishers and the broker may have sent some again.
     AtLeast(u64),
 }

@@ -12,8 +12,8 @@ use super::{
     site::{DATABASE, Site},
 };
 
-/// Accounts that an operator locks.
-const LOCKED_ACCOUNTS: i64 = 5;
+/// Accounts that an operator locks, or whose rows are refused.
+const HELD_ACCOUNTS: i64 = 5;
 /// How long what a fault has held back may take to come.
 const COMING_DEADLINE: Duration = Duration::from_secs(60);
 /// How long workers hold deliveries in the `database_takes_no_writes` fault, in milliseconds; and its time, longer than a hundred holds.
@@ -88,43 +88,97 @@ pub async fn take_no_writes(site: &Site, pool: &mut Pool) -> anyhow::Result<u64>
 /// An open transaction holds the rows of some busy accounts. Returns how many rows of other accounts were written meanwhile; those of the
 /// locked ones must come by themselves when it ends.
 pub async fn lock_accounts(site: &Site, time: Duration) -> anyhow::Result<u64> {
-    let (mut connection, mut observer) = (site.connect().await?, site.connect().await?);
+    let mut connection = site.connect().await?;
+    let mut held = Held::busiest(site).await?;
     let mut operator = connection.begin().await?;
-    let locked: Vec<String> = sqlx::query_scalar(
-        "select account_id from accounts
-         where account_id in (select account_id from accounts order by version desc limit $1)
-         order by account_id for update",
-    )
-    .bind(LOCKED_ACCOUNTS)
-    .fetch_all(&mut *operator)
-    .await?;
-    let mut rows = async || {
-        let counted = "select count(*) filter (where account_id = any($1)), count(*) from ledger";
-        let (of_locked, all): (i64, i64) =
-            sqlx::query_as(counted).bind(&locked).fetch_one(&mut observer).await?;
-        anyhow::Ok((of_locked, all - of_locked))
-    };
-    let (locked_before, _) = rows().await?;
-    // By then every writer has met a locked account: what is written from here on is written past it.
-    sleep(time / 2).await;
-    let (_, others_before) = rows().await?;
-    sleep(time / 2).await;
-    let (mut locked_now, mut others_now) = rows().await?;
-    // On a busy machine it takes a while until a batch has come apart.
-    let end = Instant::now() + COMING_DEADLINE;
-    while others_now == others_before && Instant::now() < end {
-        sleep(Duration::from_millis(20)).await;
-        (locked_now, others_now) = rows().await?;
-    }
-    anyhow::ensure!(locked_now == locked_before, "rows of accounts that are locked were written");
+    sqlx::query("select from accounts where account_id = any($1) order by account_id for update")
+        .bind(&held.accounts)
+        .execute(&mut *operator)
+        .await?;
+    held.begins().await?;
+    let others = held.others_go_on(time).await?;
     operator.rollback().await?;
-    let settled = u64::try_from(others_now - others_before).unwrap_or(0);
-    let end = Instant::now() + COMING_DEADLINE;
-    while settled > 0 && rows().await?.0 == locked_before {
-        anyhow::ensure!(Instant::now() < end, "nothing of {locked:?} came within {COMING_DEADLINE:?}");
-        sleep(Duration::from_millis(20)).await;
+    held.comes(others).await
+}
+
+/// A constraint refuses every row of some busy accounts. Returns as [`lock_accounts`].
+pub async fn refuse_rows(site: &Site, time: Duration) -> anyhow::Result<u64> {
+    let mut connection = site.connect().await?;
+    let mut held = Held::busiest(site).await?;
+    let list: String =
+        sqlx::query_scalar("select string_agg(quote_literal(a), ', ') from unnest($1::text[]) a")
+            .bind(&held.accounts)
+            .fetch_one(&mut connection)
+            .await?;
+    let refuse =
+        format!("alter table ledger add constraint harm check (account_id not in ({list})) not valid");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refuse)).execute(&mut connection).await?;
+    held.begins().await?;
+    let others = held.others_go_on(time).await;
+    sqlx::raw_sql("alter table ledger drop constraint harm").execute(&mut connection).await?;
+    held.comes(others?).await
+}
+
+/// Accounts whose rows cannot be written for a while.
+struct Held {
+    accounts: Vec<String>,
+    /// Their rows when that began.
+    before: i64,
+    observer: PgConnection,
+}
+
+impl Held {
+    async fn busiest(site: &Site) -> anyhow::Result<Self> {
+        let mut observer = site.connect().await?;
+        let busiest = "select account_id from accounts order by version desc limit $1";
+        let accounts = sqlx::query_scalar(busiest).bind(HELD_ACCOUNTS).fetch_all(&mut observer).await?;
+        Ok(Self { accounts, before: 0, observer })
     }
-    Ok(settled)
+
+    /// What was written until now was written before it.
+    async fn begins(&mut self) -> anyhow::Result<()> {
+        self.before = self.rows().await?.0;
+        Ok(())
+    }
+
+    /// Theirs, and all others'.
+    async fn rows(&mut self) -> anyhow::Result<(i64, i64)> {
+        let counted = "select count(*) filter (where account_id = any($1)), count(*) from ledger";
+        let (theirs, all): (i64, i64) =
+            sqlx::query_as(counted).bind(&self.accounts).fetch_one(&mut self.observer).await?;
+        Ok((theirs, all - theirs))
+    }
+
+    /// How many rows of others were written after every writer has met one of these.
+    async fn others_go_on(&mut self, time: Duration) -> anyhow::Result<i64> {
+        sleep(time / 2).await;
+        let (_, others_before) = self.rows().await?;
+        sleep(time / 2).await;
+        let (mut theirs, mut others) = self.rows().await?;
+        // On a busy machine it takes a while until a batch has come apart.
+        let end = Instant::now() + COMING_DEADLINE;
+        while others == others_before && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+            (theirs, others) = self.rows().await?;
+        }
+        anyhow::ensure!(theirs == self.before, "rows of accounts that cannot be written were written");
+        Ok(others - others_before)
+    }
+
+    /// Waits until theirs come, too, where others did.
+    async fn comes(mut self, others: i64) -> anyhow::Result<u64> {
+        let settled = u64::try_from(others).unwrap_or(0);
+        let end = Instant::now() + COMING_DEADLINE;
+        while settled > 0 && self.rows().await?.0 == self.before {
+            anyhow::ensure!(
+                Instant::now() < end,
+                "nothing of {:?} came within {COMING_DEADLINE:?}",
+                self.accounts
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(settled)
+    }
 }
 
 /// A column more in the ledger and a newer schema that says that workers of this release may go on beside it, running ones and one that starts;

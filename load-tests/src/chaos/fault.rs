@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{
     database::{
         change_schema, deadlocks, exhaust_connections, fill_disk, lock_accounts, read_only_database,
-        take_no_writes, terminate_sessions,
+        refuse_rows, take_no_writes, terminate_sessions,
     },
     means::{
         consumer_timeout, crash, delete_queue, flush_redis, hold_commits, memory_alarm, one_key, pause,
@@ -108,6 +108,8 @@ pub enum Fault {
     Deadlocks,
     /// An operator's open transaction holds the rows of some accounts, longer than anybody waits for a lock.
     AccountLocked,
+    /// PostgreSQL refuses every row of some accounts, as a constraint or a trigger of somebody's would.
+    RowsRefused,
     /// A provider that uses one operation id for thousands of callbacks.
     ConstantKey,
     /// The next release's migration, which declares that workers of this one may go on beside it.
@@ -248,6 +250,7 @@ impl Fault {
             | Self::DatabaseTakesNoWrites
             | Self::Deadlocks
             | Self::AccountLocked
+            | Self::RowsRefused
             | Self::OldWorkerNewSchema
             | Self::ConnectionsExhausted
             | Self::DiskFull
@@ -293,6 +296,12 @@ impl Fault {
     /// Whether callbacks that were acknowledged are lost by it, until they are sent again.
     pub fn loses_commits(self) -> bool {
         matches!(self, Self::FailoverAsynchronous | Self::SnapshotRestored | Self::SecondPromotion)
+    }
+
+    /// Whether the broker delivers nothing again because of it, and nobody is left in doubt of a COMMIT: then no copy is counted that was not
+    /// published.
+    pub fn repeats_nothing(self) -> bool {
+        matches!(self, Self::AccountLocked | Self::RowsRefused | Self::RedisFlushed)
     }
 
     /// Brings it about for about `hold`, and puts everything right again. Returns how often it really happened.
@@ -367,6 +376,7 @@ impl Fault {
             Self::DatabaseTakesNoWrites => take_no_writes(site, pool).await,
             Self::Deadlocks => deadlocks(site).await,
             Self::AccountLocked => lock_accounts(site, PAUSE).await,
+            Self::RowsRefused => refuse_rows(site, PAUSE).await,
             Self::ConstantKey => one_key(site).await,
             Self::OldWorkerNewSchema => change_schema(site, pool, PAUSE).await,
             Self::ConnectionsExhausted => exhaust_connections(site, hold).await,

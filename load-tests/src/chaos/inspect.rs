@@ -103,7 +103,11 @@ pub async fn acknowledged_early(
     for (source, event_id, body, at_us) in rows {
         let first = by_key.entry((source, event_id)).or_insert(at_us);
         *first = at_us.min(*first);
-        by_body.extend(body.map(|body| (body, at_us)));
+        if let Some(body) = body {
+            // Some bad messages have one body.
+            let first = by_body.entry(body).or_insert(at_us);
+            *first = at_us.min(*first);
+        }
     }
     early(acked, &Committed { by_key, by_body }, lost, twins, held)
 }

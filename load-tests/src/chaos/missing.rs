@@ -24,9 +24,13 @@ pub async fn missing(site: &Site, published: &Published) -> anyhow::Result<Vec<u
     .fetch_all(&mut database)
     .await?;
     let there: HashSet<(String, String, Vec<u8>)> = there.into_iter().collect();
-    let bodies: Vec<Vec<u8>> =
-        sqlx::query_scalar("select body from quarantine").fetch_all(&mut database).await?;
-    let bodies: HashSet<Vec<u8>> = bodies.into_iter().collect();
+    // As `body::identity` has them.
+    let bad: Vec<(String, Vec<u8>)> = sqlx::query_as(
+        "select case when reason = 'malformed' then coalesce(routing_key, '') else '' end, body from quarantine",
+    )
+    .fetch_all(&mut database)
+    .await?;
+    let bad: HashSet<(String, Vec<u8>)> = bad.into_iter().collect();
     let mut twins: HashMap<u32, u32> = HashMap::new();
     for one in &plan.distinct {
         if let Fate::Twin(first) = one.fate {
@@ -36,7 +40,7 @@ pub async fn missing(site: &Site, published: &Published) -> anyhow::Result<Vec<u
     let is_there = |number: u32| {
         let one = &plan.distinct[number as usize];
         if one.poison.is_some() {
-            return bodies.contains(&body_of(plan, number));
+            return bad.contains(&body::identity(plan, one));
         }
         let content = body::content(plan, one);
         let sha256 = content.sha256();
@@ -49,7 +53,7 @@ pub async fn missing(site: &Site, published: &Published) -> anyhow::Result<Vec<u
 }
 
 fn body_of(plan: &Plan, number: u32) -> Vec<u8> {
-    body::message(plan, Sending { distinct: number, way: None }, 0).1
+    body::identity(plan, &plan.distinct[number as usize]).1
 }
 
 /// Whether a failover has lost it, or a case of it.

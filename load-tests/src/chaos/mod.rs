@@ -166,7 +166,7 @@ async fn chaos(
     // Faults that nobody has recovered from yet.
     let mut recent: Vec<String> = Vec::new();
     let mut rows_seen = inspect::RowVersions::new();
-    let mut sent_again = 0;
+    let (mut sent_again, mut repeats_nothing) = (0, true);
     let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
     while due > 0
         && (!args.fault.is_empty() || started.elapsed() < Duration::from_secs(u64::from(args.seconds)))
@@ -184,6 +184,7 @@ async fn chaos(
             offer.pause().await;
             wait_until_settled(site, &mut pool, &published).await?;
         }
+        repeats_nothing &= fault.repeats_nothing() && beside.is_none();
         let begun = beside.map(|beside| (beside, beside.begin(site)));
         let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
         if let Some((beside, begun)) = begun {
@@ -230,10 +231,14 @@ async fn chaos(
 
     let copies = published.confirmed.load(Ordering::Relaxed).saturating_sub(plan.distinct.len() as u64);
     // What a failover lost was counted by the rows that it lost.
-    let copies = if site.lost.is_empty() { copies } else { 0 };
+    let copies = match (repeats_nothing, site.lost.is_empty()) {
+        (true, _) => Copies::Exactly(copies),
+        (false, true) => Copies::AtLeast(copies),
+        (false, false) => Copies::AtLeast(0),
+    };
     let at_us: Vec<u64> = published.at_us.iter().map(|at| at.load(Ordering::Relaxed)).collect();
     let mut database = site.connect().await?;
-    let mut audit = audit::run(&mut database, plan, &at_us, Copies::AtLeast(copies)).await?;
+    let mut audit = audit::run(&mut database, plan, &at_us, copies).await?;
     let direct = site.direct()?;
     let names = direct.names();
     let left = replay::messages_left(&direct, &[&names.queue, &names.dead_queue]).await?;

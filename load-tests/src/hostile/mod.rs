@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use serde::Serialize;
 use self::noise::Noise;
 use crate::{
     cli::{Failure, HostileArgs},
+    memory::{Memory, Quarters, grown},
     place::Place,
     plan::{Options, Plan},
     publish::Sender,
@@ -35,9 +36,6 @@ const UNCONFIRMED_MAX: usize = 200;
 /// How far publishers may be ahead of the workers, in messages: what lies in the queue costs the broker's memory.
 const AHEAD_MAX: usize = 20_000;
 const MEMORY_PAUSE: Duration = Duration::from_millis(200);
-
-/// Of each quarter of the messages.
-type Quarters = [u64; 4];
 
 /// The figures of a run.
 #[derive(Debug, Serialize)]
@@ -133,8 +131,7 @@ async fn hostile(
     let mut audit = audit::run(&mut database, plan, &noise, args.messages).await?;
     let names = place.names();
     audit.check("queues_are_empty", replay::messages_left(place, &[&names.queue, &names.dead_queue]).await?);
-    let own = workers::command(program, place).arg("audit").status().await.context("payonce does not run")?;
-    audit.check("payonces_own_audit", (!own.success()).then(|| own.to_string()).into_iter().collect());
+    audit.check("payonce_audit", workers::audit(program, place).await?);
     audit.check("memory_is_flat", grown(worker_memory_mib).into_iter().collect());
     let violations = audit.violations();
     #[expect(clippy::cast_precision_loss, reason = "at most 20 million messages")]
@@ -151,14 +148,6 @@ async fn hostile(
         audit: if violations.is_empty() { "ok".into() } else { violations.into() },
         seed: args.seed,
     })
-}
-
-/// By the third quarter all that a worker keeps has its size: what is larger in the fourth grows with the messages. Nothing measured shows
-/// nothing.
-fn grown(memory_mib: Quarters) -> Option<String> {
-    let [_, _, third, fourth] = memory_mib;
-    let is_flat = fourth <= third + third / 8 + 8;
-    (!is_flat || memory_mib.contains(&0)).then(|| format!("MiB at most, by quarter: {memory_mib:?}"))
 }
 
 /// Publishes all hostile messages, never far ahead of the workers.
@@ -192,43 +181,6 @@ async fn watch_settled(place: &Place, settled: &AtomicUsize, total: usize) -> Re
         settled.store(replay::settled(&mut database).await?.min(total), Ordering::Relaxed);
         tokio::time::sleep(MEMORY_PAUSE).await;
     }
-}
-
-/// The workers' resident sets, watched from outside.
-struct Memory {
-    stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Quarters>,
-}
-
-impl Memory {
-    fn watch(ids: Vec<u32>, settled: Arc<AtomicUsize>, total: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let mut quarters = Quarters::default();
-            while !stopped.load(Ordering::Relaxed) {
-                let quarter = settled.load(Ordering::Relaxed) * 4 / total.max(1);
-                let largest = ids.iter().filter_map(|id| resident_kib(*id)).max().unwrap_or(0);
-                if let Some(peak) = quarters.get_mut(quarter.min(3)) {
-                    *peak = largest.div_ceil(1_024).max(*peak);
-                }
-                tokio::time::sleep(MEMORY_PAUSE).await;
-            }
-            quarters
-        });
-        Self { stop, task }
-    }
-
-    async fn stop(self) -> Quarters {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap_or_default()
-    }
-}
-
-fn resident_kib(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().trim_end_matches("kB").trim().parse().ok()
 }
 
 impl Report {
@@ -266,13 +218,6 @@ impl Report {
 mod tests {
     use super::*;
     use crate::{audit::harms::OPEN_UP, hostile::audit::HARMS};
-
-    #[test]
-    fn memory_that_grows_with_the_messages_or_was_not_measured_is_found() {
-        assert_eq!(grown([30, 60, 61, 62]), None);
-        assert!(grown([30, 60, 90, 120]).is_some());
-        assert!(grown([0, 0, 0, 0]).is_some());
-    }
 
     #[tokio::test]
     async fn every_check_of_the_hostile_audit_finds_the_harm_it_is_there_for() {

@@ -1,7 +1,6 @@
-//! Endpoints of several providers, a seeded plan of webhooks for them, and what must be stored in the end. What must not live here: HTTP.
+//! Endpoints of several providers, and a seeded plan of webhooks for them. What must not live here: HTTP, and what must be stored in the end.
 
 use std::{
-    collections::{BTreeMap, HashSet},
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -9,7 +8,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
 use payonce::{
     config::EndpointConfig,
     ingress::{
@@ -21,10 +19,7 @@ use payonce::{
     signature::{Key, Kind, Policy, Rule},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use sqlx::PgConnection;
 use tempfile::TempDir;
-
-use crate::audit::Audit;
 
 /// Providers, their secrets, and the body of their yes.
 pub const PROVIDERS: [(&str, &str, &str); 6] = [
@@ -40,11 +35,14 @@ pub const PROVIDERS: [(&str, &str, &str); 6] = [
     ("standard-webhooks", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", ""),
 ];
 /// What the sources of all that is published begin with: a replay before it has others.
-const SOURCES: &str = "/webhooks/";
+pub const SOURCES: &str = "/webhooks/";
 /// What their accounts begin with.
-const ACCOUNT: &str = "web-";
+pub const ACCOUNT: &str = "web-";
+/// What all of them pay in.
+pub const CURRENCY: &str = "EUR";
 /// Accounts that the money goes to.
 const ACCOUNTS: u32 = 1_000;
+
 /// One webhook of the plan.
 pub struct Webhook {
     pub endpoint: usize,
@@ -149,7 +147,7 @@ impl Front {
             id: webhook.id.clone(),
             account: format!("{ACCOUNT}{}", webhook.account),
             amount: webhook.amount,
-            currency: "EUR".to_owned(),
+            currency: CURRENCY.to_owned(),
         };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let made = make(endpoint, secrets, &sample, now_s - ago_s).map_err(anyhow::Error::msg)?;
@@ -179,66 +177,6 @@ impl Parts {
         }
         [head.as_bytes(), b"\r\n", &self.body].concat()
     }
-}
-
-/// Copies that were rejected so far, by layer, whoever sent them.
-pub async fn copies(database: &mut PgConnection) -> anyhow::Result<BTreeMap<String, u64>> {
-    let copies: Vec<(String, i64)> =
-        sqlx::query_as("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label")
-            .fetch_all(&mut *database)
-            .await?;
-    Ok(copies.into_iter().map(|(layer, n)| (layer, n.unsigned_abs())).collect())
-}
-
-/// Compares accounts, ledger and quarantine with the webhooks that were sent: each moved its money once. `before`: copies that were rejected before.
-pub async fn check(
-    database: &mut PgConnection,
-    webhooks: &[Arc<Webhook>],
-    before: &BTreeMap<String, u64>,
-    audit: &mut Audit,
-) -> anyhow::Result<()> {
-    let mut expected: BTreeMap<String, i64> = BTreeMap::new();
-    let mut counted = HashSet::new();
-    for webhook in webhooks.iter().filter(|webhook| counted.insert(&webhook.id)) {
-        *expected.entry(format!("{ACCOUNT}{}", webhook.account)).or_default() +=
-            i64::try_from(webhook.amount)?;
-    }
-    let found: Vec<(String, i64)> =
-        sqlx::query_as("select account_id, balance from accounts where starts_with(account_id, $1)")
-            .bind(ACCOUNT)
-            .fetch_all(&mut *database)
-            .await?;
-    let found: BTreeMap<String, i64> = found.into_iter().collect();
-    let differ = expected.iter().filter(|(account, balance)| found.get(*account) != Some(balance));
-    let mut differ: Vec<String> = differ
-        .map(|(account, balance)| format!("{account}: expected {balance}, found {:?}", found.get(account)))
-        .collect();
-    let unknown = found.keys().filter(|account| !expected.contains_key(*account));
-    differ.extend(unknown.map(|account| format!("{account}: not in the plan")));
-    audit.check("every_balance_is_the_plans", differ);
-    audit.applied = count(database).await?;
-    let (applied, distinct) = (audit.applied, counted.len());
-    let differs = (applied != distinct as u64).then(|| format!("{applied} rows for {distinct} webhooks"));
-    audit.check("every_webhook_is_a_ledger_row_once", differs.into_iter().collect());
-    let cases: Vec<(String, i64)> = sqlx::query_as(
-        "select reason, count(*) from quarantine where starts_with(source, $1) group by reason",
-    )
-    .bind(SOURCES)
-    .fetch_all(&mut *database)
-    .await?;
-    audit.quarantined = cases.into_iter().map(|(reason, n)| (reason, n.unsigned_abs())).collect();
-    let cases = audit.quarantined.iter().map(|(reason, n)| format!("{n} cases of {reason}")).collect();
-    audit.check("nothing_is_a_case", cases);
-    let rejected = copies(database).await?.into_iter();
-    audit.duplicates =
-        rejected.map(|(layer, n)| (layer.clone(), n - before.get(&layer).copied().unwrap_or(0))).collect();
-    Ok(())
-}
-
-async fn count(database: &mut PgConnection) -> anyhow::Result<u64> {
-    let sql = "select count(*) from ledger where starts_with(source, $1)";
-    let n: i64 = sqlx::query_scalar(sql).bind(SOURCES).fetch_one(database).await.context(sql)?;
-    Ok(n.unsigned_abs())
 }
 
 fn put(folder: &TempDir, name: &str, text: &str) -> anyhow::Result<PathBuf> {

@@ -5,9 +5,8 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -19,6 +18,7 @@ use super::{
     http::Client,
     process::Ingress,
 };
+use crate::memory::{Memory, Quarters};
 
 /// One in so many is an honest copy, which must be answered with yes.
 const HONEST_EVERY: u32 = 500;
@@ -27,7 +27,6 @@ const LARGE_EVERY: u32 = 1_000;
 const LARGE_BYTES: usize = 1_048_577;
 /// Older than any provider's tolerance.
 const STALE_S: u64 = 3_600;
-const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What must become of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +37,25 @@ enum Expected {
     NothingElse,
 }
 
+impl Expected {
+    /// `status`: 0 where the connection was closed without an answer.
+    fn allows(self, status: u16) -> bool {
+        let is_refused = (400..500).contains(&status);
+        match self {
+            Self::Yes => status == 200,
+            Self::No => status == 0 || is_refused,
+            Self::NothingElse => status == 200 || is_refused,
+        }
+    }
+}
+
 /// What became of all.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// By status; 0: the connection was closed without an answer.
     pub answers: BTreeMap<u16, u64>,
     pub wrong: Vec<String>,
-    /// The largest resident memory while the first and the second half was sent, in MiB.
-    pub memory_mib: [f64; 2],
+    pub memory_mib: Quarters,
 }
 
 /// Sends `count` hostile requests.
@@ -56,15 +66,16 @@ pub async fn flood(
     count: u32,
     seed: u64,
 ) -> anyhow::Result<Outcome> {
-    let next = Arc::new(AtomicU32::new(0));
+    let next = Arc::new(AtomicUsize::new(0));
     let address = ingress.address;
+    let memory = Memory::watch(vec![ingress.id()?], Arc::clone(&next), count as usize);
     let sending: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             let (front, webhooks, next) = (Arc::clone(front), Arc::clone(webhooks), Arc::clone(&next));
             tokio::spawn(async move {
                 let (mut client, mut outcome) = (Client::new(address), Outcome::default());
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let number = u32::try_from(next.fetch_add(1, Ordering::Relaxed))?;
                     if number >= count {
                         return anyhow::Ok(outcome);
                     }
@@ -77,12 +88,7 @@ pub async fn flood(
                     }
                     let status = answer.as_ref().map_or(0, |answer| answer.status);
                     *outcome.answers.entry(status).or_default() += 1;
-                    let is_right = match expected {
-                        Expected::Yes => status == 200,
-                        Expected::No => status == 0 || (400..500).contains(&status),
-                        Expected::NothingElse => status == 200 || (400..500).contains(&status),
-                    };
-                    if !is_right {
+                    if !expected.allows(status) {
                         let answer = answer.map_err(|cause| format!("{cause:#}"));
                         outcome.wrong.push(format!("{number}, {what}: {answer:?}"));
                     }
@@ -91,14 +97,6 @@ pub async fn flood(
         })
         .collect();
     let mut total = Outcome::default();
-    while sending.iter().any(|task| !task.is_finished()) {
-        let half = usize::from(next.load(Ordering::Relaxed) > count / 2);
-        let now = ingress.memory_mib("VmRSS")?;
-        if let Some(peak) = total.memory_mib.get_mut(half) {
-            *peak = peak.max((now * 10.0).round() / 10.0);
-        }
-        tokio::time::sleep(MEMORY_PAUSE).await;
-    }
     for sent in sending {
         let sent = sent.await.context("a sender panicked")??;
         total.wrong.extend(sent.wrong);
@@ -106,6 +104,7 @@ pub async fn flood(
             *total.answers.entry(status).or_default() += n;
         }
     }
+    total.memory_mib = memory.stop().await;
     Ok(total)
 }
 
@@ -223,5 +222,22 @@ fn change_signature(parts: &mut Parts, random: &mut StdRng) {
             Some(_) | None => 0,
         };
         *value = format!("{}{}", &value[..prefix], other(&value[prefix..]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_a_hostile_request_must_not_get_is_found() {
+        for (expected, right, wrong) in [
+            (Expected::Yes, &[200][..], &[0, 204, 401, 500, 503][..]),
+            (Expected::No, &[0, 400, 401, 404, 413], &[200, 202, 302, 500, 503]),
+            (Expected::NothingElse, &[200, 400, 401], &[0, 500, 503]),
+        ] {
+            assert!(right.iter().all(|status| expected.allows(*status)), "{expected:?}");
+            assert!(!wrong.iter().any(|status| expected.allows(*status)), "{expected:?}");
+        }
     }
 }

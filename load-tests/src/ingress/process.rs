@@ -117,7 +117,8 @@ impl Ingress {
             .with_context(|| format!("the ingress did not end within {STOP_DEADLINE:?} of SIGTERM"))??)
     }
 
-    fn id(&self) -> anyhow::Result<u32> {
+    /// The process.
+    pub fn id(&self) -> anyhow::Result<u32> {
         self.child.id().context("the ingress is gone")
     }
 
