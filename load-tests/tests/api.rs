@@ -8,7 +8,7 @@ use std::process::Command;
 fn answers_are_right_beside_a_loaded_pool() {
     let seed = std::process::id();
     let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
-        .args(["api", "--rate", "50", "--seconds", "4", "--rows", "4000", "--load", "200", "--json"])
+        .args(["api", "--rate", "50", "--seconds", "4", "--rows", "4000", "--load", "1000", "--json"])
         .args(["--seed", &seed.to_string()])
         .output()
         .expect("load-tests runs");

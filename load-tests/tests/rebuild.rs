@@ -21,6 +21,8 @@ fn all_balances_are_rebuilt_from_the_feed_while_it_is_killed() {
             "100",
         ])
         .args(["--kills", "3", "--json", "--seed", &seed.to_string()])
+        // What gets no money is waited for at the end.
+        .env("PAYONCE_ORDER_WAIT_MS", "15000")
         .output()
         .expect("load-tests runs");
     let (said, warned) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

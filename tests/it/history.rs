@@ -119,7 +119,9 @@ async fn totals_never_change_while_several_add_up_old_counts_at_once() {
 async fn what_history_says_of_a_time_does_not_depend_on_how_old_it_is() {
     let world = World::new().await;
     sql(&world, TWELVE_DAYS).await;
-    let day = |n: u32| OffsetDateTime::now_utc().replace_time(time::Time::MIDNIGHT) - DAY * n;
+    // One day, whenever midnight comes.
+    let today = OffsetDateTime::now_utc().replace_time(time::Time::MIDNIGHT);
+    let day = |n: u32| today - DAY * n;
     let ask = async || {
         let mut connection = world.connect().await;
         let series = history::series(&mut connection, day(8), day(1), DAY, true).await.expect("series");

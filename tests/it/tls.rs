@@ -13,11 +13,14 @@ struct Link<'a> {
     url: String,
     files: TlsConfig,
     refusal: Option<&'a [&'a str]>,
+    /// Words of which the server's log must have one, where the refusal is the server's: a connection that is reset says nothing of why.
+    logged: &'a [&'a str],
 }
 
 /// What every server must do with each way.
 fn links<'a>(url: &str, ours: &Authority, theirs: &Authority) -> Vec<Link<'a>> {
-    let link = |what, url: &str, files, refusal| Link { what, url: url.to_owned(), files, refusal };
+    let link =
+        |what, url: &str, files, refusal| Link { what, url: url.to_owned(), files, refusal, logged: &[] };
     let by_name = url.replace("127.0.0.1", "localhost");
     let client = ours.client();
     vec![
@@ -40,25 +43,31 @@ fn links<'a>(url: &str, ours: &Authority, theirs: &Authority) -> Vec<Link<'a>> {
             client.clone(),
             Some(&["not valid for name", "NotValidForName"]),
         ),
-        link(
-            "no certificate of ours",
-            url,
-            TlsConfig { certificate_file: None, key_file: None, ..client.clone() },
-            Some(&[
-                "valid client certificate",
-                "CertificateRequired",
-                "certificate required",
-                "HandshakeFailure",
-                // By TLS 1.3 the server refuses after the handshake; its reset can overtake its alert.
-                "Connection reset by peer",
-            ]),
-        ),
-        link(
-            "a certificate that another authority signed",
-            url,
-            TlsConfig { ca_file: client.ca_file, ..theirs.client() },
-            Some(&["UnknownCA", "unknown ca", "UnknownCa", "Connection reset by peer"]),
-        ),
+        Link {
+            logged: &["did not return a certificate", "Certificate required", "valid client certificate"],
+            ..link(
+                "no certificate of ours",
+                url,
+                TlsConfig { certificate_file: None, key_file: None, ..client.clone() },
+                Some(&[
+                    "valid client certificate",
+                    "CertificateRequired",
+                    "certificate required",
+                    "HandshakeFailure",
+                    // By TLS 1.3 the server refuses after the handshake; its reset can overtake its alert.
+                    "Connection reset by peer",
+                ]),
+            )
+        },
+        Link {
+            logged: &["certificate verify failed", "Unknown CA"],
+            ..link(
+                "a certificate that another authority signed",
+                url,
+                TlsConfig { ca_file: client.ca_file, ..theirs.client() },
+                Some(&["UnknownCA", "unknown ca", "UnknownCa", "Connection reset by peer"]),
+            )
+        },
     ]
 }
 
@@ -68,13 +77,20 @@ fn expired(url: &str, ours: &Authority) -> Link<'static> {
         url: url.to_owned(),
         files: ours.client(),
         refusal: Some(&["Expired", "expired"]),
+        logged: &[],
     }
 }
 
 async fn check<F: Future<Output = Result<(), String>>>(
+    server: &OwnServer,
     link: &Link<'_>,
     connect: impl FnOnce(String, TlsConfig) -> F,
 ) {
+    let said = || {
+        let log = server.log();
+        link.logged.iter().map(|words| log.matches(words).count()).sum::<usize>()
+    };
+    let before = said();
     let result = connect(link.url.clone(), link.files.clone()).await;
     match (&result, link.refusal) {
         (Ok(()), None) => {}
@@ -83,6 +99,10 @@ async fn check<F: Future<Output = Result<(), String>>>(
             assert!(!problem.contains("secret"), "{problem}");
         }
         (Ok(()) | Err(_), None | Some(_)) => panic!("{}: {result:?}", link.what),
+    }
+    if !link.logged.is_empty() {
+        let what = format!("the server's log says why it refused {}", link.what);
+        eventually(&what, true, || async { said() > before }).await;
     }
 }
 
@@ -109,7 +129,7 @@ async fn postgresql_is_reached_by_verified_tls_or_not_at_all() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = OwnServer::start_with_tls("postgres", "PAYONCE_DATABASE_URL", ours.folder()).await;
     for link in links(server.url(), &ours, &theirs) {
-        check(&link, postgres).await;
+        check(&server, &link, postgres).await;
     }
     // The address can name the files itself, as libpq's can.
     let files = ours.client();
@@ -118,12 +138,13 @@ async fn postgresql_is_reached_by_verified_tls_or_not_at_all() {
     };
     let (ca, certificate, key) = (show(&files.ca_file), show(&files.certificate_file), show(&files.key_file));
     let url = format!("{}&sslrootcert={ca}&sslcert={certificate}&sslkey={key}", server.url());
-    let named = Link { what: "files in the address", url, files: TlsConfig::default(), refusal: None };
-    check(&named, postgres).await;
+    let named =
+        Link { what: "files in the address", url, files: TlsConfig::default(), refusal: None, logged: &[] };
+    check(&server, &named, postgres).await;
     server.kill().await;
     ours.sign("server", &["127.0.0.1"], Duration::days(-1));
     server.start_again().await;
-    check(&expired(server.url(), &ours), postgres).await;
+    check(&server, &expired(server.url(), &ours), postgres).await;
 }
 
 #[tokio::test]
@@ -131,7 +152,7 @@ async fn redis_is_reached_by_verified_tls_or_not_at_all() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = OwnServer::start_with_tls("redis", "PAYONCE_REDIS_URL", ours.folder()).await;
     for link in links(server.url(), &ours, &theirs) {
-        check(&link, redis).await;
+        check(&server, &link, redis).await;
     }
     // redis-rs knows an address that switches verification off; it is not built in here.
     let insecure = format!("{}/#insecure", server.url());
@@ -160,12 +181,12 @@ async fn rabbitmq_is_reached_by_verified_tls_or_not_at_all() {
     })
     .await;
     for link in links(server.url(), &ours, &theirs) {
-        check(&link, rabbitmq).await;
+        check(&server, &link, rabbitmq).await;
     }
     server.kill().await;
     ours.sign("server", &["127.0.0.1"], Duration::days(-1));
     server.start_again().await;
-    check(&expired(server.url(), &ours), rabbitmq).await;
+    check(&server, &expired(server.url(), &ours), rabbitmq).await;
 }
 
 /// The real program, from its settings, over all three links.

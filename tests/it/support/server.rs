@@ -57,6 +57,13 @@ impl OwnServer {
         &self.url
     }
 
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path().join("log")).expect("a folder of logs");
+        let files = files.map(|file| std::fs::read(file.expect("a log").path()).expect("a log can be read"));
+        files.map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
+    }
+
     /// Ends it as a crash would, and waits until it is gone.
     pub async fn kill(&self) {
         self.run("kill").await;
