@@ -171,6 +171,13 @@ fn ties(content: &Content) -> Vec<String> {
     accounts.chain(payment).collect()
 }
 
+/// Each once.
+fn waiting_for(moved: &HashSet<String>, waiting: &HashMap<String, Vec<Arc<Content>>>) -> Vec<Arc<Content>> {
+    let mut seen = HashSet::new();
+    let found = moved.iter().filter_map(|tie| waiting.get(tie)).flatten();
+    found.filter(|content| seen.insert(Arc::as_ptr(content))).cloned().collect()
+}
+
 impl Textbook {
     fn marker(&self, content: &Content) -> String {
         format!("{}textbook:{}:{}:{}", self.prefix, content.source.len(), content.source, content.id)
@@ -222,12 +229,8 @@ impl Textbook {
                 fresh.push(content);
             }
         }
-        match self.transaction(&fresh).await {
-            Ok(Some(ends)) => {
-                for (content, end) in fresh.iter().zip(ends) {
-                    self.follow_up(content, end).await?;
-                }
-            }
+        match self.transaction(&fresh, true).await {
+            Ok(Some(ends)) => self.follow_up(&fresh, &ends).await?,
             // A copy is among them, or another consumer was in the way: what fails for another reason fails alone too.
             Ok(None) | Err(_) => {
                 for content in &fresh {
@@ -247,51 +250,60 @@ impl Textbook {
     /// Settles one, and what waited for it.
     async fn take(&self, content: &Arc<Content>) -> anyhow::Result<()> {
         let end = self.apply(content).await?;
-        self.follow_up(content, end).await
+        self.follow_up(std::slice::from_ref(content), &[end]).await
     }
 
-    async fn follow_up(&self, content: &Arc<Content>, end: End) -> anyhow::Result<()> {
-        match end {
-            End::InLedger => {
-                self.by_ledger.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            // Whoever begins to wait after this look tries once more by itself.
-            End::Applied if self.waiting_count.load(Ordering::SeqCst) == 0 => Ok(()),
-            End::Applied => {
-                let mut waiting = self.waiting.lock().await;
-                self.wake(&mut waiting, ties(content)).await
-            }
-            End::Waits => {
-                let mut waiting = self.waiting.lock().await;
-                self.waiting_count.fetch_add(1, Ordering::SeqCst);
-                for tie in ties(content) {
-                    waiting.entry(tie).or_default().push(Arc::clone(content));
-                }
-                // What it lacks may have come between its transaction and this.
-                self.wake(&mut waiting, ties(content)).await
+    /// Remembers what waits, and tries once more what waited for these.
+    async fn follow_up(&self, contents: &[Arc<Content>], ends: &[End]) -> anyhow::Result<()> {
+        let of = |wanted: End| contents.iter().zip(ends).filter(move |(_, end)| **end == wanted);
+        self.by_ledger.fetch_add(of(End::InLedger).count() as u64, Ordering::Relaxed);
+        let waits = of(End::Waits).count();
+        // Whoever begins to wait after this look tries once more by itself.
+        if waits == 0 && self.waiting_count.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        let mut waiting = self.waiting.lock().await;
+        self.waiting_count.fetch_add(waits, Ordering::SeqCst);
+        for (content, _) in of(End::Waits) {
+            for tie in ties(content) {
+                waiting.entry(tie).or_default().push(Arc::clone(content));
             }
         }
+        // What begins to wait too: what it lacks may have come between its transaction and this.
+        let moved = of(End::Applied).chain(of(End::Waits)).flat_map(|(content, _)| ties(content));
+        self.wake(&mut waiting, moved.collect()).await
     }
 
-    /// Tries again what waits for these, and what waits for that in turn.
+    /// Tries again, in one transaction, what waits for these, and what waits for that in turn.
     async fn wake(
         &self,
         waiting: &mut HashMap<String, Vec<Arc<Content>>>,
-        mut moved: Vec<String>,
+        mut moved: HashSet<String>,
     ) -> anyhow::Result<()> {
-        while let Some(tie) = moved.pop() {
-            for content in waiting.get(&tie).cloned().unwrap_or_default() {
-                if self.apply(&content).await? == End::Waits {
-                    continue;
-                }
-                self.waiting_count.fetch_sub(1, Ordering::SeqCst);
-                for tie in ties(&content) {
-                    if let Some(others) = waiting.get_mut(&tie) {
-                        others.retain(|other| !Arc::ptr_eq(other, &content));
+        while !moved.is_empty() {
+            let tried = waiting_for(&moved, waiting);
+            moved.clear();
+            if tried.is_empty() {
+                break;
+            }
+            let ends = match self.transaction(&tried, false).await {
+                Ok(Some(ends)) => ends,
+                Ok(None) | Err(_) => {
+                    let mut ends = Vec::with_capacity(tried.len());
+                    for content in &tried {
+                        ends.push(self.apply(content).await?);
                     }
+                    ends
                 }
-                moved.extend(ties(&content));
+            };
+            for (content, _) in tried.iter().zip(&ends).filter(|(_, end)| **end != End::Waits) {
+                self.waiting_count.fetch_sub(1, Ordering::SeqCst);
+                for tie in ties(content) {
+                    if let Some(others) = waiting.get_mut(&tie) {
+                        others.retain(|other| !Arc::ptr_eq(other, content));
+                    }
+                    moved.insert(tie);
+                }
             }
         }
         Ok(())
@@ -315,18 +327,23 @@ impl Textbook {
         if let Some(end) = self.one_statement(content).await? {
             return Ok(end);
         }
-        Ok(self.transaction(std::slice::from_ref(content)).await?.map_or(End::InLedger, |ends| ends[0]))
+        Ok(self.transaction(std::slice::from_ref(content), true).await?.map_or(End::InLedger, |ends| ends[0]))
     }
 
-    /// One transaction; `None` where the ledger has one of these already, and nothing is written.
-    async fn transaction(&self, contents: &[Arc<Content>]) -> anyhow::Result<Option<Vec<End>>> {
+    /// One transaction; `None` where the ledger has one of these already, and nothing is written. Those that wait and are new are stored too.
+    async fn transaction(
+        &self,
+        contents: &[Arc<Content>],
+        are_new: bool,
+    ) -> anyhow::Result<Option<Vec<End>>> {
         let mut transaction = self.pool.begin().await?;
         let contents: Vec<&Content> = contents.iter().map(Arc::as_ref).collect();
         let Some(ends) = rules::apply(&mut transaction, &contents).await? else {
             transaction.rollback().await?;
             return Ok(None);
         };
-        for (content, _) in contents.iter().zip(&ends).filter(|(_, end)| **end == End::Waits) {
+        let waits = contents.iter().zip(&ends).filter(|(_, end)| are_new && **end == End::Waits);
+        for (content, _) in waits {
             store_case(&mut transaction, content).await?;
         }
         transaction.commit().await?;
