@@ -77,7 +77,7 @@ pub struct Balances {
 }
 
 impl Balances {
-    /// Does not connect yet. `timeout`: when Redis counts as away; `ttl`: how long an account without news is kept.
+    /// Does not connect yet. `timeout`: when Redis counts as down; `ttl`: how long an account without news is kept.
     ///
     /// # Errors
     /// Words for what is wrong with the URL or a file; they do not repeat it.

@@ -29,7 +29,7 @@ const DONE: &[u8] = b"done:";
 const CLAIM: &str = "claim";
 
 /// Keys that are written to see whether Redis takes keys at all. Names of payonce are spread over the slots of a cluster, and so are these: a node
-/// that has some of the slots only refuses one of them, and counts as away from the start, not anew with every batch.
+/// that has some of the slots only refuses one of them, and counts as down from the start, not anew with every batch.
 const PROBES: usize = 16;
 const PROBE_TTL_MS: u64 = 1_000;
 
@@ -50,7 +50,7 @@ pub struct Dedupe {
     clients: Vec<Client>,
     prefix: String,
     config: DedupeConfig,
-    /// `None` while Redis is away: batches then skip it, and pay nothing for waiting.
+    /// `None` while Redis is down: batches then skip it, and pay nothing for waiting.
     connection: Mutex<Option<MultiplexedConnection>>,
     lost: Notify,
 }
@@ -84,7 +84,7 @@ impl Dedupe {
     }
 
     /// Connects, and again whenever the connection is lost, until `stop`. Runs beside the lanes, so that they never wait for a
-    /// Redis that is away.
+    /// Redis that is down.
     pub async fn keep_connected(&self, probe_pause: Duration, stop: &CancellationToken) {
         metrics::redis_available(false);
         let mut was_available = None;
@@ -94,7 +94,7 @@ impl Dedupe {
             match &available {
                 Ok(()) if was_available != Some(true) => info!("Redis is available"),
                 Err(error) if was_available != Some(false) => {
-                    warn!(error = %describe(error), "Redis is away; every callback is checked in the ledger alone");
+                    warn!(error = %describe(error), "Redis is down; every callback is checked in the ledger alone");
                 }
                 Ok(()) | Err(_) => {}
             }
@@ -127,7 +127,7 @@ impl Dedupe {
             }
             Ok(_) => unknown(),
             Err(error) => {
-                self.give_up(&error);
+                self.mark_down(&error);
                 unknown()
             }
         }
@@ -146,7 +146,7 @@ impl Dedupe {
             return;
         }
         if let Err(error) = pipeline.query_async::<()>(&mut connection).await {
-            self.give_up(&error);
+            self.mark_down(&error);
         }
     }
 
@@ -247,7 +247,7 @@ impl Dedupe {
     }
 
     /// Any error ends the connection: redis-rs keeps one that timed out, or that leads to a replica which is read-only.
-    fn give_up(&self, error: &RedisError) {
+    fn mark_down(&self, error: &RedisError) {
         let was_connected = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
         if was_connected {
             metrics::redis_available(false);

@@ -300,7 +300,7 @@ impl Keys {
 
     /// Takes over each change of the file, until `stop`: when two looks in a row have read the same, so that a file that is being written
     /// in place is not read by half. One that cannot be used, or names no source any more, is reported in the log and by the metric
-    /// `payonce_keys_file_ok`, and the keys from before stay in force: a slip of the editor must not turn every payment away.
+    /// `payonce_keys_file_ok`, and the keys from before stay in force: a slip of the editor must not reject every payment.
     pub async fn keep_fresh(&self, pause: Duration, stop: &CancellationToken) {
         metrics::keys_file_ok(true);
         let Some(path) = &self.path else { return };

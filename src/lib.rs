@@ -1,4 +1,4 @@
-//! payonce takes payment callbacks from RabbitMQ, turns every duplicate away, and changes balances in PostgreSQL: applied at
+//! payonce takes payment callbacks from RabbitMQ, rejects every duplicate, and changes balances in PostgreSQL: applied at
 //! most once per idempotency key, acknowledged only after the commit.
 //!
 //! A message's path, module by module: [`broker`] delivers it, [`worker`] gathers a batch, [`wire`] decodes it, [`dedupe`] asks

@@ -27,7 +27,7 @@ pub const SPANS: &str = "payonce::span";
 /// Publishers that one batch is linked to at most, which is also what OpenTelemetry allows a span by default.
 pub const LINKS_MAX: usize = 128;
 
-/// After so long a collector that does not answer is given up, and the spans with it.
+/// After so long a collector that does not answer is no longer waited for, and the spans are dropped with it.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Length of a W3C `traceparent` of version 00.
@@ -80,7 +80,7 @@ impl Telemetry {
     /// Sends the last spans, for at most five seconds. To be called from outside the runtime, while that is still there.
     pub fn stop(self) {
         if let Some(provider) = self.0 {
-            // A collector that is away has been logged by then.
+            // A collector that is down has been logged by then.
             drop(provider.shutdown_with_timeout(EXPORT_DEADLINE));
         }
     }

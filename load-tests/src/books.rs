@@ -175,7 +175,7 @@ impl Books {
 /// Account, currency, balance, held, version.
 type Row = (String, String, i64, i64, i64);
 
-/// Takes every event from a durable queue of its own, also after the broker was away.
+/// Takes every event from a durable queue of its own, also after the broker was down.
 pub struct Reader {
     books: Arc<Mutex<Books>>,
     place: Place,

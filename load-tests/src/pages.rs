@@ -106,7 +106,7 @@ fn paths(args: &PagesArgs) -> Vec<String> {
         "/event?source=/providers/pages-1&id=case_1",
         "/account?id=history-7",
         "/workers",
-        "/trail",
+        "/audit-log",
         "/metrics",
     ];
     let mut paths: Vec<String> = fixed.map(str::to_owned).to_vec();

@@ -230,7 +230,7 @@ impl Place {
         Ok(())
     }
 
-    /// Adds so many cases, a trail of ten times as many copies, and counts of the last 90 days: by the minute for a day, else by the hour.
+    /// Adds so many cases, ten times as many duplicates, and counts of the last 90 days: by the minute for a day, else by the hour.
     pub async fn write_cases(&self, cases: u32) -> Result<(), Failure> {
         let sql = format!(
             "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint, account_id, payment_id,

@@ -186,13 +186,13 @@ fn hold(events: &mut Vec<Event>, amount: i64, less: i64, knots: bool, random: &m
             events.extend(refunds(less, random));
         }
         5 => events.push(event(Kind::Voided, if random.random_bool(0.5) { amount } else { 0 })),
-        // The rest is given up, sooner or later than the captures.
+        // The rest is released, sooner or later than the captures.
         6 => {
             events.extend(parts(Kind::Captured, less, random));
             events.push(event(Kind::Voided, amount - less));
             events.extend(refunds(less, random));
         }
-        // A part is given up.
+        // A part is released.
         7 => {
             events.extend(parts(Kind::Captured, less / 2 + 1, random));
             events.push(Event { is_final: Some(false), ..event(Kind::Voided, part(amount / 2, random)) });

@@ -68,7 +68,7 @@ pub fn case_endpoints(config: &Config) -> Endpoints {
 /// Takes providers' webhooks until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`AppError`]; a broker that is away is not one, webhooks are answered with 503 meanwhile.
+/// [`AppError`]; a broker that is down is not one, webhooks are answered with 503 meanwhile.
 pub async fn run_ingress(
     config: Config,
     listen: SocketAddr,

@@ -109,7 +109,7 @@ fn warn_of_risks(config: &Config) {
 /// Runs one member of the worker pool until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`AppError`]; a server that is away is not one, it is waited for.
+/// [`AppError`]; a server that is down is not one, it is waited for.
 pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<(), AppError> {
     let keys = keys(&config)?;
     if config.signatures_required && config.keys_file.is_none() {
@@ -143,7 +143,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
         config: config.worker,
         retry: config.retry,
         readiness,
-        vitals: worker::Vitals::default(),
+        stats: worker::Stats::default(),
         name,
     };
     let result = worker::run(worker, stop.clone()).await;
@@ -155,7 +155,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
 /// Answers applications' reads until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`AppError`]; a database that is away is not one, the answers say so.
+/// [`AppError`]; a database that is down is not one, the answers say so.
 pub async fn run_api(config: Config, listen: SocketAddr) -> Result<(), AppError> {
     let Some(path) = &config.api_tokens_file else {
         return Err(AppError::Usage(
@@ -181,7 +181,7 @@ pub async fn run_api(config: Config, listen: SocketAddr) -> Result<(), AppError>
 /// Sends what the ledger says until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`AppError`]; a server that is away is not one, it is waited for.
+/// [`AppError`]; a server that is down is not one, it is waited for.
 pub async fn run_feed(
     config: Config,
     listen: Option<SocketAddr>,
@@ -244,7 +244,7 @@ async fn serve_health(
 /// Serves the pool's pages until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// [`AppError`]; a server that is away is not one, `/readyz` says so.
+/// [`AppError`]; a server that is down is not one, `/readyz` says so.
 pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
     let access = ops::Access::new(config.access.clone(), listen).map_err(AppError::Usage)?;
     if config.amqp_url.is_some() {

@@ -23,12 +23,11 @@ pub(super) fn acts(keys: Keys, endpoints: Endpoints, config: &Config) -> Acts {
     let (keys_of_approvals, endpoints_of_approvals) = (keys.clone(), Arc::clone(&endpoints));
     Acts {
         approvals,
-        carry_out: Arc::new(move |mut connection, order, action| {
+        run_action: Arc::new(move |mut connection, order, action| {
             let (keyring, endpoints) = (keys.current(), Arc::clone(&endpoints));
             Box::pin(async move {
                 let trust = Trust { keyring: &keyring, endpoints: &endpoints };
-                let done =
-                    case_actions::carry_out(&mut connection, &order, action, &trust, policy, |_| {}).await;
+                let done = case_actions::run(&mut connection, &order, action, &trust, policy, |_| {}).await;
                 connection.close().await;
                 done.map(drop)
             })

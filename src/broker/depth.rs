@@ -39,7 +39,7 @@ impl Gauge {
     /// Asks once; `None`: the queues are not there yet, because no worker has declared them.
     ///
     /// # Errors
-    /// Where the broker is away. This connection is of no more use then.
+    /// Where the broker is down. This connection is of no more use then.
     pub async fn read(&self) -> Result<Option<Depths>, BrokerError> {
         let found = answer("tell how deep its queues are", async {
             let (ready, consumers) = self.depth(&self.names.queue).await?;

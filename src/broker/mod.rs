@@ -47,7 +47,7 @@ pub struct Names {
     pub exchange: String,
     /// Quorum queue that workers take from.
     pub queue: String,
-    /// Quorum queue of messages that the broker gave up.
+    /// Quorum queue of messages that the broker dead-lettered.
     pub dead_queue: String,
     /// Topic exchange that `payonce feed` sends to.
     pub events_exchange: String,
@@ -66,7 +66,7 @@ impl Names {
     }
 }
 
-/// The broker could not be reached, refused something, or went away. The session is over; a new connection may work.
+/// The broker could not be reached, refused something, or went down. The session is over; a new connection may work.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The address cannot be read as an AMQP URL. Trying again does not help.
@@ -151,7 +151,7 @@ fn tls_of(files: &TlsConfig) -> Result<OwnedTLSConfig, BrokerError> {
     Ok(OwnedTLSConfig { identity, cert_chain: Some(ca) })
 }
 
-/// Says goodbye. A connection that is just dropped is closed too, but the broker logs it as lost.
+/// Closes the connection in order. A connection that is just dropped is closed too, but the broker logs it as lost.
 ///
 /// # Errors
 /// Where it is gone already, which has the same effect.

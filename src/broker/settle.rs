@@ -64,7 +64,7 @@ impl Settler {
     /// [`BrokerError::NotAcked`] where the channel is gone. That loses nothing: the broker delivers again, and the copy is
     /// rejected.
     pub async fn settle(&mut self, settled: impl IntoIterator<Item = Receipt>) -> Result<(), BrokerError> {
-        crash::reach(Point::BeforeAck).await?;
+        crash::hit(Point::BeforeAck).await?;
         for Receipt { tag, acker } in settled {
             if self.aside.remove(&tag) {
                 acknowledge(&acker, false).await?;
@@ -85,7 +85,7 @@ impl Settler {
         if self.known.len() > self.out_of_order_max {
             self.settle_rest().await?;
         }
-        crash::reach(Point::AfterAck).await?;
+        crash::hit(Point::AfterAck).await?;
         Ok(())
     }
 

@@ -31,7 +31,7 @@ pub enum TopologyError {
          that may configure, or give this one the right to"
     )]
     Missing(String),
-    /// The broker went away or refused.
+    /// The broker went down or refused.
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }

@@ -9,7 +9,7 @@ use crate::{
     ledger::{AccountId, AccountStatus, Currency},
     store::{
         accounts::{self, Obstacle, Order, Ordered},
-        actions::Door,
+        actions::Via,
         report::{self, AccountStory, LedgerRow},
     },
 };
@@ -118,7 +118,7 @@ async fn change(
         to,
         currency,
         who: &how.by,
-        via: Door::CommandLine,
+        via: Via::CommandLine,
         why: &how.why,
         key: how.idempotency_key.as_deref(),
     };

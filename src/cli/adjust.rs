@@ -11,7 +11,7 @@ use crate::{
     ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, OPERATOR_SOURCE},
     store::{
         self, StoreError,
-        actions::{Act, Door, Line},
+        actions::{Act, Line, Via},
         acts::Adjusted,
     },
     worker::adjust::{self, Requested},
@@ -94,7 +94,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let chosen = correction.to_string();
     let line = Line {
         who: &args.by,
-        via: Door::CommandLine,
+        via: Via::CommandLine,
         action: Act::Adjust.as_str(),
         why: &args.why,
         chosen: &chosen,

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     store::{
         self,
-        actions::{self, ActionRow, Door},
+        actions::{self, ActionRow, Via},
         proposals::{self, ProposalRow},
         requests::Start,
     },
@@ -87,7 +87,7 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             print(&row);
             Ok(())
         }
-        Command::Approve { id, who } => carry_out(config, id, &who).await,
+        Command::Approve { id, who } => approve_one(config, id, &who).await,
         Command::Reject { id, why, who } => {
             let objection = with_database(config, async |connection| {
                 proposals::reject(connection, id, &who.by, &why).await
@@ -145,14 +145,14 @@ fn print(row: &ProposalRow) {
     }
 }
 
-async fn carry_out(config: &Config, id: i64, who: &Who) -> Result<(), Failure> {
+async fn approve_one(config: &Config, id: i64, who: &Who) -> Result<(), Failure> {
     let database = Arc::new(app::database(config, "payonce")?);
     let mut reading = database.for_reading().connect().await?;
     store::check_schema(&mut reading).await?;
     let keyring = app::case_keys(config)?.current();
     let endpoints = app::case_endpoints(config);
     let trust = Trust { keyring: &keyring, endpoints: &endpoints };
-    let approver = Approver { name: &who.by, via: Door::CommandLine };
+    let approver = Approver { name: &who.by, via: Via::CommandLine };
     let mut connection = store::Connection::new(database);
     let objection = approve(&mut connection, id, approver, (&trust, config.worker.policy())).await;
     connection.close().await;
@@ -162,7 +162,7 @@ async fn carry_out(config: &Config, id: i64, who: &Who) -> Result<(), Failure> {
     let row = proposals::show(&mut reading, id).await?;
     let action = row.and_then(|row| row.action_id).unwrap_or_default();
     let line = actions::show(&mut reading, action).await?;
-    let line = line.ok_or_else(|| Failure::No(format!("the trail has no line {action}")))?;
+    let line = line.ok_or_else(|| Failure::No(format!("the audit log has no line {action}")))?;
     if who.json {
         return print_json(&line);
     }
@@ -171,7 +171,7 @@ async fn carry_out(config: &Config, id: i64, who: &Who) -> Result<(), Failure> {
 }
 
 fn in_words(line: &ActionRow) -> String {
-    let result = line.result.as_deref().unwrap_or("at work, or cut short; the trail tells");
+    let result = line.result.as_deref().unwrap_or("at work, or cut short; the audit log tells");
     format!("{} {}: {result}", line.action, line.chosen)
 }
 

@@ -4,9 +4,9 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    Failure,
-    paint::{self, Ink},
-    print_json, progress, table, with_database,
+    Failure, print_json, progress,
+    style::{self, Style},
+    table, with_database,
 };
 use crate::{
     app,
@@ -64,20 +64,28 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 
 fn print(finding: &Finding) {
     if let Some(why) = &finding.skipped {
-        let skipped = paint::out(Ink::Attention, "skipped");
+        let skipped = style::out(Style::Attention, "skipped");
         say!("{skipped} {}: {}; {}", finding.name, finding.promise, table::safe(why));
         return;
     }
     let rows = match finding.skipped_rows {
         0 => String::new(),
-        rows => format!("; {rows} rows skipped, which were written before the schema kept what this needs"),
+        rows => {
+            let rows = table::count(rows, "row");
+            format!("; {rows} skipped, written before the schema kept what this needs")
+        }
     };
     if !finding.is_violated() {
-        say!("{}      {}: {}{rows}", paint::out(Ink::Good, "ok"), finding.name, finding.promise);
+        say!("{}      {}: {}{rows}", style::out(Style::Good, "ok"), finding.name, finding.promise);
         return;
     }
-    let failed = paint::out(Ink::Bad, "FAILED");
-    say!("{failed}  {}: {}; {} violations{rows}", finding.name, finding.promise, finding.violations);
+    let failed = style::out(Style::Bad, "FAILED");
+    say!(
+        "{failed}  {}: {}; {}{rows}",
+        finding.name,
+        finding.promise,
+        table::count(finding.violations, "violation")
+    );
     for example in &finding.examples {
         say!("          {}", table::safe(example));
     }

@@ -20,7 +20,7 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: boo
         return cases.iter().try_for_each(print_json);
     }
     let mut rows =
-        table::new(&["case", "state", "reason", "came", "first seen", "event", "source", "detail"]);
+        table::new(&["case", "state", "reason", "deliveries", "first seen", "event", "source", "detail"]);
     for case in &cases {
         rows.add_row([
             case.id.to_string(),
@@ -82,8 +82,8 @@ fn print(detail: &CaseDetail, body: &str) {
         );
     }
     say!(
-        "  came     {} times, first {}, last {}",
-        case.attempts,
+        "  delivered {}, first {}, last {}",
+        table::count(case.attempts, "time"),
         table::time(case.first_seen_at),
         table::time(case.last_seen_at)
     );

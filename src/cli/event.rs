@@ -1,9 +1,9 @@
 //! `payonce event SOURCE ID`.
 
 use super::{
-    Failure,
-    paint::{self, Ink},
-    print_json, table, with_database,
+    Failure, print_json,
+    style::{self, Style},
+    table, with_database,
 };
 use crate::{
     config::Config,
@@ -46,7 +46,7 @@ fn print(story: &EventStory) {
     if let Some(row) = &story.applied {
         say!(
             "  {}      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
-            paint::out(Ink::Good, "applied"),
+            style::out(Style::Good, "applied"),
             table::time(row.recorded_at),
             row.kind,
             row.amount,
@@ -59,14 +59,14 @@ fn print(story: &EventStory) {
     }
     for case in &story.quarantined {
         say!(
-            "  {}  {}  case {}, {}, {}: {}; came {} times, last {}",
-            paint::out(Ink::Attention, "quarantined"),
+            "  {}  {}  case {}, {}, {}: {}; delivered {}, last {}",
+            style::out(Style::Attention, "quarantined"),
             table::time(case.first_seen_at),
             case.id,
             case.state,
             case.reason,
             table::safe(&case.detail),
-            case.attempts,
+            table::count(case.attempts, "time"),
             table::time(case.last_seen_at),
         );
         if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
@@ -81,7 +81,7 @@ fn print(story: &EventStory) {
     }
     for copies in &story.duplicates {
         say!(
-            "  duplicates   {}  {} turned away by {}, last {}",
+            "  duplicates   {}  {} rejected by {}, last {}",
             table::time(copies.first_seen_at),
             copies.copies,
             copies.layer,

@@ -11,7 +11,7 @@ use crate::{
     feed::feed_of,
     store::{
         self,
-        actions::{Act, Door, Line},
+        actions::{Act, Line, Via},
         subscribers::{self, WebhookRow},
     },
 };
@@ -48,7 +48,7 @@ enum Subscribers {
         #[arg(long)]
         json: bool,
     },
-    /// Sends to a disabled subscriber again, and to accounts that are given up: all that it has not taken, at once.
+    /// Sends to a disabled subscriber again, and to accounts whose retries are exhausted: all that it has not taken, at once.
     Enable {
         /// The subscriber's name in the configuration file.
         name: String,
@@ -99,7 +99,7 @@ impl By {
     fn line<'a>(&'a self, act: Act, chosen: &'a str) -> Line<'a> {
         Line {
             who: &self.by,
-            via: Door::CommandLine,
+            via: Via::CommandLine,
             action: act.as_str(),
             why: &self.why,
             chosen,
@@ -201,8 +201,15 @@ fn list(config: &Config, rows: Vec<WebhookRow>, json: bool) -> Result<(), Failur
     if json {
         return rows.iter().try_for_each(print_json);
     }
-    let mut shown =
-        table::new(&["Feed", "State", "Taken", "Accounts behind", "given up", "Last taken", "Last trouble"]);
+    let mut shown = table::new(&[
+        "Feed",
+        "State",
+        "Taken",
+        "Accounts behind",
+        "Retries exhausted",
+        "Last taken",
+        "Last error",
+    ]);
     table::align_right(&mut shown, &[2, 3, 4]);
     for row in rows {
         let is_known =
@@ -217,7 +224,7 @@ fn list(config: &Config, rows: Vec<WebhookRow>, json: bool) -> Result<(), Failur
             state.to_owned(),
             row.delivered.to_string(),
             row.accounts_behind.to_string(),
-            row.accounts_given_up.to_string(),
+            row.accounts_exhausted.to_string(),
             table::optional(row.delivered_at.map(table::time)),
             table::optional(row.disabled_why.or(row.last_error)),
         ]);

@@ -22,13 +22,13 @@ mod ingress;
 mod keys;
 mod manual;
 mod migrate;
-mod paint;
 mod payment;
 mod progress;
 mod publish;
 mod quarantine;
 mod remove;
 mod report;
+mod style;
 mod table;
 
 use std::{
@@ -42,7 +42,7 @@ use std::{
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use paint::Ink;
+use style::Style;
 
 use crate::{
     app::{self, AppError},
@@ -323,7 +323,7 @@ fn fail(failure: &Failure) -> ExitCode {
     if !text.is_empty() {
         // A refusal may quote what it refuses.
         let lines: Vec<String> = text.lines().map(safe).collect();
-        eprintln!("{} {}", paint::err(Ink::Bad, "payonce:"), lines.join("\n"));
+        eprintln!("{} {}", style::err(Style::Bad, "payonce:"), lines.join("\n"));
     }
     ExitCode::from(failure.code())
 }

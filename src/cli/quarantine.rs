@@ -13,7 +13,7 @@ use crate::{
     ledger::{AccountId, Reason},
     store::{
         self,
-        actions::{Door, Order, Verb},
+        actions::{Order, Verb, Via},
         assign::Assignment,
         quarantine::{self, Filter, Page, Replayed, Sums},
         requests::{self, Start},
@@ -149,7 +149,7 @@ pub(super) struct How {
 /// Who asks, and how the answer looks.
 #[derive(Debug, clap::Args)]
 pub(super) struct By {
-    /// Who does this, kept with the cases.
+    /// Who does this, stored in the audit log.
     #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
     by: String,
     /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
@@ -257,7 +257,7 @@ async fn work(
     }
     let mut order = Order {
         who: by.clone(),
-        via: Door::CommandLine,
+        via: Via::CommandLine,
         verb,
         why: why.to_owned(),
         chosen,
@@ -302,8 +302,7 @@ async fn work(
         progress::bar(u64::try_from(sums.cases).ok(), "{wide_bar} {pos}/{len} cases, {per_sec}, {eta} left");
     let mut connection = store::Connection::new(database);
     let tell = |cases| progress.inc(cases);
-    let done =
-        case_actions::carry_out(&mut connection, &order, action, &trust, config.worker.policy(), tell).await;
+    let done = case_actions::run(&mut connection, &order, action, &trust, config.worker.policy(), tell).await;
     progress.finish_and_clear();
     connection.close().await;
     let done = done?;

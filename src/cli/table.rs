@@ -26,6 +26,12 @@ pub(super) fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
+/// A number with its noun, in the singular or the plural: `1 callback`, `2 callbacks`.
+pub(super) fn count<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
+    let plural = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {noun}{plural}")
+}
+
 /// A time to the millisecond, in UTC.
 pub(super) fn time(time: OffsetDateTime) -> String {
     let millis = time.replace_millisecond(time.millisecond()).unwrap_or(time);

@@ -77,9 +77,9 @@ pub struct WorkerConfig {
     pub mask_cards: bool,
     /// The rules that a team may set.
     pub rules: Rules,
-    /// Lost races after which a batch waits between tries.
+    /// Version conflicts after which a batch waits between tries.
     pub conflict_retries_max: u64,
-    /// How long deliveries are held while PostgreSQL is away.
+    /// How long deliveries are held while PostgreSQL is down.
     pub outage_hold: Duration,
     /// How long a delivery is kept that cannot be written while others are.
     pub aside_hold_max: Duration,
@@ -143,7 +143,7 @@ pub struct FeedConfig {
     /// The longest pause before an event that was not taken is sent again.
     pub webhook_pause_max: Duration,
     /// How long it is tried.
-    pub webhook_give_up: Duration,
+    pub webhook_retry_for: Duration,
 }
 
 /// The advice that Redis gives.
@@ -153,7 +153,7 @@ pub struct DedupeConfig {
     pub claim_lease: Duration,
     /// How long a done marker lasts.
     pub marker_ttl: Duration,
-    /// When Redis counts as away.
+    /// When Redis counts as down.
     pub timeout: Duration,
 }
 
@@ -197,7 +197,7 @@ pub struct Config {
     pub retry: RetryConfig,
     /// Redis.
     pub dedupe: DedupeConfig,
-    /// When a statement is given up.
+    /// When a statement is canceled.
     pub database_deadline: Duration,
     /// Connections of `payonce ops`.
     pub database_pool_max: u32,
@@ -363,7 +363,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             subscribers: Vec::new(),
             webhook_timeout: values.duration("webhook_timeout_ms")?,
             webhook_pause_max: values.duration("webhook_retry_max_ms")?,
-            webhook_give_up: values.duration("webhook_give_up_ms")?,
+            webhook_retry_for: values.duration("webhook_give_up_ms")?,
         },
         retry: RetryConfig {
             delay_min: values.duration("retry_delay_min_ms")?,

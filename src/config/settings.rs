@@ -184,13 +184,13 @@ pub const SETTINGS: &[Setting] = &[
         "3600000",
         "How long Redis remembers a committed callback, in milliseconds; the ledger remembers for ever",
     ),
-    number("redis_timeout_ms", 10, 10_000, "250", "After how many milliseconds Redis counts as away"),
+    number("redis_timeout_ms", 10, 10_000, "250", "After how many milliseconds Redis counts as down"),
     number(
         "database_deadline_ms",
         100,
         600_000,
         "10000",
-        "After how many milliseconds a statement is given up",
+        "After how many milliseconds a statement is canceled",
     ),
     number("database_pool_max", 1, 100, "8", "Database connections of `payonce ops` at most"),
     number(
@@ -205,7 +205,7 @@ pub const SETTINGS: &[Setting] = &[
         1,
         1_000,
         "20",
-        "Lost races of a batch after which it waits between tries",
+        "Version conflicts of a batch after which it waits between tries",
     ),
     number(
         "retry_delay_min_ms",
@@ -226,7 +226,7 @@ pub const SETTINGS: &[Setting] = &[
         1_000,
         900_000,
         "60000",
-        "How long a worker holds deliveries while PostgreSQL is away, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes",
+        "How long a worker holds deliveries while PostgreSQL is down, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes",
     ),
     number(
         "aside_hold_max_ms",
@@ -364,7 +364,7 @@ pub const SETTINGS: &[Setting] = &[
         100,
         30 * DAY_MS,
         "259200000",
-        "How long an event is sent again before the subscriber, or where it takes others the account, is given up, in milliseconds",
+        "How long an event is sent again before the subscriber, or where it takes others the account, is not tried any more, in milliseconds",
     ),
     Setting {
         name: "api_tokens_file",
@@ -407,13 +407,13 @@ pub const SETTINGS: &[Setting] = &[
         name: "ops_readonly_token",
         domain: Domain::Secret,
         default: "",
-        help: "The same for those who may look but not act, and for Prometheus: 16 bytes or more",
+        help: "The same for those with read-only access, and for Prometheus: 16 bytes or more",
     },
     Setting {
         name: "ops_local_name",
         domain: Domain::Text,
         default: "local operator",
-        help: "Who acts, in the trail, where `payonce ops` has no token and so no login",
+        help: "Who acts, in the audit log, where `payonce ops` has no token and so no login",
     },
     Setting {
         name: "approvals",

@@ -132,7 +132,7 @@ async fn watch(feed: Arc<Feed>, stop: CancellationToken) {
                         &row.name,
                         row.disabled_at.is_some(),
                         row.accounts_behind,
-                        row.accounts_given_up,
+                        row.accounts_exhausted,
                     );
                 }
             }

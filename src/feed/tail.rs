@@ -52,7 +52,7 @@ pub(super) enum SinkError {
     Refused(#[from] Refusal),
     /// Trying again may help.
     #[error("{0}")]
-    Away(String),
+    Unreachable(String),
     /// The receiver has lost what it was sent after this position.
     #[error("the receiver has gone back to transaction {}", .0.txn)]
     Rewind(Position),
@@ -184,7 +184,7 @@ impl Tail {
                     }
                 }
                 Err(
-                    end @ (TurnEnd::Sink(SinkError::Away(_) | SinkError::Rewind(_))
+                    end @ (TurnEnd::Sink(SinkError::Unreachable(_) | SinkError::Rewind(_))
                     | TurnEnd::Store(_)
                     | TurnEnd::LeaseLost),
                 ) => {
@@ -216,20 +216,20 @@ impl Tail {
         self.is_ready(false);
         metrics::feed_is_leader(&self.name, false);
         let (name, holder, lease) = (self.name.clone(), self.feed.name.clone(), self.feed.config.lease);
-        let gives_up = self.failing_since.get_or_insert_with(Instant::now).elapsed() >= lease;
+        let returns_lease = self.failing_since.get_or_insert_with(Instant::now).elapsed() >= lease;
         // Who stands by looks four times in a lease.
-        let pause = pauses.next_pause().max(if gives_up { lease / 2 } else { Duration::ZERO });
+        let pause = pauses.next_pause().max(if returns_lease { lease / 2 } else { Duration::ZERO });
         warn!(
             feed = self.name,
             cause = %cause,
-            gives_the_lease_back = gives_up,
+            gives_the_lease_back = returns_lease,
             pause_ms = pause.as_millis(),
             "the feed waits; workers do not"
         );
-        // For people. Where PostgreSQL is what is away, nobody can be told there, and the lease ends by itself.
+        // For people. Where PostgreSQL is what is down, nobody can be told there, and the lease ends by itself.
         let problem = cause.to_string();
         let told = self.connection.run(async |connection| {
-            if gives_up {
+            if returns_lease {
                 return store::feed::release(connection, &name, &holder, Some(&problem)).await;
             }
             store::feed::renew(connection, &name, &holder, lease, Some(&problem)).await.map(|_| ())
@@ -365,7 +365,7 @@ impl Tail {
 async fn check(sink: &mut impl Sink, position: &Position, epoch: &Epoch) -> Result<(), TurnEnd> {
     sink.check(position).await.map_err(|problem| match problem {
         SinkError::Rewind(position) => TurnEnd::Rewind(position, epoch.clone()),
-        problem @ (SinkError::Away(_) | SinkError::Refused(_)) => TurnEnd::Sink(problem),
+        problem @ (SinkError::Unreachable(_) | SinkError::Refused(_)) => TurnEnd::Sink(problem),
     })
 }
 

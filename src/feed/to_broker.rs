@@ -31,18 +31,20 @@ impl ToBroker {
     }
 
     fn session(&self) -> Result<&(EventPublisher, Origin), SinkError> {
-        self.session.as_ref().ok_or_else(|| SinkError::Away("there is no connection to RabbitMQ".to_owned()))
+        self.session
+            .as_ref()
+            .ok_or_else(|| SinkError::Unreachable("there is no connection to RabbitMQ".to_owned()))
     }
 
     /// Waits for one answer. No queue for it is no failure: nobody has asked for this account's events yet.
     async fn confirmed(&mut self, confirm: EventConfirm) -> Result<(), SinkError> {
         let is_on_a_queue = confirm.wait().await.map_err(|problem| match problem {
-            PublishError::Refused => SinkError::Away(
+            PublishError::Refused => SinkError::Unreachable(
                 "a queue that is bound to the exchange of events refuses them: it is full, or short of nodes"
                     .to_owned(),
             ),
             PublishError::Unroutable(_) | PublishError::NotConfirmed | PublishError::Broker(_) => {
-                SinkError::Away(problem.to_string())
+                SinkError::Unreachable(problem.to_string())
             }
         })?;
         if !is_on_a_queue {
@@ -74,7 +76,7 @@ impl Sink for ToBroker {
             }
             TopologyError::Broker(
                 cause @ (BrokerError::NoAnswer { .. } | BrokerError::Lapin(_) | BrokerError::NotAcked),
-            ) => SinkError::Away(cause.to_string()),
+            ) => SinkError::Unreachable(cause.to_string()),
         })?;
         self.session = Some((publisher, Origin::new(&config.name, epoch.clone())));
         Ok(())
@@ -112,9 +114,9 @@ impl Sink for ToBroker {
 }
 
 fn gone(cause: BrokerError) -> SinkError {
-    SinkError::Away(cause.to_string())
+    SinkError::Unreachable(cause.to_string())
 }
 
 pub(super) fn unwritable(cause: serde_json::Error) -> SinkError {
-    SinkError::Away(format!("an event cannot be written as JSON: {cause}"))
+    SinkError::Unreachable(format!("an event cannot be written as JSON: {cause}"))
 }

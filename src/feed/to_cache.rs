@@ -36,7 +36,7 @@ impl Sink for ToCache {
     async fn open(&mut self, epoch: &Epoch) -> Result<(), SinkError> {
         self.mark = None;
         self.epoch = epoch.as_str().to_owned();
-        self.balances.connect().await.map_err(SinkError::Away)
+        self.balances.connect().await.map_err(SinkError::Unreachable)
     }
 
     /// Entries are kept per epoch: those of the one before are not looked at any more, and expire.
@@ -45,7 +45,7 @@ impl Sink for ToCache {
     }
 
     async fn check(&mut self, position: &Position) -> Result<(), SinkError> {
-        let found = self.balances.mark().await.map_err(SinkError::Away)?;
+        let found = self.balances.mark().await.map_err(SinkError::Unreachable)?;
         let written = self.mark.as_ref().map_or_else(|| whole_transactions(position), |mark| mark.txn);
         // A Redis that has nothing has nothing that is old: readers miss, and ask elsewhere.
         if let Some(found) = found.as_ref().filter(|found| found.epoch == self.epoch && found.txn < written) {
@@ -53,8 +53,10 @@ impl Sink for ToCache {
             return Err(SinkError::Rewind(Position { txn: found.txn, within: None }));
         }
         let mark = Mark { epoch: self.epoch.clone(), txn: whole_transactions(position) };
-        if !self.balances.set_mark(found.as_ref(), &mark).await.map_err(SinkError::Away)? {
-            return Err(SinkError::Away("somebody else has written the balance cache's mark".to_owned()));
+        if !self.balances.set_mark(found.as_ref(), &mark).await.map_err(SinkError::Unreachable)? {
+            return Err(SinkError::Unreachable(
+                "somebody else has written the balance cache's mark".to_owned(),
+            ));
         }
         self.mark = Some(mark);
         Ok(())
@@ -76,7 +78,7 @@ impl Sink for ToCache {
                 version: entry.account_version,
             })
             .collect();
-        self.balances.write(&self.epoch, &balances).await.map_err(SinkError::Away)?;
+        self.balances.write(&self.epoch, &balances).await.map_err(SinkError::Unreachable)?;
         *confirmed = entries.len();
         Ok(())
     }

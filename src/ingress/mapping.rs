@@ -39,9 +39,9 @@ pub enum Step {
     CapturedOfHold,
     /// A capture was taken back.
     CaptureFailed,
-    /// The hold is given up.
+    /// The hold is released.
     Voided,
-    /// The payment ended before any money moved; what was held of it, if anything, is given up.
+    /// The payment ended before any money moved; what was held of it, if anything, is released.
     Ended,
     /// Money at once.
     Succeeded,
@@ -181,7 +181,7 @@ pub fn becomes(purpose: Purpose, capture: Capture, step: Step) -> Becomes {
         (Purpose::Payment, Step::CaptureFailed, Capture::Automatic) => NoType(
             "the capture of a direct debit failed; no callback takes a direct debit back by its capture",
         ),
-        (Purpose::Deposit, Step::Voided, Capture::Manual) => Nothing("a hold was given up"),
+        (Purpose::Deposit, Step::Voided, Capture::Manual) => Nothing("a hold was released"),
         (Purpose::Deposit, Step::Ended, _) => Nothing("it ended before it was paid"),
         (Purpose::Deposit, Step::Voided, Capture::Automatic) => {
             NoType("cancelled after it was booked as money; should capture be \"manual\"?")

@@ -1,4 +1,4 @@
-//! Messages to the broker: signed, published with `mandatory`, and confirmed, all of a request or none. The broker away, blocked, full or
+//! Messages to the broker: signed, published with `mandatory`, and confirmed, all of a request or none. The broker down, blocked, full or
 //! silent: a refusal within [`CONFIRM_DEADLINE`], never a wait without end. What must not live here: HTTP.
 
 use std::{
@@ -23,7 +23,7 @@ use crate::{
     retry::Pauses,
 };
 
-/// How long a request waits for the broker's confirm (contract §8). Providers give up after 4 s at the earliest.
+/// How long a request waits for the broker's confirm (contract §8). Providers time out after 4 s at the earliest.
 pub const CONFIRM_DEADLINE: Duration = Duration::from_secs(3);
 /// Messages without a confirm that are kept at most, in KiB; beyond it requests are refused. A broker in alarm confirms nothing for hours.
 const UNCONFIRMED_KIB_MAX: usize = 65_536;
@@ -34,8 +34,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotPublished {
     /// There is no connection, or the broker takes nothing.
-    #[error("the broker is away or blocked")]
-    Away,
+    #[error("the broker is unreachable or blocked")]
+    Unreachable,
     /// Too much waits for a confirm already.
     #[error("too many messages wait for the broker's confirm")]
     Full,
@@ -100,8 +100,12 @@ impl Outbox {
         if messages.is_empty() {
             return Ok(());
         }
-        let link =
-            self.link.borrow().clone().filter(|link| link.takes_messages()).ok_or(NotPublished::Away)?;
+        let link = self
+            .link
+            .borrow()
+            .clone()
+            .filter(|link| link.takes_messages())
+            .ok_or(NotPublished::Unreachable)?;
         let kib = messages.iter().map(|message| message.body.len() / 1_024 + 1).sum::<usize>();
         let kib = u32::try_from(kib).map_err(|_| NotPublished::Full)?;
         let permit = Arc::clone(&self.unconfirmed).try_acquire_many_owned(kib);
@@ -119,7 +123,7 @@ impl Outbox {
                 let signed = keyring.sign(&source, &message.id, at_s, &message.body);
                 let signature = signed.map_err(|_| NotPublished::NoKey)?.unwrap_or_default();
                 let sent = link.publish(&message.routing_key, &message.body, &signature).await;
-                confirms.push(sent.map_err(|_| NotPublished::Away)?);
+                confirms.push(sent.map_err(|_| NotPublished::Unreachable)?);
             }
             let mut result = Ok(());
             for confirm in confirms {

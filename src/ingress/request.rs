@@ -42,7 +42,7 @@ impl Request {
     }
 
     /// The value of a header that came with one line; `None` where it is missing, repeated (which of them counts is a matter of taste, and
-    /// so a door), or no text.
+    /// so no way around it), or no text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.headers.iter().filter(|(found, _)| found == name);

@@ -78,13 +78,16 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!(RECEIVED, "Deliveries taken from the queue, redeliveries included.");
     describe_counter!(APPLIED, "Callbacks written to the ledger.");
-    describe_counter!(DUPLICATES, "Copies turned away, by the layer that knew them.");
+    describe_counter!(DUPLICATES, "Duplicates rejected, by detection layer.");
     describe_counter!(QUARANTINED, "Callbacks put into quarantine, by reason.");
     describe_counter!(
         BAD_SIGNATURES,
         "Callbacks quarantined as bad_signature, by the source they claim; an unknown one is empty."
     );
-    describe_counter!(CONFLICTS, "Accounts whose decision was void because a rival changed them first.");
+    describe_counter!(
+        CONFLICTS,
+        "Accounts whose decision was void because a concurrent writer changed them first."
+    );
     describe_gauge!(
         SET_ASIDE,
         "Deliveries that wait apart, unsettled, while others go on: a row they need is locked, or PostgreSQL refuses them (refused: somebody has to look)."
@@ -123,10 +126,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         Unit::Seconds,
         "How long a worker has held its oldest unsettled delivery, at most."
     );
-    describe_gauge!(
-        BACKLOG,
-        "Messages that wait for a worker, by queue: callbacks, or given_up by the broker."
-    );
+    describe_gauge!(BACKLOG, "Messages that wait for a worker, by queue: callbacks, or dead_letter.");
     describe_gauge!(
         BACKLOG_AGE,
         Unit::Seconds,
@@ -138,7 +138,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!(
         AUDIT_OK,
-        "1 where the last audit of `payonce ops` found the books right, 0 where it did not."
+        "1 where the last audit of `payonce ops` found no violation, 0 where it found one."
     );
     describe_gauge!(
         AUDIT_AGE,
@@ -247,7 +247,7 @@ pub fn settled(latency: Duration) {
     histogram!(LATENCY).record(latency.as_secs_f64());
 }
 
-/// So many accounts were lost to rivals.
+/// So many accounts were decided again after a version conflict.
 pub fn conflicts(accounts: u64) {
     counter!(CONFLICTS).increment(accounts);
 }
@@ -321,10 +321,10 @@ pub fn workers(up: usize, ready: usize, without_redis: usize, oldest_unsettled: 
     gauge!(OLDEST_UNSETTLED).set(oldest_unsettled.as_secs_f64());
 }
 
-/// So many callbacks wait on the queue, and so many messages on that of the given up.
-pub fn backlog(ready: u32, given_up: u32) {
+/// So many callbacks wait on the queue, and so many messages on the dead-letter queue.
+pub fn backlog(ready: u32, dead_letters: u32) {
     gauge!(BACKLOG, "queue" => "callbacks").set(f64::from(ready));
-    gauge!(BACKLOG, "queue" => "given_up").set(f64::from(given_up));
+    gauge!(BACKLOG, "queue" => "dead_letter").set(f64::from(dead_letters));
 }
 
 /// The oldest callback waits so long; `None`: none waits.
@@ -338,7 +338,7 @@ pub fn cases(state: &'static str, reason: &'static str, n: i64) {
     gauge!(CASES, "state" => state, "reason" => reason).set(n as f64);
 }
 
-/// The last audit found the books right or wrong (`None`: there was none yet), and ended so long ago; with this pause between two.
+/// The last audit passed or failed (`None`: there was none yet), and ended so long ago; with this pause between two.
 pub fn audited(are_right: Option<bool>, age: Duration, pause: Duration) {
     if let Some(are_right) = are_right {
         gauge!(AUDIT_OK).set(if are_right { 1.0 } else { 0.0 });
@@ -372,7 +372,7 @@ impl BySource {
         counter!(APPLIED, "source" => self.label(source), "type" => kind).increment(n);
     }
 
-    /// So many copies were turned away.
+    /// So many copies were rejected.
     pub fn duplicates(&self, source: &str, layer: &'static str, n: u64) {
         counter!(DUPLICATES, "source" => self.label(source), "layer" => layer).increment(n);
     }

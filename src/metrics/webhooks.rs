@@ -8,10 +8,10 @@ use metrics::{Unit, describe_gauge, describe_histogram, gauge, histogram};
 const DURATION: &str = "payonce_webhook_duration_seconds";
 const DISABLED: &str = "payonce_webhook_disabled";
 const BEHIND: &str = "payonce_webhook_accounts_behind";
-const GIVEN_UP: &str = "payonce_webhook_accounts_given_up";
+const EXHAUSTED: &str = "payonce_webhook_accounts_exhausted";
 const POOL_DISABLED: &str = "payonce_pool_webhook_disabled";
 const POOL_BEHIND: &str = "payonce_pool_webhook_accounts_behind";
-const POOL_GIVEN_UP: &str = "payonce_pool_webhook_accounts_given_up";
+const POOL_EXHAUSTED: &str = "payonce_pool_webhook_accounts_exhausted";
 const POOL_FAILING: &str = "payonce_pool_webhook_failing_seconds";
 
 /// Says what each is.
@@ -23,7 +23,7 @@ pub(super) fn describe() {
     );
     describe_gauge!(DISABLED, "1 while nothing is sent to this subscriber, until a person enables it.");
     describe_gauge!(BEHIND, "Accounts of which the subscriber has not taken all.");
-    describe_gauge!(GIVEN_UP, "Those of them that are not tried any more.");
+    describe_gauge!(EXHAUSTED, "Those of them that are not tried any more.");
     describe_gauge!(
         POOL_DISABLED,
         "As payonce_webhook_disabled, of every subscriber, seen from the database."
@@ -33,8 +33,8 @@ pub(super) fn describe() {
         "As payonce_webhook_accounts_behind, of every subscriber, seen from the database."
     );
     describe_gauge!(
-        POOL_GIVEN_UP,
-        "As payonce_webhook_accounts_given_up, of every subscriber, seen from the database."
+        POOL_EXHAUSTED,
+        "As payonce_webhook_accounts_exhausted, of every subscriber, seen from the database."
     );
     describe_gauge!(
         POOL_FAILING,
@@ -49,19 +49,19 @@ pub fn answered(feed: &str, outcome: &'static str, took: Duration) {
 }
 
 /// How a subscriber stands, told by the feed.
-pub fn stands(feed: &str, is_disabled: bool, behind: i64, given_up: i64) {
+pub fn stands(feed: &str, is_disabled: bool, behind: i64, exhausted: i64) {
     let feed = feed.to_owned();
     gauge!(DISABLED, "feed" => feed.clone()).set(flag(is_disabled));
     gauge!(BEHIND, "feed" => feed.clone()).set(accounts(behind));
-    gauge!(GIVEN_UP, "feed" => feed).set(accounts(given_up));
+    gauge!(EXHAUSTED, "feed" => feed).set(accounts(exhausted));
 }
 
 /// What the database says of a subscriber.
-pub fn pool_stands(feed: &str, is_disabled: bool, behind: i64, given_up: i64, failing_s: f64) {
+pub fn pool_stands(feed: &str, is_disabled: bool, behind: i64, exhausted: i64, failing_s: f64) {
     let feed = feed.to_owned();
     gauge!(POOL_DISABLED, "feed" => feed.clone()).set(flag(is_disabled));
     gauge!(POOL_BEHIND, "feed" => feed.clone()).set(accounts(behind));
-    gauge!(POOL_GIVEN_UP, "feed" => feed.clone()).set(accounts(given_up));
+    gauge!(POOL_EXHAUSTED, "feed" => feed.clone()).set(accounts(exhausted));
     gauge!(POOL_FAILING, "feed" => feed).set(failing_s);
 }
 

@@ -47,7 +47,7 @@ pub(super) enum Role {
 /// Who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
-    /// As it is kept in the trail.
+    /// As it is kept in the audit log.
     pub(super) name: String,
     /// What they may do.
     pub(super) role: Role,
@@ -117,7 +117,7 @@ impl Access {
     ) -> Result<String, &'static str> {
         let name = name.trim();
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err("Say who you are, in at most 100 bytes: the trail of actions names you.");
+            return Err("Say who you are, in at most 100 bytes: the audit log names you.");
         }
         let Some(role) = self.role_of(token) else {
             warn!("a login with a wrong token");
@@ -241,7 +241,7 @@ pub(super) async fn prove(mut request: Request, next: Next) -> Response {
         };
     }
     if visitor.role != Role::Operator && request.uri().path() != "/logout" {
-        return (StatusCode::FORBIDDEN, "Your token may look, not act.\n").into_response();
+        return (StatusCode::FORBIDDEN, "Your token is read-only.\n").into_response();
     }
     request.extensions_mut().insert(visitor);
     next.run(request).await

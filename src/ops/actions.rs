@@ -12,7 +12,7 @@ use crate::{
     ledger::AccountId,
     store::{
         self, StoreError,
-        actions::{Door, Order, Verb},
+        actions::{Order, Verb, Via},
         proposals::{self, Objection},
         quarantine::Filter,
         requests::{self, Start},
@@ -22,7 +22,7 @@ use crate::{
 /// How long a page waits for the end before it shows how far things are.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Begins, and waits a little for the end: then its line of the trail says how it went or goes. Or proposes it, or finds that the same was
+/// Begins, and waits a little for the end: then its line of the audit log says how it went or goes. Or proposes it, or finds that the same was
 /// asked for before.
 pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, StoreError> {
     let mut connection = store::Connection::new(Arc::clone(&pool.database));
@@ -33,7 +33,7 @@ pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, Store
     info!(action, verb = order.verb.as_str(), "an operator works cases");
     let working = Arc::clone(pool);
     wait_a_little(async move {
-        if let Err(cause) = (working.acts.carry_out)(connection, order, action).await {
+        if let Err(cause) = (working.acts.run_action)(connection, order, action).await {
             warn!(action, cause = %cause, "cases were left");
         }
         working.watch.cases_changed();
@@ -52,7 +52,7 @@ pub(super) async fn wait_a_little<T: Send + 'static>(
 /// The order that hands one case to another account.
 pub(super) fn assignment(
     who: String,
-    via: Door,
+    via: Via,
     (why, key): (String, Option<String>),
     case: i64,
     to: AccountId,
@@ -69,7 +69,7 @@ pub(super) fn words(why: &str) -> Result<String, &'static str> {
     let is_fit = !why.is_empty() && why.len() <= 1_000 && !why.chars().any(char::is_control);
     is_fit
         .then(|| why.to_owned())
-        .ok_or("Say why, in 1 to 1000 bytes without control characters: it is kept with the cases.")
+        .ok_or("Say why, in 1 to 1000 bytes without control characters: it is stored in the audit log.")
 }
 
 /// An idempotency key, 1 to 200 bytes without control characters; an empty one is none.
@@ -97,7 +97,7 @@ pub(super) async fn approve(
     pool: &Arc<Pool>,
     proposal: i64,
     who: String,
-    via: Door,
+    via: Via,
 ) -> Result<Option<Objection>, StoreError> {
     let connection = store::Connection::new(Arc::clone(&pool.database));
     info!(proposal, "an operator approves a proposal");

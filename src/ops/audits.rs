@@ -1,4 +1,4 @@
-//! The audits that `payonce ops` makes by itself, so that a page and an alert can say that the books are wrong. When they were made is
+//! The audits that `payonce ops` makes by itself, so that a page and an alert can say that the ledger audit failed. When they were made is
 //! told by how long ago that is, and "what is new" by the database's clock: this machine's may be an hour off.
 
 use std::{
@@ -30,9 +30,9 @@ const AUDIT_DEADLINE: Duration = Duration::from_secs(4 * 60 * 60);
 /// Done markers that one audit looks at; the next one goes on behind them.
 const MARKERS_PER_AUDIT_MAX: usize = 100_000;
 
-/// What is known of the books.
+/// What is known of the audit.
 #[derive(Debug, Clone)]
-pub(super) struct Books {
+pub(super) struct AuditStatus {
     /// Between two audits; zero: none are made.
     pub(super) pause: Duration,
     /// When this process began to audit.
@@ -53,7 +53,7 @@ pub(super) struct Audited {
     pub(super) markers_skipped: Option<String>,
 }
 
-impl Books {
+impl AuditStatus {
     fn new(pause: Duration) -> Self {
         Self { pause, began: Instant::now(), last: None, problem: None }
     }
@@ -64,34 +64,34 @@ impl Books {
     }
 
     /// Whether they were found right; `None`: not known.
-    pub(super) fn are_right(&self) -> Option<bool> {
+    pub(super) fn is_ok(&self) -> Option<bool> {
         self.last.as_ref().map(|last| last.failed.is_empty())
     }
 }
 
-/// Audits again and again. Each audit looks at what is new since the last one that found the books right, so that nothing is left out
+/// Audits again and again. Each audit looks at what is new since the last one that found no violation, so that nothing is left out
 /// between them. `payonce audit` looks at everything.
 pub(super) struct Auditor {
     database: Arc<Database>,
     dedupe: Arc<Dedupe>,
     rules: Rules,
-    books: watch::Sender<Books>,
+    audit: watch::Sender<AuditStatus>,
 }
 
 impl Auditor {
     /// Audits of this database and this Redis, with this pause between two; zero: none.
     pub(super) fn new(database: Arc<Database>, dedupe: Arc<Dedupe>, rules: Rules, pause: Duration) -> Self {
-        Self { database, dedupe, rules, books: watch::Sender::new(Books::new(pause)) }
+        Self { database, dedupe, rules, audit: watch::Sender::new(AuditStatus::new(pause)) }
     }
 
     /// What is known, now and later.
-    pub(super) fn follow(&self) -> watch::Receiver<Books> {
-        self.books.subscribe()
+    pub(super) fn follow(&self) -> watch::Receiver<AuditStatus> {
+        self.audit.subscribe()
     }
 
     /// Until `stop`.
     pub(super) async fn run(&self, stop: &CancellationToken) {
-        let pause = self.books.borrow().pause;
+        let pause = self.audit.borrow().pause;
         if pause.is_zero() {
             return stop.cancelled().await;
         }
@@ -109,7 +109,7 @@ impl Auditor {
                     } else {
                         error!(checks = ?audited.failed, "the audit failed; `payonce audit` shows examples");
                     }
-                    self.books.send_modify(|books| (books.last, books.problem) = (Some(audited), None));
+                    self.audit.send_modify(|audit| (audit.last, audit.problem) = (Some(audited), None));
                     pause
                 }
                 Ok(Err(cause)) => self.not_made(&cause.to_string(), pause),
@@ -125,7 +125,7 @@ impl Auditor {
     /// An audit did not come to an end: the pause before the next try.
     fn not_made(&self, problem: &str, pause: Duration) -> Duration {
         warn!(problem, "no audit was made");
-        self.books.send_modify(|books| books.problem = Some(problem.to_owned()));
+        self.audit.send_modify(|audit| audit.problem = Some(problem.to_owned()));
         pause.min(RETRY_PAUSE)
     }
 
@@ -137,7 +137,7 @@ impl Auditor {
     ) -> Result<(OffsetDateTime, Audited), StoreError> {
         let mut connection = self.database.for_reading().connect().await?;
         let started = store::now(&mut connection).await?;
-        let first_look = self.books.borrow().pause.max(FIRST_LOOK_MIN);
+        let first_look = self.audit.borrow().pause.max(FIRST_LOOK_MIN);
         let since = right_at.unwrap_or(started.saturating_sub(first_look.try_into().unwrap_or_default()));
         let since = since.saturating_sub(OVERLAP.try_into().unwrap_or_default());
         let findings = store::audit(&mut connection, Some(since), &self.rules, |_| {}).await?;

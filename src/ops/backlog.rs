@@ -47,7 +47,7 @@ impl Backlog {
     }
 
     /// The same while the queue cannot be seen either: what waited goes on waiting.
-    pub(super) fn look_away(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn queue_unknown(&self, now: Instant) -> Option<Duration> {
         self.age(now)
     }
 
@@ -117,11 +117,11 @@ mod tests {
         let mut backlog = Backlog::default();
         assert_eq!(backlog.look(at(0), 7, 0), None);
         assert_eq!(backlog.look_at_queue(at(60), 0), None, "nothing came");
-        assert_eq!(backlog.look_away(at(61)), None);
+        assert_eq!(backlog.queue_unknown(at(61)), None);
         assert_eq!(backlog.look_at_queue(at(70), 5), Some(Duration::from_secs(10)));
         // Workers took them, and hold them.
         assert_eq!(backlog.look_at_queue(at(80), 0), Some(Duration::from_secs(20)));
-        assert_eq!(backlog.look_away(at(90)), Some(Duration::from_secs(30)));
+        assert_eq!(backlog.queue_unknown(at(90)), Some(Duration::from_secs(30)));
         assert_eq!(backlog.look_at_queue(at(100), 9), Some(Duration::from_secs(40)));
         // It is known again: 2 of the first 5 are settled, then all.
         assert_eq!(backlog.look(at(110), 9, 7), Some(Duration::from_secs(50)));

@@ -159,7 +159,7 @@ fn draw(chart: &Chart, range: Range, is_duplicates_only: bool) -> Markup {
                 li { span.swatch data-series=(name) aria-hidden="true" {} (title(name)) " " strong { (row.last().map_or_else(|| "–".to_owned(), |rate| written(*rate))) "/s" } }
             }
         }
-        @if is_quiet { p.note { "Nothing of this came in this time." } }
+        @if is_quiet { p.note { "Nothing was received in this time." } }
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
     fn a_range_without_anything_says_so() {
         let range = RANGES[2];
         for rates in [&[][..], &[0.0]] {
-            assert!(draw(&chart(rates), range, false).into_string().contains("Nothing of this came"));
+            assert!(draw(&chart(rates), range, false).into_string().contains("Nothing was received"));
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Place {
     Providers,
     Approvals,
     Workers,
-    Trail,
+    AuditLog,
 }
 
 impl Place {
@@ -44,7 +44,7 @@ impl Place {
         Self::Providers,
         Self::Approvals,
         Self::Workers,
-        Self::Trail,
+        Self::AuditLog,
     ];
 
     fn name(self) -> &'static str {
@@ -57,7 +57,7 @@ impl Place {
             Self::Providers => "Providers",
             Self::Approvals => "Approvals",
             Self::Workers => "Workers",
-            Self::Trail => "Trail",
+            Self::AuditLog => "Audit log",
         }
     }
 
@@ -71,7 +71,7 @@ impl Place {
             Self::Providers => "/providers",
             Self::Approvals => "/approvals",
             Self::Workers => "/workers",
-            Self::Trail => "/trail",
+            Self::AuditLog => "/audit-log",
         }
     }
 }

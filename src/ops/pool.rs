@@ -32,15 +32,15 @@ use crate::{
     metrics::BySource,
     store::{
         self, Database, Reader, StoreError,
-        actions::{Door, Order},
+        actions::{Order, Via},
         acts::Adjusted,
         proposals::Objection,
         requests::Start,
     },
 };
 
-/// Carries out an order that has begun as this line of the trail. The worker's own code, handed in from above.
-pub type CarryOut =
+/// Carries out an order that has begun as this line of the audit log. The worker's own code, handed in from above.
+pub type RunAction =
     Arc<dyn Fn(store::Connection, Order, i64) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
 /// Posts a correction, or proposes it; where it is only to be previewed, says what would come of it.
@@ -49,7 +49,7 @@ pub type Adjust =
 
 /// Carries a proposal out for this person; `None`: it is done.
 pub type Approve = Arc<
-    dyn Fn(store::Connection, i64, String, Door) -> BoxFuture<'static, Result<Option<Objection>, StoreError>>
+    dyn Fn(store::Connection, i64, String, Via) -> BoxFuture<'static, Result<Option<Objection>, StoreError>>
         + Send
         + Sync,
 >;
@@ -61,8 +61,8 @@ pub struct Wanted {
     pub correction: Correction,
     /// Who.
     pub who: String,
-    /// By which door.
-    pub via: Door,
+    /// Through which channel.
+    pub via: Via,
     /// Why; `None`: it is only to be previewed.
     pub why: Option<String>,
 }
@@ -79,7 +79,7 @@ pub enum Answered {
 /// What people do here: the worker's own code, handed in from above.
 pub struct Acts {
     /// Cases.
-    pub carry_out: CarryOut,
+    pub run_action: RunAction,
     /// Corrections.
     pub adjust: Adjust,
     /// Proposals.
@@ -142,12 +142,12 @@ pub(super) struct Pool {
 pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationToken) -> std::io::Result<()> {
     let auditor =
         Auditor::new(Arc::clone(&setup.database), Arc::clone(&setup.dedupe), setup.rules, setup.audit_pause);
-    let books = auditor.follow();
+    let audit = auditor.follow();
     let pool = Arc::new(Pool {
         reader: setup.reader.clone(),
         database: setup.database,
         access: Arc::new(setup.access),
-        watch: Watch::new(books.borrow().clone()),
+        watch: Watch::new(audit.borrow().clone()),
         edge: EdgeWatch::new(&setup.edge),
         acts: setup.acts,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
@@ -156,7 +156,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         by_source: setup.by_source,
     });
     let sources = Sources {
-        books,
+        audit,
         reader: setup.reader,
         dedupe: setup.dedupe,
         amqp_url: setup.amqp_url,
@@ -208,8 +208,8 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/providers", get(pages::providers::page))
         .route("/providers/{name}", get(pages::providers::one))
         .route("/workers", get(pages::workers::page))
-        .route("/trail", get(pages::trail::page))
-        .route("/trail/{action}", get(pages::trail::one))
+        .route("/audit-log", get(pages::audit_log::page))
+        .route("/audit-log/{action}", get(pages::audit_log::one))
         .route("/live", get(live::live))
         .route("/figure", get(figure::fragment))
         .route("/logout", act(pages::login::log_out))
@@ -255,7 +255,7 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/approvals/{id}/approve", act(api::acts::approve))
         .route("/api/approvals/{id}/reject", act(api::acts::reject))
         .route("/api/debts", get(api::debts))
-        .route("/api/trail/{action}", get(api::trail))
+        .route("/api/audit-log/{action}", get(api::audit_log))
         .route("/api/find", get(api::search))
         .route("/api/event", get(api::event))
         .route("/api/payment", get(api::payment))

@@ -30,7 +30,7 @@ pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
             warn!(cause = %cause, "PostgreSQL does not answer; its metrics are those of the last time")
         }
     }
-    metrics::audited(now.books.are_right(), now.books.age(), now.books.pause);
+    metrics::audited(now.audit.is_ok(), now.audit.age(), now.audit.pause);
     metrics::server_up("rabbitmq", now.broker == Link::Up);
     metrics::server_up("redis", now.redis == Link::Up);
     if let Some(depths) = now.depths {
@@ -82,7 +82,7 @@ fn tell(by_source: &BySource, read: &Read) {
             &webhook.name,
             webhook.disabled_at.is_some(),
             webhook.accounts_behind,
-            webhook.accounts_given_up,
+            webhook.accounts_exhausted,
             webhook.failing_seconds,
         );
     }

@@ -13,7 +13,7 @@ pub(super) struct Totals {
     pub(super) applied: i64,
     /// Of the applied: those that were quarantined first.
     pub(super) released: i64,
-    /// Turned away, by layer in the order of [`Layer::ALL`].
+    /// Rejected, by layer in the order of [`Layer::ALL`].
     pub(super) layers: [i64; 5],
     /// Put into quarantine.
     pub(super) quarantined: i64,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    audits::Books,
+    audits::AuditStatus,
     backlog::Backlog,
     clock,
     layout::{duration, number, rate},
@@ -32,7 +32,7 @@ use crate::{
 
 /// Pause between two readings.
 const TICK: Duration = Duration::from_secs(1);
-/// Pause before the broker is asked again, where it is away or has no such queue.
+/// Pause before the broker is asked again, where it is down or has no such queue.
 const BROKER_PAUSE: Duration = Duration::from_secs(5);
 /// Readings between two counts of the cases: with 100 000 of them a count takes longer than all else together.
 const TICKS_PER_COUNT: u32 = 5;
@@ -48,7 +48,7 @@ const RATE_S: i64 = 10;
 pub(super) enum Link {
     Unknown,
     Up,
-    Away,
+    Down,
 }
 
 impl Link {
@@ -56,16 +56,16 @@ impl Link {
         match self {
             Self::Unknown => "unknown",
             Self::Up => "up",
-            Self::Away => "away",
+            Self::Down => "down",
         }
     }
 
     fn of(is_up: bool) -> Self {
-        if is_up { Self::Up } else { Self::Away }
+        if is_up { Self::Up } else { Self::Down }
     }
 }
 
-/// One reading. Where a server is away, its numbers are those of the reading before.
+/// One reading. Where a server is down, its numbers are those of the reading before.
 #[derive(Debug, Clone)]
 pub(super) struct Now {
     /// Of the numbers from PostgreSQL, by its clock.
@@ -86,14 +86,14 @@ pub(super) struct Now {
     /// answer nothing is settled, as far as is known here: what waited goes on waiting.
     pub(super) backlog_age: Option<Duration>,
     /// What the audits found.
-    pub(super) books: Books,
+    pub(super) audit: AuditStatus,
     /// When PostgreSQL was last read.
     read: Option<Instant>,
     texts: BTreeMap<&'static str, String>,
 }
 
 impl Now {
-    fn first(books: Books) -> Self {
+    fn first(audit: AuditStatus) -> Self {
         let mut now = Self {
             at: None,
             totals: Totals::default(),
@@ -107,7 +107,7 @@ impl Now {
             broker: Link::Unknown,
             depths: None,
             backlog_age: None,
-            books,
+            audit,
             read: None,
             texts: BTreeMap::new(),
         };
@@ -153,24 +153,24 @@ impl Now {
     pub(super) fn stale(&self) -> Option<Duration> {
         match self.postgres {
             Link::Up => None,
-            Link::Unknown | Link::Away => self.read.map(|read| read.elapsed()),
+            Link::Unknown | Link::Down => self.read.map(|read| read.elapsed()),
         }
     }
 
     /// The audits: in words, and as the state of a server.
-    fn books(&self) -> (String, &'static str) {
-        let age = duration(self.books.age().as_secs_f64());
-        match (&self.books.last, &self.books.problem) {
-            (None, _) if self.books.pause.is_zero() => ("not audited: audits are off".to_owned(), "unknown"),
+    fn audit(&self) -> (String, &'static str) {
+        let age = duration(self.audit.age().as_secs_f64());
+        match (&self.audit.last, &self.audit.problem) {
+            (None, _) if self.audit.pause.is_zero() => ("not audited: audits are off".to_owned(), "unknown"),
             (None, None) => ("not audited yet".to_owned(), "unknown"),
-            (None, Some(_)) => (format!("not audited for {age}: the log says why"), "away"),
+            (None, Some(_)) => (format!("not audited for {age}: the log says why"), "down"),
             (Some(last), _) if !last.failed.is_empty() => {
-                (format!("WRONG ({}), audited {age} ago", last.failed.join(", ")), "away")
+                (format!("FAILED ({}), audited {age} ago", last.failed.join(", ")), "down")
             }
             (Some(last), _) => {
                 let markers = if last.markers_skipped.is_some() { ", without Redis" } else { "" };
-                let is_late = self.books.age() > self.books.pause.saturating_mul(2).saturating_add(LATE);
-                (format!("right, audited {age} ago{markers}"), if is_late { "unknown" } else { "up" })
+                let is_late = self.audit.age() > self.audit.pause.saturating_mul(2).saturating_add(LATE);
+                (format!("ok, audited {age} ago{markers}"), if is_late { "unknown" } else { "up" })
             }
         }
     }
@@ -194,9 +194,9 @@ impl Now {
         };
         let drain = match (self.depths, self.drain_s()) {
             (Some(_), _) if self.postgres != Link::Up => "not known: PostgreSQL does not answer".to_owned(),
-            (Some(depths), _) if depths.ready == 0 => "nothing waits".to_owned(),
+            (Some(depths), _) if depths.ready == 0 => "queue is empty".to_owned(),
             (_, Some(seconds)) => format!("about {} at this rate", duration(seconds)),
-            (Some(_), None) => "nothing is being settled".to_owned(),
+            (Some(_), None) => "stalled: nothing is being settled".to_owned(),
             (None, None) => "not known".to_owned(),
         };
         let age = match (self.depths, self.backlog_age) {
@@ -210,7 +210,7 @@ impl Now {
             (Some(_), None) if self.postgres != Link::Up => {
                 "not known: PostgreSQL does not answer".to_owned()
             }
-            (Some(_), None) => "none waits".to_owned(),
+            (Some(_), None) => "none waiting".to_owned(),
             (None, None) => "not known".to_owned(),
         };
         let stale = self.stale().map_or_else(String::new, |age| {
@@ -219,10 +219,9 @@ impl Now {
                 duration(age.as_secs_f64())
             )
         });
-        let (books, books_state) = self.books();
+        let (audit, audit_state) = self.audit();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
-        let oldest =
-            self.oldest_held_ms().map_or_else(|| "none held".to_owned(), |ms| duration(ms as f64 / 1e3));
+        let oldest = self.oldest_held_ms().map_or_else(|| "none".to_owned(), |ms| duration(ms as f64 / 1e3));
         self.texts = BTreeMap::from([
             ("received", number(totals.received)),
             ("applied", number(totals.applied)),
@@ -240,8 +239,8 @@ impl Now {
             ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
             ("backlog-age", age),
             ("stale", stale),
-            ("books", books),
-            ("books-state", books_state.to_owned()),
+            ("audit", audit),
+            ("audit-state", audit_state.to_owned()),
             ("drain", drain),
             ("oldest", oldest),
             ("p50", percentile(0.50)),
@@ -251,14 +250,14 @@ impl Now {
             ("redis", self.redis.word().to_owned()),
             ("broker", self.broker.word().to_owned()),
             ("workers", format!("{up} of {known}")),
-            ("workers-state", if up == 0 || up < known { "away" } else { "up" }.to_owned()),
+            ("workers-state", if up == 0 || up < known { "down" } else { "up" }.to_owned()),
         ]);
     }
 }
 
 /// What is read from.
 pub(super) struct Sources {
-    pub(super) books: watch::Receiver<Books>,
+    pub(super) audit: watch::Receiver<AuditStatus>,
     pub(super) reader: Reader,
     pub(super) dedupe: Arc<Dedupe>,
     /// `None`: no broker was named.
@@ -277,9 +276,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(books: Books) -> Self {
+    pub(super) fn new(audit: AuditStatus) -> Self {
         Self {
-            now: watch::Sender::new(Arc::new(Now::first(books))),
+            now: watch::Sender::new(Arc::new(Now::first(audit))),
             samples: Mutex::default(),
             cases_changed: Notify::new(),
         }
@@ -328,16 +327,16 @@ impl Watch {
             }
             let mut now = Now::clone(&self.now());
             (now.broker, now.depths) = *depths.borrow();
-            now.books = sources.books.borrow().clone();
+            now.audit = sources.audit.borrow().clone();
             now.redis = Link::of(sources.dedupe.is_available());
             now.readiness = sources.reader.check_schema().await.map_err(|cause| cause.to_string());
             match read(&sources.reader, ticks_to_count == 0).await {
                 Ok(reading) => self.take(&mut now, reading),
                 Err(cause) => {
-                    if now.postgres != Link::Away {
+                    if now.postgres != Link::Down {
                         warn!(cause = %cause, "PostgreSQL does not answer; the pages show what was last known");
                     }
-                    now.postgres = Link::Away;
+                    now.postgres = Link::Down;
                 }
             }
             ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
@@ -345,8 +344,8 @@ impl Watch {
                 (Some(depths), Link::Up) => {
                     backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
                 }
-                (Some(depths), Link::Away) => backlog.look_at_queue(Instant::now(), depths.ready.into()),
-                (None, Link::Up | Link::Away) => backlog.look_away(Instant::now()),
+                (Some(depths), Link::Down) => backlog.look_at_queue(Instant::now(), depths.ready.into()),
+                (None, Link::Up | Link::Down) => backlog.queue_unknown(Instant::now()),
                 (_, Link::Unknown) => None,
             };
             now.write();
@@ -428,10 +427,10 @@ async fn ask_broker(
         depths.send_replace(match found {
             Ok(found) => (Link::Up, found),
             Err(cause) => {
-                if depths.borrow().0 != Link::Away {
+                if depths.borrow().0 != Link::Down {
                     warn!(cause = %cause, "RabbitMQ does not answer; the backlog is not known");
                 }
-                (Link::Away, None)
+                (Link::Down, None)
             }
         });
         // Asking for a queue that is not there costs a channel each time, and a line of the log.

@@ -11,7 +11,7 @@ use crate::{
     ledger::{AccountId, CaseId, Expires},
     store::{
         self, Resolver, StoreError,
-        actions::{self, Act, Door, Line, Order, Verb},
+        actions::{self, Act, Line, Order, Verb, Via},
         acts::{self, Acted, Adjusted, Entry},
         assign::{Assigning, Assignment},
         engine::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay_others},
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// Who approves, and by which door.
+/// Who approves, and through which channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Approver<'a> {
     /// The person, 1 to 200 bytes.
     pub name: &'a str,
-    /// The door.
-    pub via: Door,
+    /// The channel.
+    pub via: Via,
 }
 
 /// Carries a proposal out. `None`: it is done, and the proposal names its line of the audit log. The same person who approves it once more is
@@ -166,7 +166,7 @@ async fn decide_again(
                 assign_to: None,
                 key: None,
             };
-            case_actions::carry_out(connection, &order, approved.action, trust, policy, |_| {}).await?;
+            case_actions::run(connection, &order, approved.action, trust, policy, |_| {}).await?;
         }
         Verb::Reopen | Verb::Discard | Verb::Assign => {
             let resolver = Resolver { by: approver.name, why: &row.why };

@@ -96,7 +96,7 @@ impl Budget {
     }
 
     /// Nothing could be written: the next session begins with one delivery, and takes more when something was settled. A message that is
-    /// given back over and over is given up by the broker in the end; so it is the fewest that are put at that risk.
+    /// given back over and over is dead-lettered by the broker in the end; so it is the fewest that are put at that risk.
     pub(super) fn put_on_trial(&mut self) {
         self.is_on_trial = true;
     }

@@ -1,4 +1,4 @@
-//! What people order for cases, carried out batch by batch: the same for the pages, the API and the command line. The trail has a line
+//! What people order for cases, carried out batch by batch: the same for the pages, the API and the command line. The audit log has a line
 //! before the first case is touched, and names each case before it is.
 
 use std::fmt;
@@ -58,14 +58,14 @@ impl Done {
     }
 }
 
-/// Carries out an order whose line of the trail is `action`, and closes the line. Says after each batch how many cases it had. `trust`
+/// Carries out an order whose line of the audit log is `action`, and closes the line. Says after each batch how many cases it had. `trust`
 /// says again who may sign, for cases that were refused for their signature, and how requests are mapped; `policy`, the rules, and whether the cases that
 /// they may turn into keep
 /// card data masked.
 ///
 /// # Errors
 /// [`StoreError`]; what was done by then stays done, and doing it again goes on.
-pub async fn carry_out(
+pub async fn run(
     connection: &mut store::Connection,
     order: &Order,
     action: i64,
@@ -91,7 +91,7 @@ pub async fn carry_out(
     let ended =
         connection.run(async |connection| actions::end(connection, action, &result, &outcome).await).await;
     if let Err(cause) = ended {
-        warn!(action, cause = %cause, "the trail does not say how it ended");
+        warn!(action, cause = %cause, "the audit log does not say how it ended");
     }
     done
 }

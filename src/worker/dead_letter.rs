@@ -20,14 +20,14 @@ use crate::{
 pub(super) const DETAIL: &str = "a dead letter that a worker had before, and gave back or ended over: stored before it was decided once more. \
                                  Where it still reads so, the worker that did so ended: look at that worker's log, then replay";
 
-/// Why a message that is no callback is a case. What the broker gave up after so many returns says so; what merely expired, or came when the
+/// Why a message that is no callback is a case. What the broker dead-lettered after so many returns says so; what merely expired, or came when the
 /// queue was full, is what it is. So is what proves nothing: once its key is known, it can be verified and decided.
 pub(super) fn reason(reason: Reason, origin: Origin, death: Option<Death>) -> Reason {
     match (origin, death) {
-        (Origin::GivenUp, Some(Death::DeliveryLimit) | None) if reason != Reason::BadSignature => {
+        (Origin::DeadLetter, Some(Death::DeliveryLimit) | None) if reason != Reason::BadSignature => {
             Reason::DeliveryLimit
         }
-        (Origin::GivenUp | Origin::Queue, _) => reason,
+        (Origin::DeadLetter | Origin::Queue, _) => reason,
     }
 }
 

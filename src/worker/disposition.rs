@@ -35,7 +35,7 @@ impl Why {
     }
 }
 
-/// `conflicts`: how often in a row this batch has lost a race. `messages`: how many it has.
+/// `conflicts`: how often in a row this batch had a conflict. `messages`: how many it has.
 pub(super) fn after(
     error: &StoreError,
     conflicts: u64,
@@ -44,7 +44,7 @@ pub(super) fn after(
 ) -> NextStep {
     match error {
         StoreError::Conflict(_) if conflicts <= conflict_retries_max => NextStep::DecideAgain,
-        // Never given up: a lost race says nothing against the callback. But nobody else waits for one that loses all of them.
+        // Never dead-lettered: a conflict says nothing against the callback. But nobody else waits for one that loses all of them.
         StoreError::Conflict(_) if messages == 1 => NextStep::SetAside(Why::Locked),
         StoreError::Conflict(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => NextStep::Wait,
         StoreError::Blocked(_) | StoreError::Refused(_) if messages > 1 => NextStep::Split,
@@ -58,9 +58,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_written_is_found_by_halving_and_set_aside_never_given_up() {
+    fn what_cannot_be_written_is_found_by_halving_and_set_aside_never_dead_lettered() {
         let conflict = StoreError::Conflict(String::new());
-        let away = StoreError::Unavailable(String::new());
+        let down = StoreError::Unavailable(String::new());
         let blocked = StoreError::Blocked(String::new());
         let refused = StoreError::Refused(String::new());
         for (error, conflicts, messages, expected) in [
@@ -68,8 +68,8 @@ mod tests {
             (&conflict, 20, 500, NextStep::DecideAgain),
             (&conflict, 21, 2, NextStep::Wait),
             (&conflict, 21, 1, NextStep::SetAside(Why::Locked)),
-            (&away, 0, 1, NextStep::Wait),
-            (&away, 1_000_000, 500, NextStep::Wait),
+            (&down, 0, 1, NextStep::Wait),
+            (&down, 1_000_000, 500, NextStep::Wait),
             (&blocked, 0, 2, NextStep::Split),
             (&blocked, 0, 1, NextStep::SetAside(Why::Locked)),
             (&refused, 0, 2, NextStep::Split),

@@ -48,7 +48,7 @@ pub enum End {
         id: CaseId,
         /// Why.
         reason: Reason,
-        /// What exactly.
+        /// The detail.
         detail: String,
     },
 }

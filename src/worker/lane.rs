@@ -58,7 +58,7 @@ pub(super) enum Origin {
     Queue,
     /// Those that the broker took off that queue, for whatever reason: decided like the others, but one that a worker had before becomes a
     /// case first (`dead_letter::decide_stored`).
-    GivenUp,
+    DeadLetter,
 }
 
 /// A lane's belongings.
@@ -99,7 +99,7 @@ impl Lane {
     ) -> Self {
         let writer = match origin {
             Origin::Queue => format!("{}/{number}", worker.name),
-            Origin::GivenUp => format!("{}/given-up", worker.name),
+            Origin::DeadLetter => format!("{}/dead-letter", worker.name),
         };
         let connection = store::Connection::new(Arc::clone(&worker.database));
         let span = Span::none();
@@ -118,11 +118,11 @@ impl Lane {
         }
     }
 
-    /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is away.
+    /// Works until stopped. A batch that has begun is finished, unless PostgreSQL is down.
     pub(super) async fn run(mut self, mut deliveries: UnboundedReceiver<Taken>) -> LaneEnd {
         let mut is_behind = false;
         let end = loop {
-            self.worker.vitals.holds(&self.writer, self.aside.oldest());
+            self.worker.stats.in_flight(&self.writer, self.aside.oldest());
             if self.aside.oldest().is_some_and(|since| since.elapsed() > self.worker.config.aside_hold_max) {
                 break LaneEnd::HeldTooLong;
             }
@@ -156,7 +156,7 @@ impl Lane {
                 break LaneEnd::Stopped;
             }
         };
-        self.worker.vitals.holds(&self.writer, None);
+        self.worker.stats.in_flight(&self.writer, None);
         self.connection.close().await;
         end
     }
@@ -187,7 +187,7 @@ impl Lane {
     fn begin(&mut self, batch: &[Taken]) {
         metrics::batch_closed(batch.len());
         let oldest = batch.iter().map(|taken| taken.at).chain(self.aside.oldest()).min();
-        self.worker.vitals.holds(&self.writer, oldest);
+        self.worker.stats.in_flight(&self.writer, oldest);
         self.span = stage::batch_span(self, self.queue(), batch);
     }
 
@@ -225,7 +225,7 @@ impl Lane {
     }
 
     fn settled(&self, taken: Taken, now: Instant) -> Receipt {
-        self.worker.vitals.settled(now.duration_since(taken.at));
+        self.worker.stats.settled(now.duration_since(taken.at));
         taken.delivery.receipt
     }
 
@@ -237,14 +237,14 @@ impl Lane {
     fn queue(&self) -> &str {
         match self.origin {
             Origin::Queue => &self.worker.names.queue,
-            Origin::GivenUp => &self.worker.names.dead_queue,
+            Origin::DeadLetter => &self.worker.names.dead_queue,
         }
     }
 
     /// Whether so many tries in a row failed one by one, with no batch of this worker written in between, and nothing else can be written
     /// either: then it is not about any of the deliveries. A quiet lane tries only what it has set aside, which says nothing by itself.
     pub(super) async fn fails_at_everything(&mut self) -> bool {
-        let written = self.worker.vitals.written();
+        let written = self.worker.stats.written();
         let (failed, written_then) = self.failed_alone;
         let failed = if written == written_then { failed.saturating_add(1) } else { 1 };
         self.failed_alone = (failed, written);
@@ -258,7 +258,7 @@ impl Lane {
         !is_well
     }
 
-    /// Waits before the next try of a batch that PostgreSQL could not take; gives up where the lane was told to stop, or has
+    /// Waits before the next try of a batch that PostgreSQL could not take; stops waiting where the lane was told to stop, or has
     /// held its deliveries too long.
     pub(super) async fn pause(
         &self,
@@ -273,7 +273,7 @@ impl Lane {
             return Err(LaneEnd::Outage);
         }
         let pause = pauses.next_pause();
-        self.worker.vitals.failed(cause);
+        self.worker.stats.failed(cause);
         self.worker.readiness.wrote(false);
         warn!(writer = self.writer, cause = %cause, pause_ms = pause.as_millis(), "batch not written; trying again");
         sleep_unless(pause, &self.stop).await;

@@ -18,8 +18,8 @@ mod process;
 pub mod reverify;
 mod session;
 mod stage;
+mod stats;
 mod sweep;
-mod vitals;
 mod work;
 
 use std::{
@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-pub use vitals::Vitals;
+pub use stats::Stats;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ use crate::{
     store::{self, Database, SchemaError, StoreError},
 };
 
-/// How often a Redis that is away is tried again, and one that is idle is checked.
+/// How often a Redis that is down is tried again, and one that is idle is checked.
 pub const REDIS_PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// All that a worker is given.
@@ -74,7 +74,7 @@ pub struct Worker {
     /// Whether it is taking messages.
     pub readiness: Readiness,
     /// What it counts about itself.
-    pub vitals: Vitals,
+    pub stats: Stats,
 }
 
 /// Whether a worker is taking messages and writing them; shared with its health endpoint.
@@ -166,7 +166,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                 beside.get_or_insert_with(|| {
                     [
                         tokio::spawn(sweep::sweep(Arc::clone(&worker), stop.clone())),
-                        tokio::spawn(vitals::keep_reporting(Arc::clone(&worker), drained.clone())),
+                        tokio::spawn(stats::keep_reporting(Arc::clone(&worker), drained.clone())),
                     ]
                 });
                 session::run(&worker, &stop, &mut pauses, &mut budgets).await
@@ -192,7 +192,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
                     budgets.put_on_trial();
                 }
                 let pause = pauses.next_pause();
-                worker.vitals.failed(&cause);
+                worker.stats.failed(&cause);
                 warn!(cause = %cause, pause_ms = pause.as_millis(), "session ended; the broker has all unsettled deliveries back");
                 sleep_unless(pause, &stop).await;
             }
@@ -213,7 +213,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
     result
 }
 
-/// No message is taken while PostgreSQL is away or takes no writes: the broker counts every return, and would give up good payments. One that
+/// No message is taken while PostgreSQL is down or takes no writes: the broker counts every return, and would dead-letter good payments. One that
 /// is not set up as it must be is refused at the start; later it is waited for too, because it was right before, and may be again.
 async fn wait_for_database(worker: &Worker, stop: &CancellationToken, is_start: bool) -> Result<(), Refusal> {
     let mut pauses = Pauses::new(worker.retry);
@@ -225,7 +225,7 @@ async fn wait_for_database(worker: &Worker, stop: &CancellationToken, is_start: 
             }
             Err(SchemaError::Store(cause)) => {
                 let pause = pauses.next_pause();
-                worker.vitals.failed(&cause);
+                worker.stats.failed(&cause);
                 warn!(cause = %cause, pause_ms = pause.as_millis(), "waiting for PostgreSQL");
                 sleep_unless(pause, stop).await;
             }
@@ -252,7 +252,7 @@ async fn check_database(worker: &Worker) -> Result<(), SchemaError> {
             let fits = store::check_schema(connection).await;
             if fits.is_ok() {
                 store::check_worker_rights(connection).await?;
-                vitals::report_now(worker, connection).await?;
+                stats::report_now(worker, connection).await?;
             }
             Ok::<_, StoreError>(fits)
         })

@@ -23,7 +23,9 @@ use crate::{
     crash::{self, Point},
     dedupe::Advice,
     keys::Keyring,
-    ledger::{self, AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, give_up},
+    ledger::{
+        self, AccountId, Callback, Fingerprint, Key, Layer, Outcome, Plan, Reason, Snapshot, dead_letter,
+    },
     metrics::{self, Stage},
     retry::Pauses,
     store::{
@@ -33,7 +35,7 @@ use crate::{
     wire::{self, Framing, WireError},
 };
 
-/// After a lost race so many batches look for every callback in the ledger, whatever Redis says: one that was emptied takes old
+/// After a conflict so many batches look for every callback in the ledger, whatever Redis says: one that was emptied takes old
 /// copies for new, and each batch with one would be written in vain first.
 const DOUBT_BATCHES: u32 = 16;
 
@@ -91,7 +93,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> R
     // Parts of the batch still to be written: all of it, unless some of it cannot be.
     let mut parts: Vec<Range<usize>> = Vec::new();
     let may_end_a_worker =
-        lane.origin == Origin::GivenUp && batch.iter().any(|taken| taken.delivery.is_redelivered);
+        lane.origin == Origin::DeadLetter && batch.iter().any(|taken| taken.delivery.is_redelivered);
     if may_end_a_worker {
         // Each alone, so that the one which does so is the only one to pay for it.
         parts.extend((0..batch.len()).rev().map(|at| at..at + 1));
@@ -159,7 +161,7 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> R
                 parts.push(part);
             }
             NextStep::SetAside(why) => {
-                lane.worker.vitals.failed(&cause);
+                lane.worker.stats.failed(&cause);
                 say_set_aside(lane, batch, first, why, &cause);
                 // Its like would only fail in turn.
                 let failed = subject(batch, &decoded, first);
@@ -207,7 +209,7 @@ fn say_set_aside(lane: &Lane, batch: &[Taken], at: usize, why: Why, cause: &Stor
         ),
         Why::Refused => error!(
             writer = lane.writer, body_sha256, cause = %cause,
-            "PostgreSQL refuses a delivery that is sound; it is kept and tried again: mend the row, the schema or the grant that the cause \
+            "PostgreSQL refuses a delivery that is sound; it is kept and tried again: fix the row, the schema or the grant that the cause \
              names"
         ),
     }
@@ -265,8 +267,8 @@ async fn write(lane: &mut Lane, work: &mut Work<'_>, asks_redis: bool) -> Result
         if lost.is_empty() {
             return Ok(());
         }
-        // A lost race costs only the accounts that lost it: the rest is committed and counted. A locked one costs but its own callbacks.
-        lane.worker.vitals.lost_races(lost.len() - locked.len());
+        // A conflict costs only the accounts that have one: the rest is committed and counted. A locked one costs but its own callbacks.
+        lane.worker.stats.conflicted(lost.len() - locked.len());
         let blocked = work.positions.iter().zip(&applied.locked_callbacks).filter(|(_, locked)| **locked);
         work.locked.extend(blocked.map(|(at, _)| *at));
         let is_set = |flags: &[bool], at: usize| flags.get(at).copied().unwrap_or(false);
@@ -301,7 +303,7 @@ async fn ask_redis(lane: &Lane, work: &mut Work<'_>) -> Result<(), StoreError> {
     }
     let keys: Vec<&Key> = positions.keys().copied().collect();
     let advice = lane.worker.dedupe.claim(&keys).await;
-    crash::reach(Point::AfterClaim).await?;
+    crash::hit(Point::AfterClaim).await?;
     // One marker rejects one copy; further copies of it in this batch are the batch's own.
     let mut hits: HashMap<usize, Layer> = HashMap::new();
     let mut is_new = vec![false; work.callbacks.len()];
@@ -353,7 +355,7 @@ async fn plan(lane: &mut Lane, work: &Work<'_>) -> Result<Plan, StoreError> {
         if !work.is_suspect {
             return ledger::decide(snapshot, callbacks, rules);
         }
-        let mut plan = give_up(snapshot, callbacks, rules);
+        let mut plan = dead_letter(snapshot, callbacks, rules);
         plan.new_cases.iter_mut().for_each(|case| dead_letter::DETAIL.clone_into(&mut case.detail));
         plan
     };
@@ -394,10 +396,10 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
     let released = released.map(|(_, key, fingerprint)| (key, *fingerprint));
     worker.dedupe.remember(committed.chain(released)).await;
     stage.end();
-    crash::reach(Point::AfterMarker).await?;
-    worker.vitals.wrote();
+    crash::hit(Point::AfterMarker).await?;
+    worker.stats.wrote();
     worker.readiness.wrote(true);
-    worker.vitals.counted(&worker.by_source, &applied.tallies);
+    worker.stats.counted(&worker.by_source, &applied.tallies);
     Ok(applied)
 }
 

@@ -1,5 +1,5 @@
 //! Messages that were quarantined as `bad_signature`, verified again: their key may have come after them. And requests that the ingress could
-//! not map, mapped again: the configuration may have been mended. What is right now is decided
+//! not map, mapped again: the configuration may have been fixed. What is right now is decided
 //! as if it had just come from the queue; what is not stays where it is.
 
 use tracing::info;

@@ -31,32 +31,32 @@ use crate::{
 
 /// A quorum queue passes on at most 32 acknowledgements of a channel at a time and holds back the rest; those that it holds back
 /// are dropped when the channel closes (seen on RabbitMQ 3.10: a few of the last ones came again). That loses nothing, but a
-/// drained worker should leave nothing to turn away. The broker has no answer to wait for, so it gets this long.
+/// drained worker should leave nothing to reject. The broker has no answer to wait for, so it gets this long.
 const SETTLE_GRACE: Duration = Duration::from_millis(300);
 
 /// How much of each queue a worker holds, over all of its sessions.
 pub(super) struct Budgets {
     queue: Budget,
-    given_up: Budget,
+    dead_letter: Budget,
 }
 
 impl Budgets {
     pub(super) fn new(config: &WorkerConfig) -> Self {
         Self {
             queue: Budget::new(config.prefetch_count, config.prefetch_bytes_max),
-            given_up: Budget::new(GIVEN_UP_PREFETCH, config.prefetch_bytes_max),
+            dead_letter: Budget::new(DEAD_LETTER_PREFETCH, config.prefetch_bytes_max),
         }
     }
 
     /// Nothing could be written: see [`Budget::put_on_trial`].
     pub(super) fn put_on_trial(&mut self) {
         self.queue.put_on_trial();
-        self.given_up.put_on_trial();
+        self.dead_letter.put_on_trial();
     }
 }
 
 /// Dead letters that a worker holds at most: few, because they are worked by one lane and can be large.
-const GIVEN_UP_PREFETCH: u16 = 100;
+const DEAD_LETTER_PREFETCH: u16 = 100;
 
 /// So many deliveries at once are a burst, with more to come.
 const BURST: usize = 16;
@@ -84,10 +84,11 @@ pub(super) async fn run(
     }
     let config = &worker.config;
     budgets.queue.make_room();
-    budgets.given_up.make_room();
+    budgets.dead_letter.make_room();
     let prefetch_count = budgets.queue.prefetch();
-    let given_up_prefetch = budgets.given_up.prefetch();
-    let given_up = Consumer::open(&connection, &worker.names.dead_queue, given_up_prefetch).await?;
+    let dead_letter_prefetch = budgets.dead_letter.prefetch();
+    let dead_letter_consumer =
+        Consumer::open(&connection, &worker.names.dead_queue, dead_letter_prefetch).await?;
     // Last: what it brings gathers in memory until it is taken.
     let consumer = Consumer::open(&connection, &worker.names.queue, prefetch_count).await?;
     worker.readiness.open(true);
@@ -99,10 +100,10 @@ pub(super) async fn run(
         Intake::start(worker, consumer, Origin::Queue, config.lanes, prefetch_count, &lanes_stop);
     // One lane is enough: the broker gives a message up once in a long while.
     let mut dead_letters =
-        Intake::start(worker, given_up, Origin::GivenUp, 1, given_up_prefetch, &lanes_stop);
+        Intake::start(worker, dead_letter_consumer, Origin::DeadLetter, 1, dead_letter_prefetch, &lanes_stop);
     let ended = tokio::select! {
         ended = intake.take(stop, &mut budgets.queue) => ended,
-        ended = dead_letters.take(stop, &mut budgets.given_up) => ended,
+        ended = dead_letters.take(stop, &mut budgets.dead_letter) => ended,
         never = settled_once(worker, pauses) => match never {},
         refused = watch_schema(worker) => Err(SessionEnd::Refused(refused)),
     };
@@ -152,7 +153,7 @@ async fn watch_schema(worker: &Worker) -> Refusal {
         tokio::time::sleep(SCHEMA_CHECK_PAUSE).await;
         let checked = connection.run(async |connection| Ok(store::check_schema(connection).await)).await;
         match checked {
-            // The lanes say more, and more often, about a database that is away.
+            // The lanes say more, and more often, about a database that is down.
             Ok(Ok(()) | Err(SchemaError::Store(_))) | Err(_) => {}
             Ok(Err(
                 unfit @ (SchemaError::TooOld { .. }
@@ -166,8 +167,8 @@ async fn watch_schema(worker: &Worker) -> Refusal {
 
 /// The first batch that is written shows that the next session need not wait as long as this one had to.
 async fn settled_once(worker: &Worker, pauses: &mut Pauses) -> Infallible {
-    let before = worker.vitals.written();
-    worker.vitals.written_after(before).await;
+    let before = worker.stats.written();
+    worker.stats.written_after(before).await;
     pauses.reset();
     std::future::pending().await
 }
@@ -202,14 +203,14 @@ impl Intake {
         // The consumer is winding down, to go on with another prefetch.
         let mut is_resizing = false;
         let worker = Arc::clone(&self.worker);
-        let written_before = worker.vitals.written();
+        let written_before = worker.stats.written();
         let mut is_proven = false;
         loop {
             let grows = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 end = self.lanes.ended() => return Err(end),
-                () = worker.vitals.written_after(written_before), if !is_proven => {
+                () = worker.stats.written_after(written_before), if !is_proven => {
                     is_proven = true;
                     budget.proven()
                 }
@@ -226,8 +227,8 @@ impl Intake {
                     };
                     let run = run?;
                     let count = run.len();
-                    self.worker.vitals.received(count);
-                    crash::reach(Point::AfterConsume)
+                    self.worker.stats.received(count);
+                    crash::hit(Point::AfterConsume)
                         .await
                         .map_err(|injected| SessionEnd::LaneDied(injected.to_string()))?;
                     self.hand_over(run, budget)?;
@@ -333,7 +334,7 @@ impl Lanes {
         match settler.await {
             Ok(Ok(())) => {}
             Ok(Err(cause)) => {
-                warn!(cause = %cause, "not all was acknowledged; it will come again and be turned away")
+                warn!(cause = %cause, "not all was acknowledged; it will come again and be rejected")
             }
             Err(panic) => {
                 warn!(cause = %panic, "the settler died; what it had not acknowledged will come again")

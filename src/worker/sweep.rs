@@ -60,7 +60,7 @@ pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
         match failed {
             None if has_more => continue,
             None => {}
-            // The lanes say more, and more often, about a database that is away.
+            // The lanes say more, and more often, about a database that is down.
             Some(cause) => {
                 warn!(cause = %cause, "some waiting callbacks or holds were not looked at");
                 match cause {
@@ -163,7 +163,7 @@ impl Sweep {
         if ids.is_empty() {
             return Ok(0);
         }
-        crash::reach(Point::Sweep).await?;
+        crash::hit(Point::Sweep).await?;
         let resolver = Resolver { by: "payonce", why };
         let (replayed, passed_over) =
             replay_others(&mut self.connection, ids, resolver, how, WAITS_MAX).await?;
@@ -192,7 +192,7 @@ impl Sweep {
         if let Some(cause) = due.unreadable
             && self.may_say()
         {
-            warn!(cause = %cause, "a hold whose time is up cannot be read; mend its row in `payments`");
+            warn!(cause = %cause, "a hold whose time is up cannot be read; fix its row in `payments`");
         }
         let writer = format!("{name}/holds");
         let (outcomes, passed_over) =

@@ -53,7 +53,7 @@ impl<'a> Work<'a> {
             positions: Vec::new(),
             locked: Vec::new(),
             is_partly_committed: false,
-            is_suspect: origin == Origin::GivenUp,
+            is_suspect: origin == Origin::DeadLetter,
             is_stored: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),

@@ -175,7 +175,7 @@ async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
     let dashboard = with_tokens(&world).await;
     let reader = log_in(&dashboard, "rita", READER).await;
     let page = dashboard.send("GET", "/quarantine/1", &[("cookie", &reader)], "").await;
-    assert!(page.body.contains("may look, not act") && !page.body.contains("value=\"discard\""), "{page:?}");
+    assert!(page.body.contains("token is read-only") && !page.body.contains("value=\"discard\""), "{page:?}");
     let discard = [("id", "1"), ("verb", "discard"), ("why", "x"), ("confirmed", "yes")];
     // The page has a form for logging out, so a reader knows a token; it opens no more.
     let csrf = csrf_of(&page);
@@ -198,7 +198,7 @@ async fn a_reader_looks_and_an_operator_acts_until_they_log_out() {
         assert_eq!(dashboard.act(&operator, wrong, &discard).await.status, 403, "{wrong:?}");
     }
     assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 0);
-    assert_eq!(dashboard.act(&operator, &csrf, &discard).await.header("location"), "/trail/1");
+    assert_eq!(dashboard.act(&operator, &csrf, &discard).await.header("location"), "/audit-log/1");
     let who: (String, String) = sqlx::query_as("select resolved_by, state from quarantine")
         .fetch_one(&mut world.connect().await)
         .await

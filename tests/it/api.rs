@@ -205,7 +205,7 @@ async fn every_refusal_says_what_is_wrong_in_one_form() {
     world.close().await;
 }
 
-/// Whatever a request is refused for, and whatever stands in the program itself, is not looked up: with the database away it is answered as ever.
+/// Whatever a request is refused for, and whatever stands in the program itself, is not looked up: with the database down it is answered as ever.
 #[tokio::test]
 async fn what_needs_no_database_is_answered_without_one() {
     let world = World::new().await;

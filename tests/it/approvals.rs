@@ -75,7 +75,7 @@ async fn carried_out(world: &World) -> Vec<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn of_clerks_at_once_one_carries_a_proposal_out_and_the_trail_names_both_people() {
+async fn of_clerks_at_once_one_carries_a_proposal_out_and_the_audit_log_names_both_people() {
     let world = with_account("1000").await;
     let id = propose(&world, &["adjust", "a", "debit", "300", "EUR", "--id", "x"], "anna").await;
     assert_eq!(world.account("a").await, Some((1_000, 0, 1)), "nothing is done yet");
@@ -428,7 +428,7 @@ async fn a_request_that_is_sent_again_is_answered_as_the_first_was() {
     world.close().await;
 }
 
-/// What stands between an approval and the end of a replay: a crash, or a server that goes away.
+/// What stands between an approval and the end of a replay: a crash, or a server that goes down.
 #[tokio::test]
 async fn an_approved_replay_that_was_cut_short_is_carried_on_when_it_is_approved_again() {
     for was_told in [false, true] {

@@ -208,7 +208,7 @@ async fn a_change_of_anything_that_the_payload_hash_covers_is_found() {
     let payloads = checks.iter().find(|check| check["name"] == store::PAYLOADS).unwrap();
     assert_eq!((&payloads["ok"], &payloads["skipped_rows"]), (&true.into(), &1.into()), "{report}");
     let output = world.program(&["audit"]).output().await.unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 rows skipped"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 row skipped"), "{output:?}");
     world.close().await;
 }
 
@@ -235,7 +235,7 @@ async fn an_audit_of_what_is_new_sees_a_balance_that_was_changed_behind_the_ledg
     world.settled(2).await;
     worker.stop().await;
     let mut connection = world.connect().await;
-    for (harm, mend) in [
+    for (harm, fix) in [
         ("balance = balance + 77", "balance = balance - 77"),
         ("held = held + 1", "held = held - 1"),
         ("version = version - 1", "version = version + 1"),
@@ -246,7 +246,7 @@ async fn an_audit_of_what_is_new_sees_a_balance_that_was_changed_behind_the_ledg
         let change = |what| sqlx::AssertSqlSafe(format!("update accounts set {what} where account_id = 'a'"));
         sqlx::raw_sql(change(harm)).execute(&mut connection).await.unwrap();
         assert!(failed(&world, Some(since)).await.contains(&"balance_is_ledger_sum"), "{harm}");
-        sqlx::raw_sql(change(mend)).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(change(fix)).execute(&mut connection).await.unwrap();
         assert_eq!(failed(&world, Some(since)).await, [""; 0], "{harm}");
     }
     world.close().await;
@@ -288,7 +288,7 @@ async fn ops_audits_by_itself_shows_it_and_looks_at_markers_too() {
     let dashboard = Dashboard::start(&world).await;
     eventually("an audit", Some(true), || async { books(&dashboard).await["ok"].as_bool() }).await;
     let page = dashboard.get("/").await.body;
-    assert!(page.contains("Books") && page.contains("right, audited"), "{page}");
+    assert!(page.contains("Ledger audit") && page.contains("ok, audited"), "{page}");
     assert!(books(&dashboard).await["pause_s"].as_f64().is_some_and(|pause| pause > 60.0));
     dashboard.stop().await;
 
@@ -303,7 +303,7 @@ async fn ops_audits_by_itself_shows_it_and_looks_at_markers_too() {
     redis::cmd("SET").arg(&key).arg(marker).query_async::<()>(&mut redis).await.unwrap();
     eventually("the false marker", Some(false), || async { books(&dashboard).await["ok"].as_bool() }).await;
     assert_eq!(books(&dashboard).await["failed"], serde_json::json!(["markers_have_rows"]));
-    assert!(dashboard.get("/").await.body.contains("WRONG (markers_have_rows)"));
+    assert!(dashboard.get("/").await.body.contains("FAILED (markers_have_rows)"));
     redis::cmd("DEL").arg(&key).query_async::<()>(&mut redis).await.unwrap();
     eventually("right again", Some(true), || async { books(&dashboard).await["ok"].as_bool() }).await;
     dashboard.stop().await;

@@ -119,7 +119,7 @@ async fn a_variable_overrides_the_file_and_a_flag_both() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_ends_a_one_shot_command_with_3_and_no_password() {
+async fn a_server_that_is_down_ends_a_one_shot_command_with_3_and_no_password() {
     let world = World::new().await;
     let nobody = "127.0.0.1:1";
     for (arguments, variable, url) in [

@@ -115,7 +115,7 @@ async fn nothing_is_lost_or_doubled(case: Case) {
         (rows, world.number("select count(*) from quarantine where state = 'open'").await)
     })
     .await;
-    // Copies are still to be turned away. What a worker has taken and not started on when it is told to end goes back: the next
+    // Copies are still to be rejected. What a worker has taken and not started on when it is told to end goes back: the next
     // one settles it.
     let names = world.names();
     let queues = [&names.queue, &names.dead_queue];

@@ -129,7 +129,7 @@ async fn the_page_the_api_the_metrics_and_the_tables_agree_to_the_last_one_also_
 }
 
 #[tokio::test]
-async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
+async fn who_did_what_and_why_is_kept_whichever_channel_they_used() {
     let world = lively().await;
     let dashboard = Dashboard::start(&world).await;
     let ids: Vec<i64> = sqlx::query_scalar("select id from quarantine where state = 'open' order by id")
@@ -151,8 +151,8 @@ async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
     let asked = dashboard.act("", &csrf, &discard).await;
     assert!(asked.status == 200 && asked.body.contains("Discard 1 case?"), "{asked:?}");
     let answer = dashboard.act("", &csrf, &[&discard[..], &[("confirmed", "yes")]].concat()).await;
-    assert_eq!(answer.header("location"), "/trail/3");
-    let trail: Vec<(String, String, String, String, i64, String)> =
+    assert_eq!(answer.header("location"), "/audit-log/3");
+    let log: Vec<(String, String, String, String, i64, String)> =
         sqlx::query_as("select who, via, action, why, cases, result from operator_actions order by id")
             .fetch_all(&mut world.connect().await)
             .await
@@ -162,7 +162,7 @@ async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
     };
     let refused = "0 applied, 0 known already, 1 still refused, 0 waiting, 0 untouched (ended meanwhile, or not decodable)";
     assert_eq!(
-        trail,
+        log,
         [
             line("carol", "command line", "replay", "by hand", refused),
             line("local operator", "api", "replay", "by program", refused),
@@ -173,7 +173,7 @@ async fn who_did_what_and_why_is_kept_whichever_door_they_came_by() {
     for part in ["carol", "by program", "&lt;b&gt;on&lt;/b&gt; the page", "1 discarded"] {
         assert!(case.contains(part), "{part} is not in {case}");
     }
-    let listed = dashboard.get("/trail").await.body;
+    let listed = dashboard.get("/audit-log").await.body;
     assert!(listed.contains("carol") && listed.contains("command line"), "{listed}");
     dashboard.stop().await;
     world.close().await;
@@ -260,7 +260,7 @@ async fn a_discard_is_asked_about_with_its_money_and_taken_back_on_the_page_and_
     let answer = dashboard.send("POST", "/api/quarantine/reopen", &[JSON], &by_api).await;
     assert_eq!((answer.status, &answer.json()["result"]), (200, &Value::from("1 reopened")), "{answer:?}");
     assert_eq!(state().await, "open");
-    let log = dashboard.get("/trail").await.body;
+    let log = dashboard.get("/audit-log").await.body;
     assert!(log.contains("reopen") && log.contains("it was a slip"), "{log}");
     dashboard.stop().await;
     world.audit().await;
@@ -300,7 +300,7 @@ async fn a_case_is_assigned_by_page_and_by_program() {
     assert_eq!(world.account("alice").await, Some((800, 0, 3)));
     let ended = by_api(r#"{"id":2,"account":"alice","why":"by program"}"#).await;
     assert_eq!((ended.status, &ended.json()["error"]["code"]), (409, &"ended".into()));
-    let log = dashboard.get("/trail").await.body;
+    let log = dashboard.get("/audit-log").await.body;
     assert!(log.contains("Assignment") || log.contains("assign"), "{log}");
     dashboard.stop().await;
     world.audit().await;
@@ -336,13 +336,13 @@ async fn an_id_leads_to_its_story_and_a_story_to_the_next() {
     for (path, words) in [
         (
             "/event?source=%2Fproviders%2Ftest&id=s1",
-            &["Applied", "turned away", "payload_mismatch", "/payment?", "/account?"][..],
+            &["Applied", "rejected", "payload_mismatch", "/payment?", "/account?"][..],
         ),
         ("/event?source=%2Fproviders%2Ftest&id=early", &["Quarantined", "waiting_for_payment"]),
         ("/payment?source=%2Fproviders%2Ftest&id=p1", &["succeeded", "balance −30 = 70"]),
-        ("/account?id=a", &["69", "s1", "Cases about it", "insufficient_funds"]),
+        ("/account?id=a", &["69", "s1", "Related cases", "insufficient_funds"]),
         ("/account?id=a&before=2", &["d1"]),
-        ("/find?id=nothing", &["Nothing goes by this id"]),
+        ("/find?id=nothing", &["No results"]),
         ("/quarantine?reason=malformed", &["malformed"]),
         ("/quarantine?state=waiting", &["waiting_for_payment"]),
         ("/duplicates", &["payload_mismatch", "/providers/test", "s1"]),
@@ -370,7 +370,7 @@ async fn an_id_leads_to_its_story_and_a_story_to_the_next() {
         "/account?id=y",
         "/quarantine/77",
         "/quarantine/x",
-        "/trail/77",
+        "/audit-log/77",
         "/api/quarantine/77",
         "/api/event?source=x&id=y",
     ] {
@@ -523,8 +523,8 @@ async fn a_proposal_is_approved_by_another_person_over_page_and_api() {
     assert_eq!(send("carl", "/api/approvals/1/reject", json!({ "why": "w" })).await.status, 409);
     let repeated = send("anna", "/api/adjust", wanted).await;
     assert_eq!((repeated.status, &repeated.json()["outcome"]), (200, &"approved".into()), "{repeated:?}");
-    let trail = dashboard.send("GET", "/trail", &[("cookie", &cookie)], "").await.body;
-    assert!(trail.contains("bob") && trail.contains("proposed by anna"), "{trail}");
+    let log = dashboard.send("GET", "/audit-log", &[("cookie", &cookie)], "").await.body;
+    assert!(log.contains("bob") && log.contains("proposed by anna"), "{log}");
 
     // What was rejected is not proposed again under its id: page and API say so, since when, and what to do.
     let wanted = json!({ "account": "a", "direction": "debit", "amount": 30, "currency": "EUR", "why": "w", "id": "y" });

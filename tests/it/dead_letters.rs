@@ -115,7 +115,7 @@ async fn a_dead_letter_that_ends_workers_becomes_a_case_after_one_more_try() {
     assert!(detail.contains("the worker that did so ended: look at that worker's log"), "{detail}");
     assert_eq!((world.account("a").await, world.account("b").await), (None, Some((1, 0, 1))));
     // A person lets it go on.
-    let replay = world.program(&["quarantine", "replay", "1", "--why", "mended"]).output().await.unwrap();
+    let replay = world.program(&["quarantine", "replay", "1", "--why", "fixed"]).output().await.unwrap();
     assert_eq!(replay.status.code(), Some(0));
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((7, 0, 1)));

@@ -1,4 +1,4 @@
-//! Every copy is turned away, and counted by the layer that knew it.
+//! Every copy is rejected, and counted by its detection layer.
 
 use payonce::store;
 
@@ -10,7 +10,7 @@ fn batches_of(size: &str) -> [(&'static str, &str); 2] {
 }
 
 #[tokio::test]
-async fn a_copy_in_the_same_batch_is_turned_away_by_the_batch() {
+async fn a_copy_in_the_same_batch_is_rejected_by_the_batch() {
     let world = World::new().await;
     let worker = world.worker_with(&batches_of("3")).await;
     // A lane takes its first callback as it comes, and lets the next batch fill.
@@ -32,7 +32,7 @@ async fn a_copy_in_the_same_batch_is_turned_away_by_the_batch() {
 }
 
 #[tokio::test]
-async fn a_copy_of_a_committed_callback_is_turned_away_by_its_done_marker() {
+async fn a_copy_of_a_committed_callback_is_rejected_by_its_done_marker() {
     let world = World::new().await;
     let worker = world.worker().await;
     world.publish(&[Event::deposit("e1", "a", 100)]).await;
@@ -52,7 +52,7 @@ async fn a_copy_of_a_committed_callback_is_turned_away_by_its_done_marker() {
 }
 
 #[tokio::test]
-async fn a_copy_that_redis_forgot_is_turned_away_by_the_ledger() {
+async fn a_copy_that_redis_forgot_is_rejected_by_the_ledger() {
     let world = World::new().await;
     let worker = world.worker().await;
     world.publish(&[Event::deposit("e1", "a", 100)]).await;

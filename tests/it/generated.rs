@@ -58,7 +58,7 @@ impl Dice {
     }
 
     fn redis(&mut self) -> Redis {
-        [Redis::Away, Redis::Empty, Redis::Knows][self.below(3)]
+        [Redis::Down, Redis::Empty, Redis::Knows][self.below(3)]
     }
 }
 
@@ -69,15 +69,15 @@ fn streams() -> usize {
 /// What Redis believes about a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Redis {
-    /// It is away: every callback is looked for in the ledger.
-    Away,
+    /// It is down: every callback is looked for in the ledger.
+    Down,
     /// It was emptied: it takes every callback for new.
     Empty,
     /// It has the done marker of every callback in the ledger, and takes the others for new.
     Knows,
 }
 
-/// A batch of which nothing has been read yet, or what a lost race has left of one.
+/// A batch of which nothing has been read yet, or what a conflict has left of one.
 #[derive(Debug, Clone)]
 struct Todo {
     callbacks: Vec<Callback>,
@@ -99,7 +99,7 @@ impl Todo {
                 todo.copies.push((callback, layer));
             } else {
                 let is_new = match redis {
-                    Redis::Away => false,
+                    Redis::Down => false,
                     Redis::Empty => true,
                     Redis::Knows => marker.is_none(),
                 };
@@ -120,7 +120,7 @@ impl Todo {
 struct Decided {
     todo: Todo,
     plan: Plan,
-    /// A look at stored cases, of which nothing is left after a lost race: the next one looks again.
+    /// A look at stored cases, of which nothing is left after a conflict: the next one looks again.
     is_sweep: bool,
 }
 
@@ -432,7 +432,7 @@ async fn every_batch_of_a_generated_stream_leaves_what_the_contract_says() {
                 if let Err(why) = writer.write().await {
                     // An event that is new can be the second one of a fact that is not.
                     let may_be = match redis {
-                        Redis::Away => false,
+                        Redis::Down => false,
                         Redis::Empty => true,
                         Redis::Knows => why.contains("\"ledger_operation\""),
                     };

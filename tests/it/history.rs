@@ -67,7 +67,7 @@ async fn totals_never_change_while_several_add_up_old_counts_at_once() {
             }
         }
     });
-    let rivals: Vec<_> = (0..3)
+    let writers: Vec<_> = (0..3)
         .map(|_| {
             let world = world.clone();
             tokio::spawn(async move {
@@ -78,8 +78,8 @@ async fn totals_never_change_while_several_add_up_old_counts_at_once() {
             })
         })
         .collect();
-    for rival in rivals {
-        rival.await.expect("added up");
+    for writer in writers {
+        writer.await.expect("added up");
     }
     while history::roll_up(&mut world.connect().await, &KEPT).await.expect("added up") > 0 {}
     is_over.store(true, Ordering::Relaxed);

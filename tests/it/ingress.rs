@@ -174,7 +174,7 @@ fn configuration(ingress: &RunningIngress, is_signed: bool, account: &str) -> St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_configuration_is_mended() {
+async fn what_cannot_be_mapped_is_a_case_once_and_a_replay_maps_it_when_the_configuration_is_fixed() {
     map_again(true).await;
 }
 
@@ -208,10 +208,10 @@ async fn map_again(is_signed: bool) {
     let replay = async |account: &str| {
         let file = configuration(&ingress, is_signed, account);
         let mut program =
-            world.program(&["--config", &file, "quarantine", "replay", "--all", "--why", "mended"]);
+            world.program(&["--config", &file, "quarantine", "replay", "--all", "--why", "fixed"]);
         program.env("PAYONCE_SIGNATURES", signatures).output().await.expect("the program runs")
     };
-    // Not mended yet.
+    // Not fixed yet.
     drop(replay("metadata.customer").await);
     assert_eq!(world.cases().await, case("open"));
     assert_eq!(world.account("acct-1001").await, None);

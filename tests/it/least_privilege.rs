@@ -215,7 +215,7 @@ async fn redis_refuses(locked: &Locked) {
         vec!["MONITOR"],
     ];
     let worker = [vec!["SCAN", "0"], vec!["MGET", &marker]];
-    // Whoever can write markers can have callbacks turned away.
+    // Whoever can write markers can have callbacks rejected.
     let ops = [vec!["SET", &marker, "done:"]];
     for (world, own) in [(&locked.worker, &worker[..]), (&locked.ops, &ops[..])] {
         let mut redis = world.redis().await;

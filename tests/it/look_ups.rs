@@ -65,7 +65,7 @@ async fn tables_that_were_analysed_empty_are_still_looked_up_by_key() {
 /// A lane keeps its plans for a few batches. Those that it made while quarantine was empty read all cases of a provider for each key:
 /// they must be gone before there are many.
 #[tokio::test]
-async fn plans_that_were_made_on_empty_tables_are_given_up() {
+async fn plans_that_were_made_on_empty_tables_are_replaced() {
     const CASES: usize = 4_000;
     let world = analysed_empty().await;
     let cases: Vec<Event> = (0..CASES)
@@ -80,7 +80,7 @@ async fn plans_that_were_made_on_empty_tables_are_given_up() {
     worker.stop().await;
     let read =
         rows_read(&world, "select idx_tup_fetch from pg_stat_user_tables where relname = 'quarantine'").await;
-    // With plans that are kept for ever each key reads the cases before it, 2 000 rows on average; given up after a thousand
+    // With plans that are kept for ever each key reads the cases before it, 2 000 rows on average; replaced after a thousand
     // callbacks they read about 200.
     let most = CASES as i64 * 500;
     assert!((1..=most).contains(&read), "{read} rows read for {CASES} callbacks");

@@ -197,7 +197,7 @@ async fn shut(connection: &mut sqlx::PgConnection, is_shut: bool) {
 }
 
 #[tokio::test]
-async fn while_postgresql_is_away_the_backlog_grows_older_and_the_page_says_what_is_stale() {
+async fn while_postgresql_is_down_the_backlog_grows_older_and_the_page_says_what_is_stale() {
     let world = World::new().await;
     let dashboard = Dashboard::start(&world).await;
     let events: Vec<Event> = (0..7).map(|n| Event::deposit(&format!("d{n}"), "a", 1)).collect();
@@ -210,7 +210,7 @@ async fn while_postgresql_is_away_the_backlog_grows_older_and_the_page_says_what
     let mut connection = world.connect().await;
     shut(&mut connection, true).await;
     let is_up = || async { overview().await["servers"]["postgresql"].as_bool() };
-    eventually("PostgreSQL is away", Some(false), is_up).await;
+    eventually("PostgreSQL is down", Some(false), is_up).await;
     let before = age().await.expect("it still waits");
     eventually("it grows older", true, || async { age().await.is_some_and(|age| age > before + 2.0) }).await;
     let metrics = dashboard.get("/metrics").await.body;
@@ -218,7 +218,7 @@ async fn while_postgresql_is_away_the_backlog_grows_older_and_the_page_says_what
     let page = dashboard.get("/").await.body;
     assert!(page.contains("PostgreSQL has not answered for"), "{page}");
     assert!(page.contains("as far as is known: PostgreSQL does not answer"), "{page}");
-    assert!(!page.contains("none waits") && !page.contains("nothing waits"), "{page}");
+    assert!(!page.contains("none waiting") && !page.contains("queue is empty"), "{page}");
     assert!(overview().await["stale_for_s"].as_f64().is_some_and(|age| age > 2.0));
     shut(&mut connection, false).await;
     eventually("PostgreSQL is back", Some(true), is_up).await;
@@ -313,7 +313,7 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     ] {
         assert!(names(&of_worker).contains(metric), "{metric} of the contract: {of_worker}");
     }
-    // Every metric says what it is, and the guide lists it, those included that this test does not bring about.
+    // Every metric says what it is, and the guide lists it, those included that this test does not cause.
     let guide = read("docs/monitoring.md");
     for metric in names(
         &["mod", "debts", "ingress", "webhooks"].map(|file| read(&format!("src/metrics/{file}.rs"))).concat(),
@@ -327,7 +327,7 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         let described = format!("# HELP {metric} ");
         assert!(scrapes.iter().any(|text| text.contains(&described)), "{metric} has no help text");
     }
-    // The books are made wrong: the next audit says so.
+    // The ledger is made wrong: the next audit says so.
     sqlx::raw_sql("update accounts set balance = balance + 1")
         .execute(&mut world.connect().await)
         .await

@@ -49,7 +49,7 @@ async fn a_parameter_that_cannot_be_used_is_named_with_what_is_expected() {
         ("quarantine/abc", "the number in the path: expected a whole number"),
         ("quarantine/%00", "the number in the path: expected a whole number"),
         ("quarantine/%ff", "the number in the path: not UTF-8"),
-        ("trail/x", "the number in the path"),
+        ("audit-log/x", "the number in the path"),
         ("approvals/0", "the number in the path"),
     ] {
         let answer = dashboard.get(&format!("/api/{path}")).await;
@@ -83,7 +83,7 @@ async fn a_page_whose_address_cannot_be_used_offers_no_action() {
         ("/figure?range=bogus", "range"),
         ("/figure?only=some", "only"),
         ("/providers/test?range=bogus", "range"),
-        ("/trail?before=x", "before"),
+        ("/audit-log?before=x", "before"),
         ("/approvals?all=maybe", "all"),
         ("/debts?currency=eur", "currency"),
         ("/find?id=%ff", "id"),

@@ -105,7 +105,7 @@ async fn a_discarded_case_stays_out_of_the_ledger_and_says_who_and_why() {
         world.program(&["quarantine", "replay", "2", "--by", &"x".repeat(201)]).output().await.unwrap();
     assert_eq!(too_long.status.code(), Some(2));
     let (code, _) = quarantine(&world, &["replay", "1", "--by", &"x".repeat(200)]).await;
-    assert_eq!(code, 0, "the trail has room for it");
+    assert_eq!(code, 0, "the audit log has room for it");
     let (code, report) =
         quarantine(&world, &["discard", "1", "--yes", "--why", "refunded by hand", "--by", "bob"]).await;
     assert_eq!((code, &report[0]["discarded"]), (0, &1.into()));
@@ -532,7 +532,7 @@ async fn dead_letters_are_decided_like_any_other_callback() {
     let channel = connection.create_channel().await.unwrap();
     let bodies = [
         Event::deposit("known", "a", 100).body(),
-        Event::deposit("given-up", "a", 7).body(),
+        Event::deposit("dead-lettered", "a", 7).body(),
         debit("poor", "p", 5_000).body(),
         b"not even JSON".to_vec(),
     ];
@@ -550,13 +550,13 @@ async fn dead_letters_are_decided_like_any_other_callback() {
             .unwrap();
     }
     world.settled(5).await;
-    let mut given_up = cases(&world).await;
-    given_up.sort();
+    let mut open = cases(&world).await;
+    open.sort();
     let expected = [case("", "delivery_limit", "open"), case("poor", "insufficient_funds", "open")];
-    assert_eq!(given_up, expected);
+    assert_eq!(open, expected);
     assert_eq!(world.account("a").await, Some((107, 0, 2)));
     // A copy of it that comes by the queue is a copy.
-    world.publish(&[Event::deposit("given-up", "a", 7)]).await;
+    world.publish(&[Event::deposit("dead-lettered", "a", 7)]).await;
     world.settled(6).await;
     worker.stop().await;
     assert_eq!(world.account("a").await, Some((107, 0, 2)));

@@ -49,7 +49,7 @@ async fn flushing_redis_in_the_middle_changes_nothing() {
 }
 
 #[tokio::test]
-async fn without_redis_every_copy_is_still_turned_away() {
+async fn without_redis_every_copy_is_still_rejected() {
     let (world, redis) = world_with_own_redis().await;
     redis.kill().await;
     let worker = world.worker_with(&[("batch_size_max", "50")]).await;
@@ -71,11 +71,11 @@ async fn a_worker_uses_redis_again_when_it_comes_back() {
     world.publish(&events()[1_500..]).await;
     world.settled(CALLBACKS).await;
     redis.start_again().await;
-    // Copies go on until one is turned away by a marker: the worker has found Redis by itself.
+    // Copies go on until one is rejected by a marker: the worker has found Redis by itself.
     let mut copies = 0;
     loop {
         copies += 1;
-        assert!(copies < 10_000, "Redis came back, but no marker turned a copy away");
+        assert!(copies < 10_000, "Redis came back, but no marker rejected a copy");
         world.publish(&[Event::deposit("again", "a0", 1)]).await;
         world.settled(CALLBACKS + copies).await;
         if world.duplicates().await.iter().any(|(layer, copies)| layer == "redis" && *copies > 0) {
@@ -89,7 +89,7 @@ async fn a_worker_uses_redis_again_when_it_comes_back() {
 }
 
 #[tokio::test]
-async fn a_redis_that_refuses_writes_counts_as_away() {
+async fn a_redis_that_refuses_writes_counts_as_down() {
     let (world, _redis) = world_with_own_redis().await;
     let mut redis = world.redis().await;
     redis::cmd("CONFIG")

@@ -92,7 +92,7 @@ async fn removed_cases_are_counted_out_and_the_audit_stays_right() {
     let discard = ["quarantine", "discard", "--reason", "insufficient_funds", "--why", "flood", "--yes"];
     assert_eq!(answer(&world, &discard).await.0, Some(0));
 
-    // By hand, as one might: the books are red from then on.
+    // By hand, as one might: the ledger audit fails from then on.
     let copy = world.copy("by_hand").await;
     sqlx::raw_sql("delete from quarantine where state = 'discarded'")
         .execute(&mut copy.connect().await)

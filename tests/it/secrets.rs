@@ -157,7 +157,7 @@ async fn commands_say_nothing(locked: &Locked, traced: impl Fn(&World, &[&str]) 
         let output = traced(&locked.ops, &command).output().await.unwrap();
         holds_no_secret(&format!("{command:?}"), &said(output));
     }
-    // Servers that refuse or are away, and addresses that are none.
+    // Servers that refuse or are down, and addresses that are none.
     let [_, (_, database), ..] = PASSWORDS;
     for url in [
         format!("postgres://payonce_worker:{database}@127.0.0.1:1/d"),

@@ -123,8 +123,8 @@ async fn a_key_that_somebody_writes_for_a_long_time_holds_up_nobody_else() {
     only_the_locked_wait(lock, debit("busy", "a7"), busy).await;
 }
 
-/// After decoding nothing is a message's fault: what PostgreSQL refuses, or what cannot be read back, is kept until somebody has mended it.
-async fn only_the_refused_wait(harm: &'static str, mend: &'static str) {
+/// After decoding nothing is a message's fault: what PostgreSQL refuses, or what cannot be read back, is kept until somebody has fixed it.
+async fn only_the_refused_wait(harm: &'static str, fix: &'static str) {
     let world = with_accounts().await;
     let mut operator = world.connect().await;
     run(&mut operator, harm).await;
@@ -134,7 +134,7 @@ async fn only_the_refused_wait(harm: &'static str, mend: &'static str) {
     let worker = world.worker_with(&SETTINGS).await;
     applied(&world, "select count(*) from ledger where event_id like 'o%'", 30).await;
     assert_eq!(world.cases().await, []);
-    run(&mut operator, mend).await;
+    run(&mut operator, fix).await;
     applied(&world, "select count(*) from ledger where event_id like 'bad%'", 5).await;
     worker.stop().await;
     assert_eq!(world.cases().await, []);
@@ -144,7 +144,7 @@ async fn only_the_refused_wait(harm: &'static str, mend: &'static str) {
 }
 
 #[tokio::test]
-async fn what_postgresql_refuses_is_kept_and_applied_when_it_is_mended() {
+async fn what_postgresql_refuses_is_kept_and_applied_when_it_is_fixed() {
     only_the_refused_wait(
         "alter table ledger add constraint harm check (account_id <> 'a7') not valid",
         "alter table ledger drop constraint harm",
@@ -153,7 +153,7 @@ async fn what_postgresql_refuses_is_kept_and_applied_when_it_is_mended() {
 }
 
 #[tokio::test]
-async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_is_mended() {
+async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_is_fixed() {
     only_the_refused_wait(
         "update accounts set currency = 'ZZZ' where account_id = 'a7'",
         "update accounts set currency = 'EUR' where account_id = 'a7'",
@@ -162,7 +162,7 @@ async fn callbacks_about_a_row_that_cannot_be_read_are_kept_and_applied_when_it_
 }
 
 /// On a quiet queue nothing but what is set aside is tried, and fails each time: that is not PostgreSQL taking no writes.
-async fn tried_alone_again_and_again(harm: &'static str, mend: &'static str) {
+async fn tried_alone_again_and_again(harm: &'static str, fix: &'static str) {
     let world = with_accounts().await;
     // An outage would outlast the test.
     let settings = [&SETTINGS[..], &[("outage_hold_ms", "600000")]].concat();
@@ -180,7 +180,7 @@ async fn tried_alone_again_and_again(harm: &'static str, mend: &'static str) {
         .await;
     applied(&world, "select count(*) from ledger where event_id like 'o%'", 40).await;
     assert!(worker.readiness.is_ready());
-    run(&mut operator, mend).await;
+    run(&mut operator, fix).await;
     applied(&world, "select count(*) from ledger where event_id = 'bad'", 1).await;
     worker.stop().await;
     assert_eq!(world.duplicates().await, [], "nothing was given back and came again");

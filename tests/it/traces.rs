@@ -133,7 +133,7 @@ async fn each_batch_is_one_tree_of_spans_linked_to_its_publishers() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_stops_nothing_and_is_logged() {
+async fn a_collector_that_is_down_stops_nothing_and_is_logged() {
     let world = World::new().await;
     let mut command = world.program(&["worker", "--otlp-endpoint", "http://127.0.0.1:1"]);
     let worker = command.stderr(std::process::Stdio::piped()).spawn().expect("the payonce binary runs");

@@ -203,7 +203,7 @@ async fn a_dead_subscriber_holds_up_nobody_is_disabled_in_the_end_and_gets_all_w
     let disabled =
         "select count(*) from webhooks where disabled_at is not null and name = 'main:webhook:dead'";
     eventually("it is disabled", 1, || world.number(disabled)).await;
-    // Away is away: not every account is sent again and again.
+    // Down is down: not every account is sent again and again.
     assert!(
         dead.received()
             .iter()
@@ -235,7 +235,7 @@ async fn a_dead_subscriber_holds_up_nobody_is_disabled_in_the_end_and_gets_all_w
 }
 
 #[tokio::test]
-async fn an_account_that_is_refused_for_too_long_is_given_up_alone() {
+async fn an_account_that_is_refused_for_too_long_is_exhausted_alone() {
     let world = World::new().await;
     let receiver = Receiver::new().await;
     receiver.answers(|one| status(if one.account() == "bad" { 422 } else { 200 }));
@@ -243,9 +243,9 @@ async fn an_account_that_is_refused_for_too_long_is_given_up_alone() {
     let feed = world.feed_with("one", &[("webhook_give_up_ms", "500")], false, Some(&file));
     let mut connection = world.connect().await;
     post(&mut connection, "bad", 1..=2).await;
-    let given_up = "select count(*) from webhook_accounts where due_at = 'infinity'";
+    let exhausted = "select count(*) from webhook_accounts where due_at = 'infinity'";
     let mut version = 0;
-    while world.number(given_up).await == 0 {
+    while world.number(exhausted).await == 0 {
         version += 1;
         post(&mut connection, "good", version..=version).await;
         receiver.has_taken("good", version).await;
@@ -402,7 +402,7 @@ async fn a_subscriber_hears_of_another_history_before_any_event_of_it() {
 /// Whoever delivered before has failed for long, and each account would wait for an hour by now.
 async fn has_failed_for_long(connection: &mut store::PgConnection, accounts: i64) {
     sqlx::query(
-        "with away as (update webhooks set failing_since = clock_timestamp() - interval '5 hours' where name = 'main:webhook:s')
+        "with failing as (update webhooks set failing_since = clock_timestamp() - interval '5 hours' where name = 'main:webhook:s')
          insert into webhook_accounts (subscriber, account_id, delivered, wanted, attempts, failing_since, due_at)
          select 'main:webhook:s', 'a' || n, 0, 1, 12, clock_timestamp() - interval '5 hours', clock_timestamp() + interval '1 hour'
          from generate_series(1, $1) as n",
@@ -457,7 +457,7 @@ async fn a_subscriber_that_returns_while_it_has_yet_to_hear_of_another_history_d
 }
 
 #[tokio::test]
-async fn a_subscriber_that_was_away_when_another_feed_takes_over_is_looked_at_at_once() {
+async fn a_subscriber_that_was_down_when_another_feed_takes_over_is_looked_at_at_once() {
     let world = World::new().await;
     let receiver = Receiver::new().await;
     let (file, mut connection) = idle_subscriber(&world, &receiver, 9).await;

@@ -9,7 +9,7 @@ async fn rows(world: &World) -> Vec<WorkerRow> {
 }
 
 #[tokio::test]
-async fn a_worker_reports_what_it_does_and_says_goodbye() {
+async fn a_worker_reports_what_it_does_and_that_it_stopped() {
     let world = World::new().await;
     let worker =
         world.worker_with(&[("worker_report_ms", "500"), ("lanes", "1"), ("batch_size_max", "50")]).await;

@@ -152,7 +152,7 @@ fn handed_over(file: &str) -> &'static str {
     }
 }
 
-/// That the program starts with this environment and no other. One whose servers are all away lives, and is not ready: nobody restarts
+/// That the program starts with this environment and no other. One whose servers are all down lives, and is not ready: nobody restarts
 /// it for that.
 #[track_caller]
 fn lives_and_is_not_ready(command: &str, host: &str, environment: Vec<(String, String)>) {

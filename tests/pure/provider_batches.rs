@@ -119,19 +119,19 @@ fn each_part_of_a_batch_maps_as_it_does_in_the_batch_and_every_copy_is_the_same_
 }
 
 #[test]
-fn an_event_of_a_batch_is_mapped_again_when_the_configuration_is_mended_and_by_no_other_part_of_it() {
+fn an_event_of_a_batch_is_mapped_again_when_the_configuration_is_fixed_and_by_no_other_part_of_it() {
     let items = [
         adyen_item("AUTHORISATION", "psp1", 0),
         adyen_item("REPORT_AVAILABLE", "psp2", 0),
         adyen_item("AUTHORISATION", "psp3", 0),
     ];
     let messages = received(&adyen(Some("elsewhere")), &adyen_request(&items)).messages;
-    let mended = adyen(None);
+    let fixed = adyen(None);
     let again: Vec<(String, Value)> = messages
         .iter()
         .map(|message| {
             let kept = envelope::read(&message.body).unwrap();
-            let body = envelope::map_again(&kept, mended.provider.as_ref(), &mended.terms).unwrap();
+            let body = envelope::map_again(&kept, fixed.provider.as_ref(), &fixed.terms).unwrap();
             let event: Value = serde_json::from_slice(&body).unwrap();
             (message.id.clone(), event["data"]["payment_id"].clone())
         })

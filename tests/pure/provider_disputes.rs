@@ -151,7 +151,7 @@ fn money_of_mollie_that_was_held_first_is_told_by_its_captures_alone() {
 }
 
 #[test]
-fn a_payment_that_ended_unpaid_is_no_case_of_a_deposit_and_gives_up_the_hold_of_a_payment() {
+fn a_payment_that_ended_unpaid_is_no_case_of_a_deposit_and_releases_the_hold_of_a_payment() {
     let mollie = |kind: &str| {
         json!({"id": kind, "type": kind, "_embedded": {"entity": {"id": "tr_1", "amount": {"value": "5.00", "currency": "EUR"},
             "metadata": {"account_id": "acct-1"}}}})

@@ -258,16 +258,16 @@ fn impure(path: &str, source: &str) -> Vec<String> {
     found.into_iter().map(|name| format!("{path}: a pure crate names {name}")).collect()
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Files under this directory, or the file itself, with paths from the package root; none where nothing is there.
-fn files(under: &str) -> Vec<String> {
+pub(crate) fn files(under: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut left: Vec<PathBuf> = vec![root().join(under)];
     while let Some(path) = left.pop() {
@@ -346,7 +346,7 @@ fn the_rules_and_the_message_are_pure() {
 
 #[test]
 fn the_load_tests_audit_with_their_own_arithmetic() {
-    // The rivals in `compare` are payonce's own rules, carried out another way; what audits them is not among them.
+    // The comparison programs in `compare` are payonce's own rules, carried out another way; what audits them is not among them.
     let audited = |path: &String| !path.starts_with("load-tests/src/compare/");
     for path in rust_files(&["load-tests/src"]).into_iter().filter(audited) {
         let words = words(&read(&path));

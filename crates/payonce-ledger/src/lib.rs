@@ -27,7 +27,7 @@ pub use callback::{
 };
 pub use correction::Correction;
 pub use currency::Currency;
-pub use decide::{Expires, decide, decide_cases, give_up};
+pub use decide::{Expires, dead_letter, decide, decide_cases};
 pub use deposit::{DEPOSIT_ROWS_MAX, Deposit, Running};
 pub use kind::{Direction, Kind, OPERATOR_SOURCE};
 pub use payment::{Adjustment, Facts, Payment, PaymentState};

@@ -197,7 +197,7 @@ pub struct AccountChange {
 }
 
 /// An account that a new case is about and that is not open. The plan stands only while it is not, and while there is no
-/// further case about it: a rival may have decided a copy of the same callback.
+/// further case about it: a concurrent writer may have decided a copy of the same callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unopened {
     /// Which.
@@ -228,7 +228,7 @@ pub struct NewCase {
     pub account_id: Option<AccountId>,
     /// Why.
     pub reason: Reason,
-    /// What exactly, in words for an operator.
+    /// The detail, in words for an operator.
     pub detail: String,
     /// How often it came in this batch, at least 1.
     pub attempts: i32,

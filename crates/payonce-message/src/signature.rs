@@ -1,5 +1,5 @@
 //! Standard Webhooks 1.0.0 (<https://www.standardwebhooks.com>): what proves that a message comes from its provider. Pure: keys, headers
-//! and bytes in, a verdict out. What must not live here: files, AMQP, and any clock.
+//! and bytes in, a decision out. What must not live here: files, AMQP, and any clock.
 //!
 //! The signed content is `id.timestamp.body`. The id must be the event's own, and the body names the provider whose keys are asked, so a
 //! signature is good for one event of one provider. Whether the timestamp is *recent* is not asked: that is for the edge that took

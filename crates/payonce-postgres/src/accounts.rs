@@ -5,7 +5,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::{
     StoreError,
-    actions::{self, Act, ActionRow, Begun, Door, Line},
+    actions::{self, Act, ActionRow, Begun, Line, Via},
     columns::unreadable,
     openings::hold_openings,
     requests::{self, Start},
@@ -25,8 +25,8 @@ pub struct Order<'a> {
     pub currency: Option<Currency>,
     /// The person, 1 to 200 bytes.
     pub who: &'a str,
-    /// The door.
-    pub via: Door,
+    /// The channel.
+    pub via: Via,
     /// The reason, in the person's words.
     pub why: &'a str,
     /// Makes it one: the same order with the same key is answered as the first was. 1 to 200 bytes.

@@ -29,7 +29,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// As it stands in the trail.
+    /// As it stands in the audit log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,13 +101,13 @@ impl Act {
 pub struct Line<'a> {
     /// The person, 1 to 200 bytes; of a proposal the one who approves it.
     pub who: &'a str,
-    /// The door.
-    pub via: Door,
+    /// The channel.
+    pub via: Via,
     /// [`Verb::as_str`] or [`Act::as_str`].
     pub action: &'static str,
     /// The reason, in the person's words.
     pub why: &'a str,
-    /// What exactly, in words.
+    /// The detail, in words.
     pub chosen: &'a str,
     /// Makes it one, 1 to 200 bytes: of one key there is one line.
     pub key: Option<&'a str>,
@@ -115,9 +115,9 @@ pub struct Line<'a> {
     pub proposed_by: Option<&'a str>,
 }
 
-/// By which door a person came.
+/// Through which channel a person acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum Via {
     /// A page.
     Web,
     /// The operators' API.
@@ -126,7 +126,7 @@ pub enum Door {
     CommandLine,
 }
 
-impl Door {
+impl Via {
     /// As it stands in the audit log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -143,9 +143,9 @@ impl Door {
 pub struct Order {
     /// The person, 1 to 200 bytes.
     pub who: String,
-    /// The door.
-    pub via: Door,
-    /// The deed.
+    /// The channel.
+    pub via: Via,
+    /// The action.
     pub verb: Verb,
     /// The reason, in the person's words.
     pub why: String,
@@ -175,7 +175,7 @@ impl Order {
     }
 }
 
-/// A line of the trail.
+/// A line of the audit log.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct ActionRow {
     /// Grows with time.
@@ -256,12 +256,12 @@ pub async fn begin(connection: &mut PgConnection, line: &Line<'_>) -> Result<Beg
     }
     let before = of_key(connection, line.key.unwrap_or_default()).await?;
     let before =
-        before.ok_or_else(|| StoreError::Conflict("a line of the audit log went away".to_owned()))?;
+        before.ok_or_else(|| StoreError::Conflict("a line of the audit log was removed".to_owned()))?;
     Ok(line.compared_with(before))
 }
 
 impl Line<'_> {
-    /// Whether that earlier line is about the same: the act, and what exactly.
+    /// Whether that earlier line is about the same: the act, and its detail.
     #[must_use]
     pub fn compared_with(&self, before: ActionRow) -> Begun {
         let is_same = before.action == self.action && before.chosen == self.chosen;

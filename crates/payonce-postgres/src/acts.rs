@@ -57,7 +57,7 @@ pub enum Adjusted {
     Refused {
         /// The rule.
         reason: Reason,
-        /// What exactly, in words.
+        /// The detail, in words.
         detail: String,
     },
 }
@@ -111,7 +111,7 @@ pub(super) async fn open(transaction: &mut PgConnection, entry: Entry<'_>) -> Re
         // Of two people at once, whoever proposed and whoever acted: trying again would find the same.
         Begun::Before(row) | Begun::OtherContent(row) if matches!(entry, Entry::Approves(..)) => {
             Ok(Acted::Objected(Objection::Impossible(format!(
-                "its id or idempotency key was used for another act meanwhile, line {} of the trail: {} {}. Reject this, and propose it \
+                "its id or idempotency key was used for another act meanwhile, line {} of the audit log: {} {}. Reject this, and propose it \
                  again with another",
                 row.id, row.action, row.chosen
             ))))

@@ -1,6 +1,6 @@
-//! One batch in one transaction: guarded balances, ledger rows, payments, cases, and the counts of what was turned away.
+//! One batch in one transaction: guarded balances, ledger rows, payments, cases, and the counts of what was rejected.
 //!
-//! Rivals write the same tables, so every transaction takes its locks in one order: accounts by id, then ledger keys, payments,
+//! Concurrent writers write the same tables, so every transaction takes its locks in one order: accounts by id, then ledger keys, payments,
 //! cases, duplicates, each sorted. Every number of changed rows is compared with the plan; where they differ the transaction
 //! is rolled back, and the caller looks again. The last statement before the commit reads a row: PostgreSQL answers COMMIT
 //! with a silent ROLLBACK in an aborted transaction, but refuses any other statement there.
@@ -107,9 +107,9 @@ pub async fn apply(connection: &mut PgConnection, batch: Batch<'_>) -> Result<Ap
 /// Commits a transaction that has written a batch.
 pub(super) async fn commit(mut transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
     server::confirm(&mut transaction).await?;
-    crash::reach(Point::BeforeCommit).await?;
+    crash::hit(Point::BeforeCommit).await?;
     transaction.commit().await?;
-    Ok(crash::reach(Point::AfterCommit).await?)
+    Ok(crash::hit(Point::AfterCommit).await?)
 }
 
 /// As [`apply`], in a transaction that writes more.
@@ -126,9 +126,9 @@ pub(super) async fn write(
     let lost_callbacks = batch.plan.callbacks_about(&lost);
     let locked_callbacks = batch.plan.callbacks_about(&locked);
     batch.plan.drop_accounts(&lost);
-    crash::reach(Point::AfterAccounts).await?;
+    crash::hit(Point::AfterAccounts).await?;
     insert_entries(transaction, &batch.plan).await?;
-    crash::reach(Point::AfterInsert).await?;
+    crash::hit(Point::AfterInsert).await?;
     write_payments(transaction, &batch.plan.payments).await?;
     let known_cases = cases::insert(transaction, &batch).await?;
     cases::update(transaction, &batch.plan, batch.resolver).await?;
@@ -136,7 +136,7 @@ pub(super) async fn write(
         cases::end_proven(transaction, &batch, &lost_callbacks).await?;
     }
     if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
-        crash::reach(Point::AfterCases).await?;
+        crash::hit(Point::AfterCases).await?;
     }
     let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
     record_duplicates(transaction, &counts.duplicates).await?;
@@ -257,7 +257,7 @@ async fn update_accounts(
         changes.iter().copied().partition(|change| change.opens);
     let mut won: HashSet<String> = HashSet::new();
     if !changed.is_empty() {
-        // A rival that holds one of these rows makes this wait; when it has committed, the guard is compared with what it
+        // A concurrent writer that holds one of these rows makes this wait; when it has committed, the guard is compared with what it
         // wrote. Rows are locked in the order of the arguments, which are sorted: two batches cannot wait for each other.
         let rows: Vec<String> = sqlx::query_scalar(
             "update accounts a
@@ -313,7 +313,7 @@ async fn insert_entries(transaction: &mut PgConnection, plan: &Plan) -> Result<(
         .flat_map(|entry| entry.legs().zip(0..).map(move |(leg, at)| (entry, leg, at)))
         .collect();
     rows.sort_by(|(a, _, leg_a), (b, _, leg_b)| (&a.callback.key, leg_a).cmp(&(&b.callback.key, leg_b)));
-    // A rival that inserted one of these keys and has not committed makes this wait; if it commits, this is an error, and the
+    // A concurrent writer that inserted one of these keys and has not committed makes this wait; if it commits, this is an error, and the
     // callbacks are decided again with that row in sight. `on conflict do nothing` would say the same more gently, but it
     // looks up each unique key once more before it inserts: a fifth of this statement, for what the account's guard has
     // caught before in all but one case (one key about two accounts).

@@ -144,7 +144,7 @@ pub async fn assign(
     let plan = decide(&snapshot, &cases);
     in_order(&mut transaction, &plan).await?;
     let replayed = Replayed::of(&plan, &cases);
-    crash::reach(Point::Replay).await?;
+    crash::hit(Point::Replay).await?;
     let batch = Batch {
         writer: "replay",
         plan,

@@ -31,7 +31,7 @@ pub struct Undecodable<'a> {
     pub is_vouched_for: bool,
     /// Why it is quarantined.
     pub reason: Reason,
-    /// What exactly.
+    /// The detail.
     pub detail: String,
     /// The raw message.
     pub body: &'a [u8],
@@ -305,7 +305,7 @@ pub(super) async fn update(
     resolver: Resolver<'_>,
 ) -> Result<(), StoreError> {
     if !plan.case_copies.is_empty() {
-        // Two rivals may both count copies of one case: they meet here in the order of the ids.
+        // Two concurrent writers may both count copies of one case: they meet here in the order of the ids.
         let counted = sqlx::query(
             "update quarantine q
              set attempts = least(q.attempts::bigint + c.copies, 2147483647)::integer, last_seen_at = clock_timestamp()
@@ -390,7 +390,7 @@ pub(super) async fn end_proven(
             (id.0, state, why)
         })
         .collect();
-    // A rival that ends one of them too is seen here: then nothing of this is written.
+    // A concurrent writer that ends one of them too is seen here: then nothing of this is written.
     let rows = sqlx::query(
         "update quarantine q
          set state = r.state, resolved_at = clock_timestamp(), resolved_by = $4, resolved_why = r.why

@@ -17,7 +17,7 @@ use payonce_ledger::{Fingerprint, Key, Layer, Outcome, Reason};
 pub enum TallyKind {
     /// A new ledger row for a callback that just came.
     Applied,
-    /// A copy that was turned away.
+    /// A copy that was rejected.
     Duplicate,
     /// A new case.
     Quarantined,
@@ -115,7 +115,7 @@ impl Counts {
         }
     }
 
-    /// A message under a source that nobody vouches for: counted without its name, and without a trail, for both are its sender's choice.
+    /// A message under a source that nobody vouches for: counted without its name, and without a row in the duplicate log, for both are its sender's choice.
     fn add_stranger(&mut self, message: &Undecodable<'_>, known: &HashSet<Content>) {
         if known.contains(&content(message.key.as_ref(), message.fingerprint)) {
             self.add(TallyKind::Duplicate, None, Layer::Quarantine.as_str(), 1);

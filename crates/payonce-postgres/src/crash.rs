@@ -1,7 +1,7 @@
 //! Crash points: named places between the steps of a message's walk at which a test makes the process die, fail or stall.
 //!
-//! Told by `PAYONCE_CRASH_POINT=NAME=ACTION` or `NAME=ACTION@N` (the N-th time it is reached; else the first); it acts once.
-//! Only builds with debug assertions have any of it: in a release build [`reach`] is an empty function.
+//! Configured by `PAYONCE_CRASH_POINT=NAME=ACTION` or `NAME=ACTION@N` (the N-th time it is reached; else the first); it acts once.
+//! Only builds with debug assertions have any of it: in a release build [`hit`] is an empty function.
 
 /// A place where a test can make things go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,25 +73,25 @@ impl Point {
     }
 }
 
-/// A crash point was told to fail here.
+/// A crash point is configured to fail here.
 #[derive(Debug, thiserror::Error)]
 #[error("crash point {0}")]
 pub struct Injected(&'static str);
 
-/// Does what this process was told to do here.
+/// Does what this process is configured to do here.
 ///
 /// # Errors
-/// [`Injected`] where it was told to fail.
+/// [`Injected`] where it is configured to fail.
 #[cfg(not(debug_assertions))]
-pub async fn reach(_point: Point) -> Result<(), Injected> {
+pub async fn hit(_point: Point) -> Result<(), Injected> {
     Ok(())
 }
 
 #[cfg(debug_assertions)]
-pub use told::reach;
+pub use configured::hit;
 
 #[cfg(debug_assertions)]
-mod told {
+mod configured {
     use std::{
         sync::{
             LazyLock,
@@ -114,21 +114,21 @@ mod told {
         Stall,
     }
 
-    struct Told {
+    struct Configured {
         point: Point,
         action: Action,
         /// Times to pass before it acts.
         left: AtomicU32,
     }
 
-    static TOLD: LazyLock<Option<Told>> = LazyLock::new(|| {
+    static CONFIGURED: LazyLock<Option<Configured>> = LazyLock::new(|| {
         let text = std::env::var("PAYONCE_CRASH_POINT").ok()?;
         Some(read(&text).unwrap_or_else(|| {
             panic!("PAYONCE_CRASH_POINT: expected NAME=abort|error|stall[@N], found {text:?}")
         }))
     });
 
-    fn read(text: &str) -> Option<Told> {
+    fn read(text: &str) -> Option<Configured> {
         let (name, rest) = text.split_once('=')?;
         let (action, times) = rest.split_once('@').unwrap_or((rest, "1"));
         let action = match action {
@@ -138,22 +138,24 @@ mod told {
             _ => return None,
         };
         let point = Point::ALL.into_iter().find(|point| point.name() == name)?;
-        Some(Told { point, action, left: AtomicU32::new(times.parse().ok()?) })
+        Some(Configured { point, action, left: AtomicU32::new(times.parse().ok()?) })
     }
 
-    /// Does what this process was told to do here.
+    /// Does what this process is configured to do here.
     ///
     /// # Errors
-    /// [`Injected`] where it was told to fail.
-    pub async fn reach(point: Point) -> Result<(), Injected> {
-        let Some(told) = TOLD.as_ref().filter(|told| told.point == point) else { return Ok(()) };
+    /// [`Injected`] where it is configured to fail.
+    pub async fn hit(point: Point) -> Result<(), Injected> {
+        let Some(configured) = CONFIGURED.as_ref().filter(|configured| configured.point == point) else {
+            return Ok(());
+        };
         // Zero means that it has acted.
         let one_less = |left: u32| left.checked_sub(1);
-        if told.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) != Ok(1) {
+        if configured.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) != Ok(1) {
             return Ok(());
         }
-        warn!(point = point.name(), action = ?told.action, "crash point reached");
-        match told.action {
+        warn!(point = point.name(), action = ?configured.action, "crash point reached");
+        match configured.action {
             Action::Abort => std::process::abort(),
             Action::Error => Err(Injected(point.name())),
             Action::Stall => {

@@ -71,7 +71,7 @@ fn settings(deadline: Duration) -> Vec<Setting> {
 impl Database {
     /// Reads the address. Does not connect.
     ///
-    /// `deadline`: after which a statement is given up, by the server where it still listens, else by closing the connection.
+    /// `deadline`: after which a statement is canceled, by the server where it still listens, else by closing the connection.
     ///
     /// # Errors
     /// Words for what is wrong with the URL, which they do not repeat: it holds a password.

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{EPOCH, Epoch, StoreError, epoch, rows::storable};
 
-/// Transactions whose rows one look sorts at most: it is given up after `database_deadline_ms`, whatever the backlog.
+/// Transactions whose rows one look sorts at most: it is canceled after `database_deadline_ms`, whatever the backlog.
 const STEP_MAX_TRANSACTIONS: i64 = 1 << 14;
 /// Rows of a backlog that are counted; a longer one counts as this.
 pub const LAG_ROWS_MAX: i64 = 100_000;

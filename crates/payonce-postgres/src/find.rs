@@ -7,7 +7,7 @@ use super::StoreError;
 /// Things that go by one id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// (source, event id) of callbacks that were applied, quarantined, or turned away.
+    /// (source, event id) of callbacks that were applied, quarantined, or rejected.
     pub events: Vec<(String, String)>,
     /// (source, payment id).
     pub payments: Vec<(String, String)>,

@@ -39,7 +39,7 @@ const ROLL_UP_LOCK: i64 = 0x7061_796f_6e63_6502;
 const DUPLICATES_READ_MAX: i64 = 50_000;
 
 /// Adds up what is old enough, a bounded part of it, and returns how many rows that took: 0 means that nothing is left, or that a
-/// rival is at it. Any number of processes may call this at any time.
+/// concurrent writer is at it. Any number of processes may call this at any time.
 ///
 /// # Errors
 /// [`StoreError`]; nothing is half done then.
@@ -229,14 +229,14 @@ pub async fn sums(
     .await?)
 }
 
-/// A key whose copies were turned away.
+/// A key whose copies were rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
 pub struct RepeatedKey {
     /// The provider.
     pub source: String,
     /// The provider's id of the event.
     pub event_id: String,
-    /// Copies turned away, ever.
+    /// Duplicates rejected, ever.
     pub copies: i64,
     /// When the first of them was.
     #[serde(with = "time::serde::rfc3339")]

@@ -17,7 +17,7 @@ pub type ExpiresAt = (OffsetDateTime, String, String);
 pub struct Due {
     /// What releases them.
     pub callbacks: Vec<Callback>,
-    /// Why one of them could not be read: it is left out, until somebody has mended its row.
+    /// Why one of them could not be read: it is left out, until somebody has fixed its row.
     pub unreadable: Option<StoreError>,
     /// The last, where as many were found as were asked for: the next look goes on after it.
     pub last: Option<ExpiresAt>,

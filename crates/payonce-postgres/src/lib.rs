@@ -74,15 +74,15 @@ use crate::crash::Injected;
 /// Why the database did not do what it was asked, by what the caller must do.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It is away, shutting down, read-only, overloaded, or something is wrong that has nothing to do with this batch. Keep
+    /// It is down, shutting down, read-only, overloaded, or something is wrong that has nothing to do with this batch. Keep
     /// the batch, wait, try again on a new connection. After a commit the outcome may be unknown; applying again is safe.
     #[error("PostgreSQL is unavailable: {0}")]
     Unavailable(String),
     /// It answers, and is set up so that payonce's promises would not hold. Nothing is written; a person must change it.
     #[error("PostgreSQL cannot be used as it is set up: {0}")]
     Unfit(String),
-    /// A rival changed what the plan was decided on. Load and decide again.
-    #[error("a rival got there first: {0}")]
+    /// A concurrent writer changed what the plan was decided on. Load and decide again.
+    #[error("a concurrent writer got there first: {0}")]
     Conflict(String),
     /// Somebody holds a lock on a row that this needs, or it took longer than `database_deadline_ms`. Less of it may go through at
     /// once, and all of it later.

@@ -29,10 +29,10 @@ pub struct ProposalRow {
     pub idempotency_key: String,
     /// `adjust`, `assign`, `replay`, `discard` or `reopen`.
     pub action: String,
-    /// What exactly: a JSON object.
+    /// The detail, as a JSON object.
     #[serde(serialize_with = "as_given")]
     pub arguments: String,
-    /// What exactly, in words.
+    /// The detail, in words.
     pub chosen: String,
     /// The reason, in the person's words.
     pub why: String,
@@ -198,7 +198,7 @@ impl fmt::Display for Objection {
             Self::Expired => f.write_str("the proposal has expired; propose it again"),
             Self::Rejected(by) => write!(f, "{by} has rejected it"),
             Self::Approved(by, action) => {
-                write!(f, "{by} has approved it already; see line {action} of the trail")
+                write!(f, "{by} has approved it already; see line {action} of the audit log")
             }
             Self::Changed { then, now } => {
                 write!(

@@ -58,7 +58,7 @@ pub struct CaseRow {
     pub event_id: Option<String>,
     /// Why.
     pub reason: String,
-    /// What exactly.
+    /// The detail.
     pub detail: String,
     /// `waiting`, `open`, `replayed` or `discarded`.
     pub state: String,
@@ -79,7 +79,7 @@ pub struct CaseRow {
     pub resolved_why: Option<String>,
 }
 
-/// Copies of one event that one layer turned away.
+/// Copies of one event that one layer rejected.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct DuplicateRow {
     /// `batch`, `redis`, `ledger`, `operation` or `quarantine`.

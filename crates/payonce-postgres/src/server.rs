@@ -156,7 +156,7 @@ pub(super) async fn check_history(
 }
 
 /// For the last statement of a transaction that settles: that it will be durable, saw what others have committed, and is written to the history
-/// that goes on. In a transaction that PostgreSQL has given up it fails, as any statement does; COMMIT would not.
+/// that goes on. In a transaction that PostgreSQL has aborted it fails, as any statement does; COMMIT would not.
 ///
 /// # Errors
 /// [`StoreError::Unfit`] or [`StoreError::Unavailable`]; the transaction must not be committed then.

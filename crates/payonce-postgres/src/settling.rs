@@ -29,7 +29,7 @@ pub struct Ended {
     pub state: Option<String>,
     /// Why it is not in the ledger.
     pub reason: Option<String>,
-    /// What exactly.
+    /// The detail.
     pub detail: Option<String>,
 }
 

@@ -134,8 +134,8 @@ pub struct WebhookRow {
     pub delivered: i64,
     /// Accounts of which it has not taken all, at most [`super::webhooks::ACCOUNTS_BEHIND_MAX`] or so.
     pub accounts_behind: i64,
-    /// Those of them that are given up.
-    pub accounts_given_up: i64,
+    /// Those of them whose retries are exhausted.
+    pub accounts_exhausted: i64,
     /// The newest failure of an account that is behind.
     pub last_error: Option<String>,
 }
@@ -156,10 +156,10 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<WebhookRow>, Stor
     Ok(sqlx::query_as(
         "select w.name, w.disabled_at, w.disabled_why, w.delivered_at, w.delivered,
                 coalesce(extract(epoch from clock_timestamp() - w.failing_since), 0)::float8 as failing_seconds,
-                b.behind as accounts_behind, b.given_up as accounts_given_up, b.last_error
+                b.behind as accounts_behind, b.exhausted as accounts_exhausted, b.last_error
          from webhooks w
          cross join lateral (
-             select count(*) as behind, count(*) filter (where due_at = 'infinity') as given_up,
+             select count(*) as behind, count(*) filter (where due_at = 'infinity') as exhausted,
                     (array_agg(last_error order by failing_since desc) filter (where last_error is not null))[1] as last_error
              from webhook_accounts where subscriber = w.name and delivered < wanted) as b
          order by w.name",

@@ -145,7 +145,7 @@ pub async fn standing(
     .await?)
 }
 
-/// At most `accounts_max` accounts that have failed, of a subscriber that has taken nothing since some failed; not those that are given up.
+/// At most `accounts_max` accounts that have failed, of a subscriber that has taken nothing since some failed; not those whose retries are exhausted.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -265,8 +265,8 @@ pub struct Tried {
     pub failure: Option<(String, Duration)>,
 }
 
-/// Keeps what became of tries. True: the subscriber has failed for longer than `give_up_after` and is disabled by this. An account that has
-/// failed for so long while others were taken is given up alone.
+/// Keeps what became of tries. True: the subscriber has failed for longer than `retry_for` and is disabled by this. An account that has
+/// failed for so long while others were taken is not tried any more, alone.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -274,7 +274,7 @@ pub async fn keep(
     connection: &mut PgConnection,
     name: &str,
     tried: &[Tried],
-    give_up_after: Duration,
+    retry_for: Duration,
 ) -> Result<bool, StoreError> {
     let error = |one: &Tried| {
         one.failure
@@ -282,7 +282,7 @@ pub async fn keep(
             .map(|(words, _)| storable(words).chars().take(ERROR_CHARS_MAX).collect::<String>())
     };
     let pause_s = |one: &Tried| one.failure.as_ref().map_or(0.0, |(_, pause)| pause.as_secs_f64());
-    let give_up_s = give_up_after.as_secs_f64();
+    let retry_for_s = retry_for.as_secs_f64();
     let mut transaction = connection.begin().await?;
     // Somebody may have asked for older versions meanwhile; then this try says nothing of them.
     sqlx::query(
@@ -319,13 +319,13 @@ pub async fn keep(
     .bind(is_told)
     .execute(&mut *transaction)
     .await?;
-    let why = format!("it has taken nothing for {} s", give_up_after.as_secs());
+    let why = format!("it has taken nothing for {} s", retry_for.as_secs());
     let disabled = sqlx::query(
         "update webhooks set disabled_at = clock_timestamp(), disabled_why = $3
          where name = $1 and disabled_at is null and failing_since < clock_timestamp() - make_interval(secs => $2)",
     )
     .bind(name)
-    .bind(give_up_s)
+    .bind(retry_for_s)
     .bind(why)
     .execute(&mut *transaction)
     .await?
@@ -336,7 +336,7 @@ pub async fn keep(
              where subscriber = $1 and account_id = any($3) and failing_since < clock_timestamp() - make_interval(secs => $2)",
         )
         .bind(name)
-        .bind(give_up_s)
+        .bind(retry_for_s)
         .bind(tried.iter().filter(|one| one.failure.is_some()).map(|one| one.account_id.as_str()).collect::<Vec<_>>())
         .execute(&mut *transaction)
         .await?;

@@ -1,4 +1,4 @@
-//! How each worker is, by its own word: a row that it writes every few seconds. Nothing here is decided on.
+//! The state that each worker reports of itself: a row that it writes every few seconds. Nothing here is decided on.
 
 use std::time::Duration;
 
@@ -53,11 +53,11 @@ pub struct Counts {
     pub received: u64,
     /// Written to the ledger, those included that had waited.
     pub applied: u64,
-    /// Turned away.
+    /// Rejected.
     pub duplicates: u64,
     /// New cases.
     pub quarantined: u64,
-    /// Accounts lost to rivals and decided again.
+    /// Accounts decided again because a concurrent writer changed them first.
     pub conflicts: u64,
 }
 
@@ -72,9 +72,9 @@ pub struct WorkerRow {
     pub started_at: OffsetDateTime,
     /// When it last reported.
     pub last_seen_at: OffsetDateTime,
-    /// It has not said goodbye, and not missed its reports.
+    /// It has not stopped, and not missed its reports.
     pub is_up: bool,
-    /// It said goodbye.
+    /// It stopped, and said so.
     pub is_stopped: bool,
     /// It has a session with the broker.
     pub is_ready: bool,
@@ -90,11 +90,11 @@ pub struct WorkerRow {
     pub received: i64,
     /// Callbacks it wrote to the ledger since.
     pub applied: i64,
-    /// Copies it turned away since.
+    /// Duplicates it rejected since.
     pub duplicates: i64,
     /// Cases it made since.
     pub quarantined: i64,
-    /// Accounts it lost to rivals since.
+    /// Accounts it decided again after a version conflict since.
     pub conflicts: i64,
     /// Deliveries settled per second over the interval before the last report.
     pub settled_per_second: f64,

@@ -15,7 +15,7 @@ use tokio::{
 use crate::{books::Checks, place::Place};
 
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
-/// A look that takes longer is given up: a server is away.
+/// A look that takes longer is canceled: a server is down.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the cache may take to have all, once nothing breaks any more.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);

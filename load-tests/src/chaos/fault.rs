@@ -1,4 +1,4 @@
-//! Every fault of the matrix: its name, how it is brought about, and how often it really happened. When [`Fault::bring_about`] returns,
+//! Every fault of the matrix: its name, how it is brought about, and how often it really happened. When [`Fault::inject`] returns,
 //! everything is whole again; what follows is the recovery.
 
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum Fault {
     BrokerKilled,
     /// RabbitMQ stopped and started.
     BrokerRestarted,
-    /// RabbitMQ away for 60 s.
+    /// RabbitMQ down for 60 s.
     BrokerAway,
     /// RabbitMQ closes all connections.
     BrokerConnectionsClosed,
@@ -101,10 +101,10 @@ pub enum Fault {
     DatabasePaused,
     /// Every write is refused with 25006, as on a former primary.
     DatabaseReadOnly,
-    /// PostgreSQL answers and takes no writes, for longer than workers would have to hold deliveries a hundred times: RabbitMQ would give up
+    /// PostgreSQL answers and takes no writes, for longer than workers would have to hold deliveries a hundred times: RabbitMQ would dead-letter
     /// what is returned as often as that.
     DatabaseTakesNoWrites,
-    /// A rival that locks accounts in the other order.
+    /// A concurrent writer that locks accounts in the other order.
     Deadlocks,
     /// An operator's open transaction holds the rows of some accounts, longer than anybody waits for a lock.
     AccountLocked,
@@ -305,7 +305,7 @@ impl Fault {
     }
 
     /// Brings it about for about `hold`, and puts everything right again. Returns how often it really happened.
-    pub async fn bring_about(self, site: &mut Site, pool: &mut Pool, hold: Duration) -> anyhow::Result<u64> {
+    pub async fn inject(self, site: &mut Site, pool: &mut Pool, hold: Duration) -> anyhow::Result<u64> {
         match self {
             Self::WorkerKilled => pool.kill(1).await,
             Self::WorkersKilled => pool.kill(pool.members().len()).await,

@@ -114,7 +114,7 @@ pub async fn watch_health(pool: &Pool, time: Duration) -> anyhow::Result<u64> {
         sleep(Duration::from_secs(2)).await;
         for member in pool.members() {
             let alive = member.http_status("/healthz").await;
-            anyhow::ensure!(alive == Some(200), "/healthz answers {alive:?} while a server is away");
+            anyhow::ensure!(alive == Some(200), "/healthz answers {alive:?} while a server is down");
             unready += u64::from(member.http_status("/readyz").await == Some(503));
         }
     }

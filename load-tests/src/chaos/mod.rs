@@ -186,7 +186,7 @@ async fn chaos(
         }
         repeats_nothing &= fault.repeats_nothing() && beside.is_none();
         let begun = beside.map(|beside| (beside, beside.begin(site)));
-        let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
+        let times = fault.inject(site, &mut pool, hold).await.with_context(|| name.clone())?;
         if let Some((beside, begun)) = begun {
             let felt = beside.end(site, begun);
             *together.entry(format!("{} beside {name}", beside.name())).or_default() += felt;
@@ -197,7 +197,7 @@ async fn chaos(
         }
         offer.go_on();
         if fault.loses_commits() {
-            // As providers do, who have their yes from a history that is no more: before anybody gives up what waits for it.
+            // As providers do, who have their yes from a history that is no more: before anybody discards what waits for it.
             sent_again += send_lost_again(site, &published).await?;
         }
         if times == 0 {

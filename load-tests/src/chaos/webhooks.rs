@@ -153,7 +153,7 @@ async fn chaos(
         let name = fault.name();
         eprintln!("chaos: {:6.1} s  {name}, {} ms", started.elapsed().as_secs_f64(), hold.as_millis());
         let before = senders.tally.troubles();
-        let times = fault.bring_about(site, &mut pool, hold).await.with_context(|| name.clone())?;
+        let times = fault.inject(site, &mut pool, hold).await.with_context(|| name.clone())?;
         site.heal();
         if times == 0 {
             return Err(Failure::No(format!("seed {}: void: {name} had no effect", args.seed)));

@@ -38,7 +38,7 @@ use crate::{content::Content, money::Kind, place::Place};
 
 const CLAIM_MS: u64 = 60_000;
 const DONE_S: u64 = 3_600;
-/// A failed transaction (a deadlock, a lost race for an opening) is tried again so often.
+/// A failed transaction (a deadlock, a conflict for an opening) is tried again so often.
 const TRIES_MAX: u32 = 20;
 /// Messages that the broker sends ahead, for each that is at work.
 const AHEAD: u16 = 4;

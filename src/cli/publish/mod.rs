@@ -16,9 +16,9 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
-    Failure,
-    paint::{self, Ink},
-    print_json, progress,
+    Failure, print_json, progress,
+    style::{self, Style},
+    table,
 };
 use crate::{
     app,
@@ -356,20 +356,20 @@ fn report(sending: &Sending, outcome: Option<&Outcome>, json: bool) -> Result<()
         }
         print_json(&report)?;
     } else {
-        say!("Published {} callbacks, each confirmed by the broker.", sending.published);
+        say!("Published {}, confirmed by the broker.", table::count(sending.published, "callback"));
         outcome.into_iter().for_each(print_outcome);
     }
     let mut problems = Vec::new();
     if !sending.refused.is_empty() {
         problems.push(format!(
-            "{} lines were refused and are not on the queue. Fix these lines and publish the files again: duplicates are rejected",
-            sending.refused.len()
+            "{} refused, not on the queue. Fix what was refused and publish the files again: duplicates are rejected",
+            table::count(sending.refused.len(), "line")
         ));
     }
     if let Some(outcome) = outcome.filter(|outcome| outcome.unsettled > 0) {
         problems.push(format!(
-            "{} callbacks are on the queue and not settled yet. Does a worker run? `payonce event SOURCE ID` says what becomes of each",
-            outcome.unsettled
+            "{} on the queue and not settled yet. Does a worker run? `payonce event SOURCE ID` says what becomes of each",
+            table::count(outcome.unsettled, "callback")
         ));
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::No(problems.join("\n"))) }
@@ -386,7 +386,7 @@ fn print_outcome(outcome: &Outcome) {
     for case in outcome.cases.iter().take(CASES_SHOWN_MAX) {
         say!(
             "  {}  {} of {}: case {}, {}, {}: {}",
-            paint::out(Ink::Attention, "not applied"),
+            style::out(Style::Attention, "not applied"),
             safe(&case.id),
             safe(&case.source),
             case.case,

@@ -38,9 +38,9 @@ const RUN_ROWS_MAX: usize = 20;
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// The shortest pause after a failure; the next are twice as long, up to `webhook_retry_max_ms`.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
-/// So many accounts fail one after another without one that is taken: the subscriber is away, not an account refused.
+/// So many accounts fail one after another without one that is taken: the subscriber is down, not an account refused.
 const ACCOUNTS_AWAY: usize = 8;
-/// Longest pause between two looks whether a subscriber that is away is back.
+/// Longest pause between two looks whether a subscriber that is down is back.
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often the secrets file is looked at.
 const SECRETS_PAUSE: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ pub(super) struct Deliverer {
     in_flight: HashMap<Id, Due>,
     /// Accounts that failed since one was taken, at most [`ACCOUNTS_AWAY`].
     failed: HashSet<String>,
-    /// Looks since the subscriber is away, and when the next may be.
+    /// Looks since the subscriber is down, and when the next may be.
     looks: u32,
     next_look: Option<Instant>,
     /// It has not been told of another history, and gets nothing else before.
@@ -158,7 +158,7 @@ impl Deliverer {
             self.query(async |connection| webhooks::standing(connection, name, holder, epoch).await).await?;
         let Some(standing) = standing.filter(|standing| standing.may_send) else { return Ok(()) };
         match self.acts.replace(standing.acts) {
-            // Who delivered before may have found it away: then one look tells whether it is back, however long each account would wait.
+            // Who delivered before may have found it down: then one look tells whether it is back, however long each account would wait.
             None => {
                 let failed = self
                     .query(async |connection| webhooks::failed(connection, name, ACCOUNTS_AWAY).await)
@@ -189,7 +189,7 @@ impl Deliverer {
                 stop: stop.clone(),
                 due: due.clone(),
             };
-            let id = self.posting.spawn(run.carry_out()).id();
+            let id = self.posting.spawn(run.deliver()).id();
             self.in_flight.insert(id, due);
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Deliverer {
         let due = async |which: Which, rows_max: usize| {
             self.query(async |connection| webhooks::due(connection, name, which, &busy, rows_max).await).await
         };
-        if self.is_away() {
+        if self.is_down() {
             let is_time = self.next_look.is_none_or(|at| at <= Instant::now());
             return if is_time && busy.is_empty() { due(Which::Next, 1).await } else { Ok(Vec::new()) };
         }
@@ -234,16 +234,16 @@ impl Deliverer {
             }
             next = self.posting.try_join_next_with_id();
         }
-        let was_away = self.is_away();
+        let was_down = self.is_down();
         let is_gone = ended.iter().any(|one| one.answer == Some(Answer::Gone));
         for one in &ended {
             self.learn(one);
         }
         let name = &self.subscriber.name;
-        let give_up = self.feed.config.webhook_give_up;
+        let retry_for = self.feed.config.webhook_retry_for;
         let tried: Vec<Tried> = ended.into_iter().map(|one| one.tried).collect();
         let mut disabled =
-            self.query(async |connection| webhooks::keep(connection, name, &tried, give_up).await).await?;
+            self.query(async |connection| webhooks::keep(connection, name, &tried, retry_for).await).await?;
         if is_gone {
             let why = "it has answered 410: it wants no more";
             disabled |= self.query(async |connection| webhooks::disable(connection, name, why).await).await?;
@@ -252,22 +252,22 @@ impl Deliverer {
             error!(
                 feed = name,
                 is_gone,
-                give_up_s = give_up.as_secs(),
+                retry_for_s = retry_for.as_secs(),
                 "the subscriber is disabled; what it has not taken is kept until `payonce feed subscribers enable`"
             );
         }
-        if was_away && self.failed.is_empty() {
+        if was_down && self.failed.is_empty() {
             self.query(async |connection| webhooks::wake(connection, name).await).await?;
         }
         Ok(())
     }
 
     /// Whether it is only looked at from time to time, with one request: it takes nothing, or has yet to take the news that all else waits for.
-    fn is_away(&self) -> bool {
+    fn is_down(&self) -> bool {
         self.is_untold || self.failed.len() >= ACCOUNTS_AWAY
     }
 
-    /// Whether the subscriber is away is judged by how its last answers were.
+    /// Whether the subscriber is down is judged by how its last answers were.
     fn learn(&mut self, ended: &Ended) {
         let Ended { tried, attempts, answer } = ended;
         if tried.taken > 0 {
@@ -289,7 +289,7 @@ impl Deliverer {
         if self.failed.len() < ACCOUNTS_AWAY {
             self.failed.insert(tried.account_id.clone());
         }
-        if self.is_away() {
+        if self.is_down() {
             let config = RetryConfig { delay_max: self.pauses.delay_max.min(AWAY_PAUSE_MAX), ..self.pauses };
             self.next_look = Some(Instant::now() + pause_after(config, self.looks));
             self.looks = self.looks.saturating_add(1);
@@ -309,7 +309,7 @@ struct Run {
 }
 
 impl Run {
-    async fn carry_out(self) -> Ended {
+    async fn deliver(self) -> Ended {
         let (was, attempts) = (self.due.delivered, self.due.attempts);
         let mut tried =
             Tried { account_id: self.due.account_id.clone(), was, upto: was, taken: 0, failure: None };

@@ -59,7 +59,12 @@ impl ToSubscriber {
         &self,
         operation: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, SinkError> {
-        self.connection.lock().await.run(operation).await.map_err(|cause| SinkError::Away(cause.to_string()))
+        self.connection
+            .lock()
+            .await
+            .run(operation)
+            .await
+            .map_err(|cause| SinkError::Unreachable(cause.to_string()))
     }
 }
 

@@ -94,7 +94,7 @@ impl Provider for GoCardless {
     }
 
     fn no(&self, status: u16) -> Answer {
-        // GoCardless' own word for a wrong signature.
+        // The status that GoCardless asks for.
         Answer::empty(if status == 401 { 498 } else { status })
     }
 }

@@ -106,7 +106,7 @@ pub trait Provider: Send + Sync {
     /// [`Refused`].
     fn verify(&self, request: &Request, now_s: i64) -> Result<(), Refused>;
 
-    /// What its events are, in order. Depends on the request and the configuration alone. Not a verdict of where it comes from: that is
+    /// What its events are, in order. Depends on the request and the configuration alone. Not a decision about where it comes from: that is
     /// [`Provider::verify`].
     ///
     /// # Errors

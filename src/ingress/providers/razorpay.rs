@@ -53,7 +53,7 @@ const ROWS: [Row; 15] = [
     row(
         "refund.processed",
         Means::Money(Step::Refunded),
-        "amount, this refund's; operation the refund's id; of a payment that was never captured: the hold is given up",
+        "amount, this refund's; operation the refund's id; of a payment that was never captured: the hold is released",
     ),
     row("payment.failed", Means::Nothing, "not final: an authorisation may come late"),
     row("order.paid", Means::Nothing, "the same fact as payment.captured"),

@@ -200,7 +200,7 @@ fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
             // One charge is captured several times: each running total is a movement of its own.
             fact.operation_id = Some(format!("{id}:{}", fact.amount));
             fact.is_cumulative = true;
-            // Where no more may be captured, the rest of the hold is given up.
+            // Where no more may be captured, the rest of the hold is released.
             let more = text(object, "payment_method_details.card.multicapture.status") == Some("available");
             fact.is_final = (!more).then_some(true);
         }

@@ -78,7 +78,7 @@ const ROWS: [Row; 4] = [
         Means::Nothing,
         "no money reached the payer; the merchant platform says what to do",
     ),
-    row("REFUND.CLOSED", Means::Nothing, "the refund was given up"),
+    row("REFUND.CLOSED", Means::Nothing, "the refund was abandoned"),
 ];
 
 /// Events under these names that no row knows may be money.
@@ -140,7 +140,7 @@ impl Provider for WeChatPay {
         key.verify(&content, &signature)?;
         is_recent(signed_at_s, now_s, TOLERANCE_S)?;
         let body = json(&request.body).map_err(Refused::Malformed)?;
-        // Right, but not for our ears: the APIv3 key is another one than the merchant's. WeChat sends it again once it is mended.
+        // Right, but not for our ears: the APIv3 key is another one than the merchant's. WeChat sends it again once it is fixed.
         let resource = self.open(&body).ok_or(Cause::UnknownKey)?;
         for (name, ours) in [("mchid", &self.mchids), ("appid", &self.appids)] {
             // A refund names no application.

@@ -24,7 +24,7 @@ use crate::{
     parameters::{Parameters, checked_id},
     store::{
         self,
-        actions::{ActionRow, Door, Order, Verb},
+        actions::{ActionRow, Order, Verb, Via},
         acts::Adjusted,
         proposals::{self, Objection},
         quarantine::{self, Filter},
@@ -107,7 +107,7 @@ pub(in crate::ops) async fn assign(
         return Err(Problem::NotFound("case"));
     }
     let how = (why, key(&headers)?);
-    carry_out(&pool, actions::assignment(visitor.name, Door::Api, how, asking.id, account)).await
+    begin(&pool, actions::assignment(visitor.name, Via::Api, how, asking.id, account)).await
 }
 
 async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: Asking, verb: Verb) -> Answer {
@@ -148,12 +148,12 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: As
     }
     let chosen = filter.to_string();
     let key = key(headers)?;
-    let order = Order { who: visitor.name, via: Door::Api, verb, why, filter, chosen, assign_to: None, key };
-    carry_out(pool, order).await
+    let order = Order { who: visitor.name, via: Via::Api, verb, why, filter, chosen, assign_to: None, key };
+    begin(pool, order).await
 }
 
-/// Answers with the line of the trail, or with the proposal that it is.
-async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
+/// Answers with the line of the audit log, or with the proposal that it is.
+async fn begin(pool: &Arc<Pool>, order: Order) -> Answer {
     match actions::start(pool, order).await? {
         Start::Begun(action) => line(pool, action).await,
         other @ (Start::Before(_)
@@ -167,7 +167,7 @@ async fn carry_out(pool: &Arc<Pool>, order: Order) -> Answer {
 /// What is not carried out now.
 fn begun(start: Start) -> Answer {
     match start {
-        Start::Begun(_) => Err(Problem::NotFound("line of the trail")),
+        Start::Begun(_) => Err(Problem::NotFound("line of the audit log")),
         Start::Before(row) => of_line(*row),
         Start::Proposed(row) => {
             let status = if row.state == "proposed" { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -187,7 +187,7 @@ fn begun(start: Start) -> Answer {
 
 async fn line(pool: &Arc<Pool>, action: i64) -> Answer {
     let row = pool.reader.run(async |connection| store::actions::show(connection, action).await).await?;
-    of_line(row.ok_or(Problem::NotFound("line of the trail"))?)
+    of_line(row.ok_or(Problem::NotFound("line of the audit log"))?)
 }
 
 fn of_line(row: ActionRow) -> Answer {
@@ -202,7 +202,7 @@ fn of_line(row: ActionRow) -> Answer {
         };
         return Err(Problem::Refused(status, Some(code), row.result.unwrap_or_default()));
     }
-    // Not ended yet: the line of the trail goes on telling.
+    // Not ended yet: the line of the audit log goes on telling.
     let status = if row.ended_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut value = serde_json::to_value(&row).map_err(|error| Problem::Wrong(error.to_string()))?;
     value["outcome"] = outcome;
@@ -246,7 +246,7 @@ pub(in crate::ops) async fn adjust(
             .ok_or_else(|| wrong("currency", "expected an ISO 4217 code in capitals, such as EUR"))?,
     };
     let (account, currency) = (asking.account, correction.currency);
-    let wanted = Wanted { correction, who: visitor.name, via: Door::Api, why: Some(why) };
+    let wanted = Wanted { correction, who: visitor.name, via: Via::Api, why: Some(why) };
     match actions::adjust(&pool, wanted).await? {
         Answered::Start(start) => begun(start),
         Answered::Adjusted(adjusted @ Adjusted::Posted { .. }) => {
@@ -289,7 +289,7 @@ pub(in crate::ops) async fn approve(
     Extension(visitor): Extension<Visitor>,
     Numbered(id): Numbered,
 ) -> Answer {
-    if let Some(objection) = actions::approve(&pool, id, visitor.name, Door::Api).await? {
+    if let Some(objection) = actions::approve(&pool, id, visitor.name, Via::Api).await? {
         return Err(objected(&objection));
     }
     let row = pool.reader.run(async |connection| proposals::show(connection, id).await).await?;

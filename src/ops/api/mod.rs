@@ -164,17 +164,17 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
     let latencies = now.latencies();
     let up = |link: Link| match link {
         Link::Up => json!(true),
-        Link::Away => json!(false),
+        Link::Down => json!(false),
         Link::Unknown => json!(null),
     };
     Json(json!({
         "at": now.at.map(rfc3339),
         "stale_for_s": now.stale().map(|age| age.as_secs_f64()),
         "audit": {
-            "ok": now.books.are_right(), "age_s": now.books.age().as_secs_f64(), "pause_s": now.books.pause.as_secs_f64(),
-            "failed": now.books.last.as_ref().map(|last| &last.failed),
-            "markers_skipped": now.books.last.as_ref().and_then(|last| last.markers_skipped.as_ref()),
-            "problem": now.books.problem,
+            "ok": now.audit.is_ok(), "age_s": now.audit.age().as_secs_f64(), "pause_s": now.audit.pause.as_secs_f64(),
+            "failed": now.audit.last.as_ref().map(|last| &last.failed),
+            "markers_skipped": now.audit.last.as_ref().and_then(|last| last.markers_skipped.as_ref()),
+            "problem": now.audit.problem,
         },
         "received": now.totals.received,
         "applied": now.totals.applied,
@@ -320,10 +320,10 @@ pub(super) async fn debts(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
     answer(&json!({ "sums": sums, "debts": list }))
 }
 
-pub(super) async fn trail(State(pool): State<Arc<Pool>>, Numbered(action): Numbered) -> Answer {
+pub(super) async fn audit_log(State(pool): State<Arc<Pool>>, Numbered(action): Numbered) -> Answer {
     let row =
         pool.reader.run(async |connection| crate::store::actions::show(connection, action).await).await?;
-    found(row, "line of the trail")
+    found(row, "line of the audit log")
 }
 
 /// Whose story: source and id.

@@ -76,7 +76,7 @@
   if (document.body.dataset.live) {
     const events = new EventSource(document.body.dataset.live);
     events.onopen = () => linked("up", "live");
-    events.onerror = () => linked("away", "not live");
+    events.onerror = () => linked("down", "not live");
     events.onmessage = (event) => take(JSON.parse(event.data));
     addEventListener("pagehide", () => events.close());
   }

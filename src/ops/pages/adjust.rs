@@ -18,7 +18,7 @@ use crate::{
         pool::{Answered, Wanted},
     },
     parameters::Parameters,
-    store::{actions::Door, acts::Adjusted},
+    store::{actions::Via, acts::Adjusted},
 };
 
 type Pairs = Vec<(String, String)>;
@@ -47,7 +47,7 @@ fn form(frame: &Frame, pairs: &Pairs, id: &str, problem: Option<&str>) -> Markup
     html! {
         h1 { "Adjust an account" }
         p.lead { "A correction that is posted to the ledger, once for this form. It may leave a debt. Nothing is posted before you have seen what would come of it." }
-        @if let Some(problem) = problem { p.trouble role="alert" { (visible(problem)) } }
+        @if let Some(problem) = problem { p.problem role="alert" { (visible(problem)) } }
         @if frame.is_operator() {
             form.filters method="post" action="/adjust" {
                 (frame.csrf())
@@ -55,10 +55,10 @@ fn form(frame: &Frame, pairs: &Pairs, id: &str, problem: Option<&str>) -> Markup
                 label { "Account" input name="account" value=(text(pairs, "account")) required maxlength="200" autocomplete="off"; }
                 label { "Amount" input name="amount" value=(text(pairs, "amount")) required maxlength="24" inputmode="text" autocomplete="off" placeholder="12.50, or -12.50 to take it"; }
                 label { "Currency" input name="currency" value=(text(pairs, "currency")) required maxlength="3" pattern="[A-Z]{3}" title="ISO 4217 code in capitals, such as EUR" autocomplete="off"; }
-                label { "Why" input name="why" value=(text(pairs, "why")) required maxlength="1000" placeholder="kept in the trail"; }
+                label { "Why" input name="why" value=(text(pairs, "why")) required maxlength="1000" placeholder="stored in the audit log"; }
                 button type="submit" { "What would come of it?" }
             }
-        } @else { p.note { "Your token may look, not act." } }
+        } @else { p.note { "Your token is read-only." } }
     }
 }
 
@@ -102,7 +102,7 @@ pub(in crate::ops) async fn post(
     let is_confirmed = text(&pairs, "confirmed") == "yes";
     let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
     let asked =
-        Wanted { correction: wanted.clone(), who, via: Door::Web, why: is_confirmed.then(|| why.clone()) };
+        Wanted { correction: wanted.clone(), who, via: Via::Web, why: is_confirmed.then(|| why.clone()) };
     let answered = match actions::adjust(&pool, asked).await {
         Ok(answered) => answered,
         Err(cause) => return frame.unavailable(&now, Place::Find, &cause),

@@ -17,7 +17,7 @@ use crate::{
     },
     parameters::{Parameters, Wrong},
     store::{
-        actions::Door,
+        actions::Via,
         proposals::{self, Arguments, ProposalRow},
     },
 };
@@ -131,11 +131,11 @@ fn body(frame: &Frame, row: &ProposalRow) -> Markup {
                 @if let (Some(at), Some(by)) = (row.decided_at, &row.decided_by) {
                     dt { "Decided" } dd { (ago(at)) " by " (visible(by)) @if let Some(why) = &row.decided_why { ": " (visible(why)) } }
                 }
-                @if let Some(action) = row.action_id { dt { "Carried out" } dd { a href={ "/trail/" (action) } { "line " (action) " of the trail" } } }
+                @if let Some(action) = row.action_id { dt { "Carried out" } dd { a href={ "/audit-log/" (action) } { "line " (action) " of the audit log" } } }
             }
         }
         @if matches!(row.state.as_str(), "proposed" | "expired") {
-            @if !frame.is_operator() { p.note { "Your token may look, not act." } }
+            @if !frame.is_operator() { p.note { "Your token is read-only." } }
             @else {
                 @if row.state == "proposed" {
                     @if me == row.proposed_by { p.note { "You proposed this: another person has to approve it." } }
@@ -163,7 +163,7 @@ fn ago_or_ahead(row: &ProposalRow) -> Markup {
     if row.state == "expired" { ago(row.expires_at) } else { crate::ops::layout::instant(row.expires_at) }
 }
 
-/// What exactly, with money as people write it.
+/// The detail, with money as people write it.
 fn what(row: &ProposalRow) -> Markup {
     match row.arguments() {
         Ok(Arguments::Adjust { id: event_id, account, direction, amount, currency }) => {
@@ -178,13 +178,13 @@ fn what(row: &ProposalRow) -> Markup {
             dt { "Cases" } dd { strong { (visible(&sums)) } }
             dt { "Chosen as" } dd { (visible(&row.chosen)) }
             @if let Some(account) = &account { dt { "To account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } } }
-            dt { "Which" } dd {
+            dt { "Selection" } dd {
                 @for case in cases.iter().take(CASES_NAMED_MAX) { a href={ "/quarantine/" (case) } { (case) } " " }
                 @if cases.len() > CASES_NAMED_MAX { "… " (number(i64::try_from(cases.len()).unwrap_or(i64::MAX))) " in all" }
             }
         },
         // Of another version of this program.
-        Err(_) => html! { dt { "Which" } dd { (visible(&row.chosen)) } },
+        Err(_) => html! { dt { "Selection" } dd { (visible(&row.chosen)) } },
     }
 }
 
@@ -194,7 +194,7 @@ pub(in crate::ops) async fn approve(
     Path(proposal): Path<i64>,
 ) -> Response {
     let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
-    let decided = actions::approve(&pool, proposal, who, Door::Web).await;
+    let decided = actions::approve(&pool, proposal, who, Via::Web).await;
     after(&pool, &frame, proposal, decided)
 }
 

@@ -8,7 +8,7 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{quarantine::act_bar, trail};
+use super::{audit_log, quarantine::act_bar};
 use crate::{
     ops::{
         Pool, actions as ops_actions,
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Lines of the trail about one case.
-const TRAIL_MAX: i64 = 50;
+/// Lines of the audit log about one case.
+const ACTIONS_MAX: i64 = 50;
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
@@ -40,19 +40,19 @@ pub(in crate::ops) async fn page(
             Some(detail) => mismatch::fields(connection, detail).await?,
             None => Vec::new(),
         };
-        Ok((detail, fields, actions::of_case(connection, case, TRAIL_MAX).await?))
+        Ok((detail, fields, actions::of_case(connection, case, ACTIONS_MAX).await?))
     });
     match read.await {
-        Ok((Some(detail), fields, trail)) => {
+        Ok((Some(detail), fields, actions)) => {
             let title = format!("Case {case}");
-            frame.page(&now, Place::Quarantine, &title, body(&frame, &detail, &fields, &trail))
+            frame.page(&now, Place::Quarantine, &title, body(&frame, &detail, &fields, &actions))
         }
         Ok((None, ..)) => no_case(),
         Err(cause) => frame.unavailable(&now, Place::Quarantine, &cause),
     }
 }
 
-fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow]) -> Markup {
+fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionRow]) -> Markup {
     let case = &detail.case;
     let source = case.source.as_deref().unwrap_or_default();
     html! {
@@ -62,7 +62,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
         @if !fields.is_empty() { (difference(fields)) }
         div.columns {
             section.card {
-                h2 { "What came" }
+                h2 { "Event details" }
                 dl.facts {
                     dt { "Event" } dd {
                         @match (&case.source, &case.event_id) {
@@ -82,7 +82,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
                         dt { "Payment" } dd { a href=(link("/payment", &[("source", source), ("id", payment)])) { (id(payment)) } }
                     }
                     @if let Some(operation) = &detail.operation_id { dt { "Operation" } dd { (id(operation)) } }
-                    dt { "Came" } dd { (number(case.attempts)) @if case.attempts == 1 { " time" } @else { " times" } }
+                    dt { "Deliveries" } dd { (number(case.attempts)) }
                     dt { "First seen" } dd { (ago(case.first_seen_at)) }
                     dt { "Last seen" } dd { (ago(case.last_seen_at)) }
                     @if let Some(at) = case.resolved_at {
@@ -101,7 +101,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
                         pre.body tabindex="0" { (mask::body(text.as_bytes(), &detail.identifiers())) }
                     }
                 }
-                p.note { "As it came; values of members known to be sensitive, and the middle of card numbers, are masked." }
+                p.note { "Raw payload. Values of sensitive fields, and the middle of card numbers, are masked." }
             }
         }
         @if matches!(case.state.as_str(), "open" | "waiting" | "discarded") {
@@ -119,17 +119,17 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], trail: &[ActionRow
                         fieldset.act {
                             legend.unseen { "Another account" }
                             label.why { "Account" input name="account" required maxlength="200" placeholder="to whom it belongs"; }
-                            label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the case"; }
+                            label.why { "Why" input name="why" required maxlength="1000" placeholder="stored in the audit log"; }
                             button type="submit" name="verb" value="assign" title="Hand it to this account, and decide it at once. A late copy of it is a duplicate" { "Assign" }
                         }
                     }
                 }
-            } @else { p.note { "Your token may look, not act." } }
+            } @else { p.note { "Your token is read-only." } }
         }
         section.card {
-            h2 { "Who did what" }
-            @if trail.is_empty() { p.note { "Nobody has worked this case yet." } }
-            @else { (trail::table(trail)) }
+            h2 { "Audit log" }
+            @if actions.is_empty() { p.note { "Nobody has worked this case yet." } }
+            @else { (audit_log::table(actions)) }
         }
     }
 }

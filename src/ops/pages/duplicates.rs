@@ -1,4 +1,4 @@
-//! What is being turned away, by whom is it sent, and is any of it not a copy at all?
+//! What is being rejected, by whom is it sent, and is any of it not a copy at all?
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -36,7 +36,7 @@ pub(in crate::ops) struct SourceRow {
     source: String,
     #[serde(flatten)]
     totals: Totals,
-    /// Copies turned away, by all layers.
+    /// Duplicates rejected, by all layers.
     duplicates: i64,
     /// New cases in which one key came with two contents.
     mismatches: i64,
@@ -109,8 +109,8 @@ pub(in crate::ops) async fn page(
     };
     let parameters: Vec<(&str, &str)> = source.map(|source| ("source", source)).into_iter().collect();
     let title = match source {
-        Some(source) => format!("Copies turned away per second, of {}", visible(source)),
-        None => "Copies turned away per second, by layer".to_owned(),
+        Some(source) => format!("Duplicates rejected per second, of {}", visible(source)),
+        None => "Duplicates rejected per second, by layer".to_owned(),
     };
     let body = html! {
         h1 { "Duplicates" }
@@ -127,15 +127,15 @@ pub(in crate::ops) async fn page(
 
 fn mismatches(cases: &[CaseRow]) -> Markup {
     html! {
-        section.card data-state=(if cases.is_empty() { "up" } else { "away" }) {
+        section.card data-state=(if cases.is_empty() { "up" } else { "down" }) {
             div.head {
-                h2 { "Same key, other content" }
+                h2 { "Conflicting payloads (same event id)" }
                 a href="/quarantine?reason=payload_mismatch" { "All of them" }
             }
             @if cases.is_empty() {
-                p.good { "None is open: every copy that was turned away said the same as the first." }
+                p.good { "None is open: every rejected duplicate had the same content as the first delivery." }
             } @else {
-                p.trouble { "These are not copies: a key came again with another amount, account or type. Nothing of them is applied; ask the provider which one is right." }
+                p.problem { "These are not duplicates: the same event id was received with another amount, account or type. Nothing of them is applied; ask the provider which one is right." }
                 div.scroll tabindex="0" role="region" aria-label="Open payload mismatches" {
                     table {
                         thead { tr { th { "Case" } th { "Event" } th { "Source" } th { "What differs" } th { "First seen" } } }
@@ -161,9 +161,9 @@ fn layers(totals: &Totals, range: Range) -> Markup {
     let all = totals.duplicates();
     html! {
         section.card {
-            h2 { "By the layer that knew them, " (range.title) }
+            h2 { "By detection layer, " (range.title) }
             table {
-                thead { tr { th { "Layer" } th.n { "Copies" } th { "Share" } } }
+                thead { tr { th { "Layer" } th.n { "Duplicates" } th { "Share" } } }
                 tbody {
                     @for (at, layer) in Layer::ALL.into_iter().enumerate() {
                         @let copies = totals.layers.get(at).copied().unwrap_or(0);
@@ -195,11 +195,11 @@ fn sources(rows: &[SourceRow], range: Range) -> Markup {
         section.card {
             h2 { "By provider, " (range.title) }
             @if rows.is_empty() {
-                (empty("Nothing came in this time", "Choose a longer range above."))
+                (empty("Nothing was received in this time", "Choose a longer range above."))
             } @else {
                 div.scroll tabindex="0" role="region" aria-label="Providers" {
                     table {
-                        thead { tr { th { "Provider" } th.n { "Came" } th.n { "Copies" } th { "Share of copies" } th.n { "Mismatches" } } }
+                        thead { tr { th { "Provider" } th.n { "Deliveries" } th.n { "Duplicates" } th { "Share of duplicates" } th.n { "Mismatches" } } }
                         tbody {
                             @for row in rows {
                                 tr {
@@ -232,11 +232,11 @@ fn keys(rows: &[RepeatedKey], range: Range) -> Markup {
         section.card {
             h2 { "Most repeated keys, " (range.title) }
             @if rows.is_empty() {
-                (empty("No copy was turned away in this time", "Providers that deliver each callback a single time are rare; choose a longer range."))
+                (empty("No duplicate was rejected in this time", "Providers that deliver each callback a single time are rare; choose a longer range."))
             } @else {
                 div.scroll tabindex="0" role="region" aria-label="Most repeated keys" {
                     table {
-                        thead { tr { th { "Event" } th { "Source" } th.n { "Copies, ever" } th { "First copy" } th { "Last copy" } } }
+                        thead { tr { th { "Event" } th { "Source" } th.n { "Duplicates in total" } th { "First duplicate" } th { "Last duplicate" } } }
                         tbody {
                             @for row in rows {
                                 tr {
@@ -250,7 +250,7 @@ fn keys(rows: &[RepeatedKey], range: Range) -> Markup {
                         }
                     }
                 }
-                p.note { "Among the newest 50,000 or so entries of the trail of copies; counts and times are over all of it." }
+                p.note { "Based on the latest 50,000 or so entries of the duplicate log; counts and times are over all of it." }
             }
         }
     }

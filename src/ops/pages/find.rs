@@ -34,7 +34,7 @@ pub(in crate::ops) async fn page(
     let wanted = wanted.as_str();
     if wanted.is_empty() {
         let hint = empty(
-            "Find an id",
+            "Search by id",
             "An event, payment, operation or account id, as the provider wrote it. Press / on any page to get here.",
         );
         return frame.page(&now, Place::Find, "Find", html! { h1 { "Find" } (field("")) (hint) });
@@ -53,7 +53,7 @@ pub(in crate::ops) async fn page(
         h1 { "Find" }
         (field(wanted))
         @if found.is_empty() {
-            (empty("Nothing goes by this id", "It must be the whole id, in the same letters. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
+            (empty("No results", "Ids must match exactly, also in upper and lower case. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
         } @else {
             (list(wanted, &found))
         }
@@ -91,7 +91,7 @@ fn addresses(found: &Found) -> Vec<String> {
 fn list(wanted: &str, found: &Found) -> Markup {
     html! {
         section.card {
-            h2 { "What goes by " (visible(wanted)) }
+            h2 { "Results for " (visible(wanted)) }
             ul.found {
                 @for (source, event_id) in &found.events {
                     li { "Event " a href=(event(source, event_id)) { (id(event_id)) } " of " (id(source)) }

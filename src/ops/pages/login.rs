@@ -62,7 +62,7 @@ fn form(name: &str, next: &str, problem: Option<&str>) -> Markup {
         section.login.card {
             h1 { "payonce" }
             form method="post" action="/login" {
-                @if let Some(problem) = problem { p.trouble role="alert" { (problem) } }
+                @if let Some(problem) = problem { p.problem role="alert" { (problem) } }
                 input type="hidden" name="next" value=(next);
                 label { "Your name" input name="name" value=(name) required maxlength="100" autocomplete="username" autofocus; }
                 label { "Token" input name="token" type="password" required autocomplete="current-password"; }

@@ -2,6 +2,7 @@
 
 pub(super) mod adjust;
 pub(super) mod approvals;
+pub(super) mod audit_log;
 pub(super) mod case;
 pub(super) mod debts;
 pub(super) mod duplicates;
@@ -11,5 +12,4 @@ pub(super) mod overview;
 pub(super) mod providers;
 pub(super) mod quarantine;
 pub(super) mod stories;
-pub(super) mod trail;
 pub(super) mod workers;

@@ -37,29 +37,29 @@ pub(in crate::ops) async fn page(
         p.stale role="status" data-text="stale" { (now.text("stale")) }
         div.tiles {
             (tile(&now, "Received", "received", html! { "in total" }))
-            (tile(&now, "Applied", "applied", html! { "in total, " (live(&now, "released")) " of them out of quarantine" }))
-            (tile(&now, "Duplicates rejected", "duplicates", html! { "in total, " (live(&now, "duplicate-share")) " of what came" }))
+            (tile(&now, "Applied", "applied", html! { "in total, " (live(&now, "released")) " of them released from quarantine" }))
+            (tile(&now, "Duplicates rejected", "duplicates", html! { "in total, " (live(&now, "duplicate-share")) " of all deliveries" }))
             (tile(&now, "Quarantined", "quarantined", html! { "in total, " a href="/quarantine" { (live(&now, "open")) " open" } ", " a href="/quarantine?state=waiting" { (live(&now, "waiting")) " waiting" } }))
         }
-        (chart(&pool, range, "/", &[], "Callbacks per second, by what became of them", None).await)
+        (chart(&pool, range, "/", &[], "Throughput by outcome", None).await)
         div.columns {
             section.card {
                 h2 { "Backlog" }
                 dl.facts {
-                    dt { "Ready in the queue" } dd { (live(&now, "backlog")) }
-                    dt { "The oldest of them waits" } dd { (live(&now, "backlog-age")) }
-                    dt { "Time to drain" } dd { (live(&now, "drain")) }
-                    dt { "Oldest that a worker holds" } dd { (live(&now, "oldest")) }
-                    dt { "Ready in the dead-letter queue" } dd { (live(&now, "dead")) }
+                    dt { "Queue depth" } dd { (live(&now, "backlog")) }
+                    dt { "Oldest message age" } dd { (live(&now, "backlog-age")) }
+                    dt { "Time to drain (estimate)" } dd { (live(&now, "drain")) }
+                    dt { "Oldest in-flight message" } dd { (live(&now, "oldest")) }
+                    dt { "Dead-letter queue depth" } dd { (live(&now, "dead")) }
                 }
                 p.note { "The broker tells how many are ready, not how old they are. The age is worked out: the queue is first in, first out, so the oldest came when as much had come in all as is settled now; known from when this page's process started. The time to drain is an estimate at the rate of the last 10 s. What workers have taken is in neither; they report the age of the oldest." }
             }
             section.card {
                 h2 { "Latency" }
                 dl.facts {
-                    dt { "Half within" } dd { (live(&now, "p50")) }
-                    dt { "95 % within" } dd { (live(&now, "p95")) }
-                    dt { "99 % within" } dd { (live(&now, "p99")) }
+                    dt { "p50" } dd { (live(&now, "p50")) }
+                    dt { "p95" } dd { (live(&now, "p95")) }
+                    dt { "p99" } dd { (live(&now, "p99")) }
                 }
                 p.note { "From taking a delivery to acknowledging it, after its commit; over the last report of each worker, within 16 %." }
             }
@@ -100,7 +100,7 @@ fn servers(now: &Now) -> Markup {
             (server("PostgreSQL", "postgres", "postgres"))
             (server("RabbitMQ", "broker", "broker"))
             (server("Redis", "redis", "redis"))
-            (server("Books", "books", "books-state"))
+            (server("Ledger audit", "audit", "audit-state"))
             li data-state=(now.text("workers-state")) data-state-of="workers-state" {
                 span.dot aria-hidden="true" {} "Workers up " strong data-text="workers" { (now.text("workers")) }
             }

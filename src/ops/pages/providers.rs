@@ -164,7 +164,7 @@ pub(in crate::ops) async fn one(
         }
         [provider] => {
             let source = provider.source.as_str();
-            let title = "Callbacks per second, by what became of them";
+            let title = "Throughput by outcome";
             let chart = chart(&pool, range, &address(source), &[("source", source)], title, None).await;
             detail(provider, &edge, &chart)
         }
@@ -193,7 +193,7 @@ fn edges(edge: &Edge) -> Markup {
                 code { "ingress.health_addresses" } " is configured." }
         }
         @for (address, is_up) in &edge.ingresses {
-            @if !is_up { p.trouble role="status" { "The ingress at " (id(address)) " does not answer." } }
+            @if !is_up { p.problem role="status" { "The ingress at " (id(address)) " does not answer." } }
         }
     }
 }
@@ -275,7 +275,7 @@ fn detail(provider: &Provider, edge: &Edge, chart: &Markup) -> Markup {
         @if !provider.provider.is_empty() { p.lead { "Provider: " (visible(&provider.provider)) } }
         (edges(edge))
         @if provider.is_silent() {
-            p.trouble role="status" { "Silent: no callback of this source in the last full hour. See the runbook, PayonceProviderSilent." }
+            p.problem role="status" { "Silent: no callback of this source in the last full hour. See the runbook, PayonceProviderSilent." }
         }
         div.columns {
             (traffic(provider))
@@ -309,7 +309,7 @@ fn traffic(provider: &Provider) -> Markup {
                 dt { "Open cases" } dd { a href=(link("/quarantine", &[("source", &provider.source)])) { "Quarantine of this source" } }
             }
             @if settled.is_some_and(|row| share(row.same_operation_day, row.received_day) > SAME_OPERATION_SHARE) {
-                p.trouble { "This provider sends an operation again under another event id: only the operation's id keeps it from being applied twice. See the runbook, PayonceEventIdsChange." }
+                p.problem { "This provider sends an operation again under another event id: only the operation's id keeps it from being applied twice. See the runbook, PayonceEventIdsChange." }
             }
         }
     }
@@ -361,14 +361,14 @@ fn meaning(cause: &str) -> &'static str {
 fn unmapped(provider: &Provider) -> Markup {
     let all = link("/quarantine", &[("reason", "unmapped"), ("source", &provider.source)]);
     html! {
-        section.card data-state=(if provider.unmapped.is_empty() { "up" } else { "away" }) {
+        section.card data-state=(if provider.unmapped.is_empty() { "up" } else { "down" }) {
             div.head { h2 { "Events that could not be mapped" } a href=(all) { "All of these cases" } }
             @if provider.unmapped.is_empty() {
                 p.good { "None is open." }
             } @else {
                 div.scroll tabindex="0" role="region" aria-label="Events that could not be mapped" {
                     table {
-                        thead { tr { th { "Kind of event" } th.n { "Open cases" } th { "Newest" } th { "Last came" } } }
+                        thead { tr { th { "Kind of event" } th.n { "Open cases" } th { "Newest" } th { "Last received" } } }
                         tbody {
                             @for kind in &provider.unmapped {
                                 tr {
@@ -381,7 +381,7 @@ fn unmapped(provider: &Provider) -> Markup {
                         }
                     }
                 }
-                p.note { "Each of them is money that was verified and not booked. Mend the configuration, then replay the cases." }
+                p.note { "Each of them is money that was verified and not booked. Fix the configuration, then replay the cases." }
             }
         }
     }

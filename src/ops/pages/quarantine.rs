@@ -17,7 +17,7 @@ use crate::{
     parameters::{Parameters, Wrong, whole},
     store::{
         StoreError,
-        actions::{Door, Order, Verb},
+        actions::{Order, Verb, Via},
         quarantine::{self, Filter, Page},
         report::CaseRow,
         requests::Start,
@@ -130,9 +130,9 @@ pub(in crate::ops) async fn page(
         (filters(&asked, &reasons))
         @if cases.is_empty() {
             @if asked.filter().reason.is_none() && asked.source.is_empty() && asked.account.is_empty() && asked.state == "open" {
-                (empty("No case needs you", "Every callback is in the ledger, was turned away as a copy, or waits for another one."))
+                (empty("No open cases", "Every callback is in the ledger, was rejected as a duplicate, or waits for another one."))
             } @else {
-                (empty("No case fits", "Take a filter away."))
+                (empty("No matches", "Remove a filter."))
             }
         } @else {
             (list(&frame, &asked, &cases, total))
@@ -219,7 +219,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 table.cases {
                     thead { tr {
                         @if can_act { th { input type="checkbox" data-all="id" aria-label="Select all on this page"; } }
-                        th { "Case" } th { "State" } th { "Reason" } th { "Event" } th { "Source" } th { "What exactly" } th.n { "Came" } th { "First seen" }
+                        th { "Case" } th { "State" } th { "Reason" } th { "Event" } th { "Source" } th { "Detail" } th.n { "Deliveries" } th { "First seen" }
                     } }
                     tbody {
                         @for case in cases {
@@ -247,11 +247,11 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
             p.note { (total_words(total)) " in all; " (cases.len()) " on this page, newest first." }
             @if can_act {
                 (act_bar(html! {
-                    label.choice { input type="radio" name="scope" value="selected" checked; "the selected ones" }
-                    label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " that fit" }
+                    label.choice { input type="radio" name="scope" value="selected" checked; "selected" }
+                    label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " matching" }
                 }, asked.state))
             } @else if !frame.is_operator() {
-                p.note { "Your token may look, not act." }
+                p.note { "Your token is read-only." }
             }
         }
     }
@@ -274,7 +274,7 @@ pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
         fieldset.act {
             legend.unseen { "Actions" }
             (scope)
-            label.why { "Why" input name="why" required maxlength="1000" placeholder="kept with the cases"; }
+            label.why { "Why" input name="why" required maxlength="1000" placeholder="stored in the audit log"; }
             @for verb in verbs(state) {
                 @match verb {
                     Verb::Replay => button type="submit" name="verb" value="replay" title="Decide again, against what is known now. Safe to repeat" { "Replay" },
@@ -325,7 +325,7 @@ pub(in crate::ops) async fn act(
         let Ok(account) = AccountId::new(text("account")) else {
             return refuse("Name the account: 1 to 200 bytes without control characters.");
         };
-        return begin(&pool, &frame, actions::assignment(who, Door::Web, (why, key), case, account)).await;
+        return begin(&pool, &frame, actions::assignment(who, Via::Web, (why, key), case, account)).await;
     }
     let is_all = text("scope") == "all";
     let filter = if is_all {
@@ -343,7 +343,7 @@ pub(in crate::ops) async fn act(
         return confirm(&pool, &frame, &asked, &filter, verb, &why).await;
     }
     let chosen = filter.to_string();
-    let order = Order { who, via: Door::Web, verb, why, filter, chosen, assign_to: None, key };
+    let order = Order { who, via: Via::Web, verb, why, filter, chosen, assign_to: None, key };
     begin(&pool, &frame, order).await
 }
 
@@ -357,8 +357,8 @@ async fn begin(pool: &Arc<Pool>, frame: &Frame, order: Order) -> Response {
 /// Where a person reads on after a request.
 pub(super) fn shown(pool: &Pool, frame: &Frame, start: &Start) -> Response {
     let words = match start {
-        Start::Begun(action) => return Redirect::to(&format!("/trail/{action}")).into_response(),
-        Start::Before(row) => return Redirect::to(&format!("/trail/{}", row.id)).into_response(),
+        Start::Begun(action) => return Redirect::to(&format!("/audit-log/{action}")).into_response(),
+        Start::Before(row) => return Redirect::to(&format!("/audit-log/{}", row.id)).into_response(),
         Start::Proposed(row) => return Redirect::to(&format!("/approvals/{}", row.id)).into_response(),
         Start::Ended(row) => {
             let back = format!("/approvals/{}", row.id);
@@ -414,7 +414,7 @@ async fn confirm(
         h1 { (title) }
         section.card {
             dl.facts {
-                dt { "Which" } dd { (visible(&filter.to_string())) }
+                dt { "Selection" } dd { (visible(&filter.to_string())) }
                 @for (currency, amount) in &sums.money {
                     dt { "Money" } dd { (at_least) (number(*amount)) " " (visible(currency)) " " span.faint { "minor units" } }
                 }
@@ -423,7 +423,7 @@ async fn confirm(
             }
             @match verb {
                 Verb::Replay => p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." },
-                Verb::Discard => p.trouble { "Discarded cases are not applied. Reopening takes a discard back." },
+                Verb::Discard => p.problem { "Discarded cases are not applied. Reopening takes a discard back." },
                 Verb::Reopen => p.note { "They are open, or wait, as before they were discarded." },
                 Verb::Assign => p.note { "It is handed to the account, and decided at once." },
             }

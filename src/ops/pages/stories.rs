@@ -135,14 +135,14 @@ fn event_body(story: &EventStory) -> Markup {
     let mut moments = Vec::new();
     if let Some(row) = &story.applied {
         if let Some(at) = row.occurred_at {
-            moments.push(Moment { at, state: "quiet", what: html! { "Happened, by the provider's clock" } });
+            moments.push(Moment { at, state: "quiet", what: html! { "Occurred (provider time)" } });
         }
         moments.push(applied(row));
     }
     moments.extend(story.quarantined.iter().flat_map(case_moments));
     for copies in &story.duplicates {
         let what = html! {
-            strong { (number(copies.copies)) @if copies.copies == 1 { " copy" } @else { " copies" } " turned away" }
+            strong { (number(copies.copies)) @if copies.copies == 1 { " duplicate" } @else { " duplicates" } " rejected" }
             " by layer " (visible(&copies.layer))
             @if copies.copies > 1 { ", the last " (ago(copies.last_seen_at)) }
         };
@@ -152,7 +152,7 @@ fn event_body(story: &EventStory) -> Markup {
         p.path { a href="/find" { "Find" } " / event" }
         h1 { "Event " (id(&story.event_id)) }
         p.lead { "of " (id(&story.source)) }
-        section.card { h2 { "What happened" } (timeline(moments)) }
+        section.card { h2 { "Timeline" } (timeline(moments)) }
     }
 }
 
@@ -171,9 +171,9 @@ fn applied(row: &LedgerRow) -> Moment {
 fn case_moments(case: &CaseRow) -> Vec<Moment> {
     let what = html! {
         strong { "Quarantined" } " as " a href={ "/quarantine/" (case.id) } { "case " (case.id) } ", " (case.reason) ": " (visible(&case.detail))
-        @if case.attempts > 1 { br; span.faint { "came " (number(case.attempts)) " times, the last " (ago(case.last_seen_at)) } }
+        @if case.attempts > 1 { br; span.faint { "delivered " (number(case.attempts)) " times, last " (ago(case.last_seen_at)) } }
     };
-    let mut moments = vec![Moment { at: case.first_seen_at, state: "away", what }];
+    let mut moments = vec![Moment { at: case.first_seen_at, state: "down", what }];
     if let Some(at) = case.resolved_at {
         let what = html! {
             strong { "Case " (case.id) " " (case.state) } " by " (visible(case.resolved_by.as_deref().unwrap_or("–"))) ": "
@@ -192,7 +192,7 @@ fn payment_body(story: &PaymentStory) -> Markup {
         h1 { "Payment " (id(&story.payment_id)) }
         p.lead { "of " (id(&story.source)) }
         section.card {
-            h2 { "As it stands" }
+            h2 { "Status" }
             dl.facts {
                 dt { "State" } dd { (state(story.state.as_deref().unwrap_or("nothing applied yet"))) }
                 @if let Some(account) = &story.account_id { dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } } }
@@ -202,7 +202,7 @@ fn payment_body(story: &PaymentStory) -> Markup {
                 dt { "Refunded" } dd { (number(story.refunded)) }
             }
         }
-        section.card { h2 { "What happened" } (timeline(moments)) }
+        section.card { h2 { "Timeline" } (timeline(moments)) }
     }
 }
 
@@ -230,7 +230,7 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
                     @if story.debt > 0 {
                         section.tile { h2 { "Owes" } p.big { (money(story.debt, &story.currency)) } p.total { a href=(link("/debts", &[("currency", &story.currency)])) { "all debts" } } }
                     }
-                    section.tile { h2 { "Entries" } p.big { (number(story.version)) } p.total { "the account's version" } }
+                    section.tile { h2 { "Version" } p.big { (number(story.version)) } p.total { "number of ledger entries" } }
                 }
                 section.card { h2 { "Ledger, newest first" } (entries(account_id, story)) }
             }
@@ -238,7 +238,7 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
         }
         @if !cases.is_empty() {
             section.card {
-                h2 { "Cases about it" }
+                h2 { "Related cases" }
                 ul.found {
                     @for case in cases {
                         li { a href={ "/quarantine/" (case.id) } { "Case " (case.id) } " " (state(&case.state)) " " (case.reason) ": " (visible(&case.detail)) " " span.faint { (instant(case.first_seen_at)) } }

@@ -1,4 +1,4 @@
-//! Who works, how fast, and with what trouble?
+//! Which workers run, how fast, and with which errors?
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(in crate::ops) async fn page(State(pool): State<Arc<Pool>>, frame: Frame) ->
     let webhooks = webhooks.unwrap_or_default();
     let body = html! {
         h1 { "Workers" }
-        p.lead { "By their own word, every few seconds. One that has not been heard of for three reports counts as gone, and is forgotten after a day. Counts are since the worker started." }
+        p.lead { "Self-reported every few seconds. One that has not been heard of for three reports counts as gone, and is forgotten after a day. Counts are since the worker started." }
         div data-html="workers" { (rows(&now)) }
         @if !feeds.is_empty() { (feed_list(&feeds)) }
         @if !webhooks.is_empty() { (subscriber_list(&webhooks)) }
@@ -39,7 +39,7 @@ fn feed_list(feeds: &[FeedRow]) -> Markup {
         h2 { "Feeds" }
         div.scroll tabindex="0" role="region" aria-label="Feeds" {
             table {
-                thead { tr { th { "Feed" } th { "State" } th.n { "Rows behind" } th.n { "Seconds behind" } th.n { "Sent" } th { "Last trouble" } } }
+                thead { tr { th { "Feed" } th { "State" } th.n { "Rows behind" } th.n { "Seconds behind" } th.n { "Sent" } th { "Last error" } } }
                 tbody {
                     @for feed in feeds {
                         tr {
@@ -63,10 +63,10 @@ fn subscriber_list(webhooks: &[WebhookRow]) -> Markup {
         h2 { "Subscribers" }
         div.scroll tabindex="0" role="region" aria-label="Subscribers" {
             table {
-                thead { tr { th { "Subscriber" } th { "State" } th { "Since" } th { "Why" } th.n { "Accounts behind" } th.n { "Given up" } th { "Last taken" } th { "To send again" } } }
+                thead { tr { th { "Subscriber" } th { "State" } th { "Since" } th { "Why" } th.n { "Accounts behind" } th.n { "Retries exhausted" } th { "Last taken" } th { "To send again" } } }
                 tbody {
                     @for webhook in webhooks {
-                        @let is_stuck = webhook.disabled_at.is_some() || webhook.accounts_given_up > 0;
+                        @let is_stuck = webhook.disabled_at.is_some() || webhook.accounts_exhausted > 0;
                         tr {
                             td { (id(&webhook.name)) }
                             td { (state(condition_of(webhook))) }
@@ -76,7 +76,7 @@ fn subscriber_list(webhooks: &[WebhookRow]) -> Markup {
                             }
                             td.detail { (visible(webhook.disabled_why.as_deref().or(webhook.last_error.as_deref()).unwrap_or("–"))) }
                             td.n { (number(webhook.accounts_behind)) }
-                            td.n { (number(webhook.accounts_given_up)) }
+                            td.n { (number(webhook.accounts_exhausted)) }
                             td { @match webhook.delivered_at { Some(at) => (ago(at)), None => "–" } }
                             td { @if is_stuck { code { "payonce feed subscribers enable " (visible(webhook.subscriber())) } } }
                         }
@@ -119,28 +119,28 @@ fn card(worker: &WorkerRow) -> Markup {
             div.head { h2 { (id(&worker.name)) } (state(condition(worker))) }
             dl.facts {
                 dt { "Throughput" } dd { (rate(worker.settled_per_second)) " /s" }
-                dt { "Latency, half / 99 % within" } dd { (percentile(0.5)) " / " (percentile(0.99)) }
+                dt { "Latency p50 / p99" } dd { (percentile(0.5)) " / " (percentile(0.99)) }
                 dt { "Received" } dd { (number(worker.received)) }
                 dt { "Applied" } dd { (number(worker.applied)) }
                 dt { "Duplicates rejected" } dd { (number(worker.duplicates)) }
                 dt { "Quarantined" } dd { (number(worker.quarantined)) }
-                dt { "Accounts lost to rivals, decided again" } dd { (number(worker.conflicts)) }
+                dt { "Version conflicts, retried" } dd { (number(worker.conflicts)) }
                 dt { "Lanes" } dd { (worker.lanes) }
-                dt { "Batch at most" } dd { (number(worker.batch_size_max)) }
-                dt { "Unsettled at most" } dd { (number(worker.prefetch_count)) }
-                dt { "Redis" } dd { (if worker.redis_available { "up" } else { "away" }) }
+                dt { "Max batch size" } dd { (number(worker.batch_size_max)) }
+                dt { "Prefetch" } dd { (number(worker.prefetch_count)) }
+                dt { "Redis" } dd { (if worker.redis_available { "up" } else { "down" }) }
                 dt { "Version" } dd { (visible(&worker.version)) }
                 dt { "Started" } dd { (since(worker.started_at)) }
                 dt { "Last report" } dd { (since(worker.last_seen_at)) }
             }
             @if let Some(error) = &worker.last_error {
-                p.trouble {
-                    strong { "Last trouble" } " "
+                p.problem {
+                    strong { "Last error" } " "
                     @if let Some(at) = worker.last_error_at { (ago(at)) }
                     br; (visible(error))
                 }
             } @else {
-                p.note { "No trouble since it started." }
+                p.note { "No errors since it started." }
             }
         }
     }
@@ -154,7 +154,7 @@ pub(in crate::ops) fn list(now: &Now) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label="Workers" {
             table {
-                thead { tr { th { "Worker" } th { "State" } th.n { "Settled /s" } th.n { "99 % within" } th.n { "Lanes" } th.n { "Up for" } } }
+                thead { tr { th { "Worker" } th { "State" } th.n { "Processed /s" } th.n { "p99" } th.n { "Lanes" } th.n { "Up for" } } }
                 tbody {
                     @for worker in now.workers.iter().filter(|worker| !worker.is_stopped) {
                         tr {

@@ -34,7 +34,7 @@ async fn pages(world: &World) -> Vec<String> {
         "/approvals?all=yes",
         "/adjust?account=a&currency=EUR",
         "/workers",
-        "/trail",
+        "/audit-log",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -232,8 +232,8 @@ async fn numbers_workers_and_chart_move_by_themselves() {
     worker.stop().await;
     chrome
         .until(
-            "the worker said goodbye",
-            "return document.querySelector('[data-state-of=workers-state]').dataset.state === 'away'",
+            "the worker has stopped",
+            "return document.querySelector('[data-state-of=workers-state]').dataset.state === 'down'",
         )
         .await;
     is_calm(&chrome, &dashboard, "the overview").await;
@@ -298,12 +298,12 @@ async fn cases_are_replayed_and_discarded_by_clicking() {
     chrome.click_through("button[value=discard]").await;
     chrome.click_through("main button[type=submit]").await;
     chrome.open(&dashboard.url("/quarantine")).await;
-    assert!(chrome.text("main").await.contains("No case needs you"));
+    assert!(chrome.text("main").await.contains("No open cases"));
     // All boxes with one.
-    chrome.open(&dashboard.url("/trail")).await;
-    let trail = chrome.text("main").await;
+    chrome.open(&dashboard.url("/audit-log")).await;
+    let log = chrome.text("main").await;
     for part in ["local operator", "topped up", "refunded by hand", "none is wanted", "web"] {
-        assert!(trail.contains(part), "{part} is not in {trail}");
+        assert!(log.contains(part), "{part} is not in {log}");
     }
     is_calm(&chrome, &dashboard, "clicking").await;
     world.audit().await;
@@ -319,13 +319,13 @@ async fn an_empty_system_says_what_to_do_first() {
     let chrome = Chrome::start().await;
     for (page, words) in [
         ("/", "Start one with payonce worker"),
-        ("/duplicates", "No copy was turned away"),
-        ("/quarantine", "No case needs you"),
-        ("/find", "Find an id"),
+        ("/duplicates", "No duplicate was rejected"),
+        ("/quarantine", "No open cases"),
+        ("/find", "Search by id"),
         ("/debts", "No account owes anything"),
         ("/approvals", "Nothing waits for a second person"),
         ("/workers", "No worker has reported"),
-        ("/trail", "Nobody has worked a case yet"),
+        ("/audit-log", "Nobody has worked a case yet"),
     ] {
         chrome.open(&dashboard.url(page)).await;
         assert!(chrome.text("main").await.contains(words), "{page}: {}", chrome.text("main").await);
@@ -402,7 +402,7 @@ async fn servers_that_go_and_come_back_are_shown() {
     };
     chrome.until("Redis is up", &shows("up")).await;
     redis.kill().await;
-    chrome.until("Redis is away", &shows("away")).await;
+    chrome.until("Redis is down", &shows("down")).await;
     redis.start_again().await;
     chrome.until("Redis is back", &shows("up")).await;
     let servers = dashboard.get("/api/overview").await.json()["servers"].clone();
@@ -416,7 +416,7 @@ async fn servers_that_go_and_come_back_are_shown() {
     chrome
         .until(
             "the page says that it stands still",
-            "return document.getElementById('link').dataset.state === 'away'",
+            "return document.getElementById('link').dataset.state === 'down'",
         )
         .await;
     chrome.close().await;

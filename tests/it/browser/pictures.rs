@@ -37,7 +37,7 @@ async fn pictures_of_every_page_come_out_in_light_and_dark() {
         ("case", "first case", "light"),
         ("account", "an account", "light"),
         ("workers", "/workers", "light"),
-        ("trail", "/trail", "light"),
+        ("audit-log", "/audit-log", "light"),
     ] {
         chrome.prefer(scheme).await;
         match path {

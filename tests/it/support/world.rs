@@ -191,7 +191,7 @@ impl World {
             retry: config.retry,
             by_source: BySource::new(config.source_labels_max),
             readiness: readiness.clone(),
-            vitals: worker::Vitals::default(),
+            stats: worker::Stats::default(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker::run(worker, stop.clone()));
@@ -305,7 +305,7 @@ impl World {
             .expect("accounts can be read")
     }
 
-    /// How many copies each layer turned away: (layer, copies).
+    /// How many copies each layer rejected: (layer, copies).
     pub async fn duplicates(&self) -> Vec<(String, i64)> {
         sqlx::query_as("select label, sum(n)::bigint from tallies where kind = 'duplicate' group by label order by label")
             .fetch_all(&mut self.connect().await)

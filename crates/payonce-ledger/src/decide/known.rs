@@ -1,31 +1,31 @@
 //! Whether a callback is known already: in this batch, in the ledger, or in quarantine.
 
-use super::{Book, Verdict, mismatch};
+use super::{BatchState, Decision, mismatch};
 use crate::{Callback, CaseEnd, CaseId, CaseState, Fingerprint, Known, Layer, OperationKey, Reason};
 
-impl<'a> Book<'a> {
+impl<'a> BatchState<'a> {
     /// The duplicate checks, in the order of [`Layer`]; `None` for a callback that is new.
-    pub(super) fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Verdict> {
+    pub(super) fn known(&mut self, index: usize, callback: &'a Callback) -> Option<Decision> {
         if let Some(first) = self.first_in_batch(callback) {
             let copies = self.copies_in_batch.entry(first).or_default();
             *copies = copies.saturating_add(1);
-            return Some(Verdict::Duplicate(Layer::Batch));
+            return Some(Decision::Duplicate(Layer::Batch));
         }
         let earlier = self.seen.entry(&callback.key).or_default();
-        let owner_in_batch = earlier.iter().copied().find(|at| self.verdicts.get(*at).is_some_and(owns_key));
+        let owner_in_batch = earlier.iter().copied().find(|at| self.decisions.get(*at).is_some_and(owns_key));
         earlier.push(index);
 
         let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
         let is_applied =
             known.iter().any(|known| matches!(known, Known::Ledger(seen) if *seen == callback.fingerprint));
         if is_applied {
-            return Some(Verdict::Duplicate(Layer::Ledger));
+            return Some(Decision::Duplicate(Layer::Ledger));
         }
         let operation = callback.operation_key();
         let applied_operation =
             operation.as_ref().and_then(|key| self.operation(key)).filter(|(_, applied)| *applied);
         if applied_operation.is_some_and(|(seen, _)| seen == callback.fingerprint) {
-            return Some(Verdict::Duplicate(Layer::Operation));
+            return Some(Decision::Duplicate(Layer::Operation));
         }
         let stored_case = known.iter().find_map(|known| match known {
             Known::Case { id, fingerprint, state, .. } if *fingerprint == callback.fingerprint => {
@@ -34,14 +34,14 @@ impl<'a> Book<'a> {
             Known::Case { .. } | Known::Ledger(_) => None,
         });
         if let Some((id, state)) = stored_case {
-            return Some(Verdict::CopyOfCase(id, state));
+            return Some(Decision::CopyOfCase(id, state));
         }
         if let Some((seen, _)) = operation.as_ref().and_then(|key| self.operation(key)) {
             if seen == callback.fingerprint {
                 return Some(operation.and_then(|key| self.discarded_twin(&key)).map_or(
-                    Verdict::Duplicate(Layer::Operation),
+                    Decision::Duplicate(Layer::Operation),
                     |CaseId(id)| {
-                        Verdict::Case(
+                        Decision::Case(
                             Reason::InvalidTransition,
                             format!(
                                 "the same operation under another event was discarded as case {id}; \
@@ -82,11 +82,11 @@ impl<'a> Book<'a> {
     }
 
     /// What makes a stored case settled by now, or a mismatch, whatever its account looks like.
-    pub(super) fn known_besides(&self, id: CaseId, callback: &Callback) -> Option<Verdict> {
+    pub(super) fn known_excluding(&self, id: CaseId, callback: &Callback) -> Option<Decision> {
         let known = self.snapshot.known.get(&callback.key).map_or(&[][..], Vec::as_slice);
         let owner = known.iter().find_map(|known| self.present_owner(known, id))?;
         Some(if owner == callback.fingerprint {
-            Verdict::Duplicate(Layer::Ledger)
+            Decision::Duplicate(Layer::Ledger)
         } else {
             mismatch("source and id", owner, callback.fingerprint)
         })
@@ -94,10 +94,10 @@ impl<'a> Book<'a> {
 
     /// Whose key it is besides `id`, as this plan leaves the case. One that a person has discarded stands in nobody's way
     /// when a person decides another.
-    fn present_owner(&self, known: &Known, besides: CaseId) -> Option<Fingerprint> {
+    fn present_owner(&self, known: &Known, excluding: CaseId) -> Option<Fingerprint> {
         match known {
             Known::Ledger(fingerprint) => Some(*fingerprint),
-            Known::Case { id, .. } if *id == besides => None,
+            Known::Case { id, .. } if *id == excluding => None,
             Known::Case { id, fingerprint, reason, state } => {
                 let owns_key = match self.resolved.get(id).map(|case| &case.end) {
                     None => *state != CaseState::Discarded && reason.owns_key(),
@@ -110,9 +110,9 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// The verdict on a stored or waiting callback whose second key is used by another: with the same content once that is
+    /// The decision on a stored or waiting callback whose second key is used by another: with the same content once that is
     /// applied, with other content at once.
-    pub(super) fn settled_operation(&self, callback: &Callback) -> Option<Verdict> {
+    pub(super) fn settled_operation(&self, callback: &Callback) -> Option<Decision> {
         let key = callback.operation_key()?;
         let is_open = |known: &Known| !matches!(known, Known::Case { state: CaseState::Discarded, .. });
         let (seen, applied) = self
@@ -121,7 +121,7 @@ impl<'a> Book<'a> {
             .copied()
             .or_else(|| self.snapshot.operations.get(&key).filter(|known| is_open(known)).map(content))?;
         match (applied, seen == callback.fingerprint) {
-            (true, true) => Some(Verdict::Duplicate(Layer::Operation)),
+            (true, true) => Some(Decision::Duplicate(Layer::Operation)),
             (_, false) => Some(mismatch("operation_id", seen, callback.fingerprint)),
             (false, true) => None,
         }
@@ -133,12 +133,12 @@ impl<'a> Book<'a> {
     }
 }
 
-fn owns_key(verdict: &Verdict) -> bool {
-    match verdict {
-        Verdict::Applied => true,
-        Verdict::Case(reason, _) => reason.owns_key(),
+fn owns_key(decision: &Decision) -> bool {
+    match decision {
+        Decision::Applied => true,
+        Decision::Case(reason, _) => reason.owns_key(),
         // Its owner, if it has one, is stored: `owner_of_key` finds it.
-        Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => false,
+        Decision::Duplicate(_) | Decision::CopyOfCase(..) => false,
     }
 }
 

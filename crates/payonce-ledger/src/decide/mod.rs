@@ -18,25 +18,25 @@ use super::{
 /// same end; only which of several has the last of the money depends on who came first.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, callbacks: &[Callback], rules: &Rules) -> Plan {
-    let mut book = Book::new(snapshot, callbacks, &[], rules);
+    let mut state = BatchState::new(snapshot, callbacks, &[], rules);
     for (index, callback) in callbacks.iter().enumerate() {
-        book.take(index, callback, Book::judge);
-        book.decide_copy_again(index, callback);
+        state.admit(index, callback, BatchState::decide_one);
+        state.decide_copy_again(index, callback);
     }
-    book.into_plan()
+    state.into_plan()
 }
 
-/// Quarantines what the broker gave up, unless it is known already: it may have been settled by the last of its deliveries.
+/// Quarantines what the broker dead-lettered, unless it is known already: it may have been settled by the last of its deliveries.
 #[must_use]
-pub fn give_up(snapshot: &Snapshot, callbacks: &[Callback], rules: &Rules) -> Plan {
-    let mut book = Book::new(snapshot, callbacks, &[], rules);
+pub fn dead_letter(snapshot: &Snapshot, callbacks: &[Callback], rules: &Rules) -> Plan {
+    let mut state = BatchState::new(snapshot, callbacks, &[], rules);
     for (index, callback) in callbacks.iter().enumerate() {
-        book.take(index, callback, |_, _| {
+        state.admit(index, callback, |_, _| {
             let detail = "returned to the queue as often as x-delivery-limit allows";
-            Verdict::Case(Reason::DeliveryLimit, detail.to_owned())
+            Decision::Case(Reason::DeliveryLimit, detail.to_owned())
         });
     }
-    book.into_plan()
+    state.into_plan()
 }
 
 /// Whose time is up among the cases that are decided again.
@@ -53,16 +53,16 @@ pub enum Expires {
 /// Decides stored cases again, in their order, against what the database knows now. An open one that still lacks money stays open.
 #[must_use]
 pub fn decide_cases(snapshot: &Snapshot, cases: &[StoredCase], rules: &Rules, expires: Expires) -> Plan {
-    let mut book = Book::new(snapshot, &[], cases, rules);
+    let mut state = BatchState::new(snapshot, &[], cases, rules);
     for case in cases {
-        book.replay(case, expires);
+        state.replay(case, expires);
     }
-    book.into_plan()
+    state.into_plan()
 }
 
 /// Where the decision about one callback stands; a waiting one can still change while the batch goes on.
 #[derive(Debug, Clone)]
-enum Verdict {
+enum Decision {
     Duplicate(Layer),
     CopyOfCase(CaseId, CaseState),
     Case(Reason, String),
@@ -96,7 +96,7 @@ struct PaymentWork {
 }
 
 /// The snapshot as it changes while the batch is decided.
-struct Book<'a> {
+struct BatchState<'a> {
     snapshot: &'a Snapshot,
     callbacks: &'a [Callback],
     rules: &'a Rules,
@@ -107,7 +107,7 @@ struct Book<'a> {
     tracks_movements: bool,
     /// Deposits that any callback takes back.
     tracks_deposits: HashSet<PaymentKey>,
-    verdicts: Vec<Verdict>,
+    decisions: Vec<Decision>,
     /// First copy of each content seen in this batch, by key.
     seen: HashMap<&'a Key, Vec<usize>>,
     /// Second keys that this batch uses: (content, whether it is applied).
@@ -125,7 +125,7 @@ struct Book<'a> {
     resolved: BTreeMap<CaseId, ResolvedCase>,
 }
 
-impl<'a> Book<'a> {
+impl<'a> BatchState<'a> {
     fn new(
         snapshot: &'a Snapshot,
         callbacks: &'a [Callback],
@@ -141,14 +141,14 @@ impl<'a> Book<'a> {
                 tracks_deposits.extend(callback.payment_key());
             }
         }
-        let mut book = Self {
+        let mut state = Self {
             snapshot,
             callbacks,
             rules,
             waits_for_funds: true,
             tracks_movements,
             tracks_deposits,
-            verdicts: Vec::with_capacity(callbacks.len()),
+            decisions: Vec::with_capacity(callbacks.len()),
             seen: HashMap::with_capacity(callbacks.len()),
             operations: HashMap::new(),
             copies_in_batch: HashMap::new(),
@@ -163,49 +163,49 @@ impl<'a> Book<'a> {
             resolved: BTreeMap::new(),
         };
         for case in &snapshot.waiting {
-            book.add_waiter(Who::Stored(case.id), &case.callback, case.reason);
+            state.add_waiter(Who::Stored(case.id), &case.callback, case.reason);
         }
-        book
+        state
     }
 
-    fn take(
+    fn admit(
         &mut self,
         index: usize,
         callback: &'a Callback,
-        judge: impl FnOnce(&mut Self, &'a Callback) -> Verdict,
+        decide_new: impl FnOnce(&mut Self, &'a Callback) -> Decision,
     ) {
-        let verdict = self.known(index, callback).unwrap_or_else(|| judge(self, callback));
-        self.verdicts.push(verdict.clone());
-        match verdict {
-            Verdict::Applied => self.wake(callback),
-            Verdict::Case(reason, _) if reason.is_waiting() => {
+        let decision = self.known(index, callback).unwrap_or_else(|| decide_new(self, callback));
+        self.decisions.push(decision.clone());
+        match decision {
+            Decision::Applied => self.release_waiting(callback),
+            Decision::Case(reason, _) if reason.is_waiting() => {
                 self.add_waiter(Who::InBatch(index), callback, reason);
                 self.try_together(callback);
             }
-            Verdict::Case(..) | Verdict::CopyOfCase(..) | Verdict::Duplicate(_) => {}
+            Decision::Case(..) | Decision::CopyOfCase(..) | Decision::Duplicate(_) => {}
         }
     }
 
     /// What a new callback does to its account and payment.
-    fn judge(&mut self, callback: &'a Callback) -> Verdict {
-        let verdict = match self.post(&[callback]) {
-            Ok(()) => Verdict::Applied,
-            Err(verdict) => verdict,
+    fn decide_one(&mut self, callback: &'a Callback) -> Decision {
+        let decision = match self.post(&[callback]) {
+            Ok(()) => Decision::Applied,
+            Err(decision) => decision,
         };
-        self.use_operation(callback, &verdict);
-        verdict
+        self.use_operation(callback, &decision);
+        decision
     }
 
-    fn use_operation(&mut self, callback: &Callback, verdict: &Verdict) {
+    fn use_operation(&mut self, callback: &Callback, decision: &Decision) {
         let Some(key) = callback.operation_key() else { return };
-        match verdict {
-            Verdict::Applied => {
+        match decision {
+            Decision::Applied => {
                 self.operations.insert(key, (callback.fingerprint, true));
             }
-            Verdict::Case(reason, _) if reason.owns_key() => {
+            Decision::Case(reason, _) if reason.owns_key() => {
                 self.operations.entry(key).or_insert((callback.fingerprint, false));
             }
-            Verdict::Case(..) | Verdict::CopyOfCase(..) | Verdict::Duplicate(_) => {}
+            Decision::Case(..) | Decision::CopyOfCase(..) | Decision::Duplicate(_) => {}
         }
     }
 
@@ -263,25 +263,25 @@ impl<'a> Book<'a> {
             self.end_waiting_for_funds();
         }
         let mut plan = Plan::default();
-        let verdicts = std::mem::take(&mut self.verdicts);
-        let decided = verdicts.iter().zip(self.callbacks).map(|(verdict, callback)| match verdict {
+        let decisions = std::mem::take(&mut self.decisions);
+        let decided = decisions.iter().zip(self.callbacks).map(|(decision, callback)| match decision {
             // A copy of an assigned case is about the account that the case is about.
-            Verdict::CopyOfCase(id, _) => self.snapshot.assigned(*id).unwrap_or(callback),
-            Verdict::Applied | Verdict::Duplicate(_) | Verdict::Case(..) => callback,
+            Decision::CopyOfCase(id, _) => self.snapshot.assigned(*id).unwrap_or(callback),
+            Decision::Applied | Decision::Duplicate(_) | Decision::Case(..) => callback,
         });
         plan.subjects = decided.map(|callback| self.shown_subject(callback)).collect();
-        for (index, (verdict, callback)) in verdicts.into_iter().zip(self.callbacks).enumerate() {
+        for (index, (decision, callback)) in decisions.into_iter().zip(self.callbacks).enumerate() {
             // How often this content came in this batch.
             let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);
-            plan.outcomes.push(match verdict {
-                Verdict::Applied => Outcome::Applied,
-                Verdict::Duplicate(layer) => Outcome::Duplicate(layer),
-                Verdict::CopyOfCase(id, _) => {
+            plan.outcomes.push(match decision {
+                Decision::Applied => Outcome::Applied,
+                Decision::Duplicate(layer) => Outcome::Duplicate(layer),
+                Decision::CopyOfCase(id, _) => {
                     let account_id = plan.subjects.get(index).cloned().flatten();
                     plan.case_copies.push(CaseCopies { id, account_id, copies });
                     Outcome::Duplicate(Layer::Quarantine)
                 }
-                Verdict::Case(reason, detail) => {
+                Decision::Case(reason, detail) => {
                     let account_id = plan.subjects.get(index).cloned().flatten();
                     if let Some(account_id) = &account_id {
                         self.count_case(account_id, &mut plan.unopened);
@@ -345,8 +345,8 @@ pub(super) fn takes_deposit_back(callback: &Callback) -> bool {
     callback.kind.is_of_deposit() && callback.kind.needs_payment_id()
 }
 
-fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Verdict {
-    Verdict::Case(
+fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Decision {
+    Decision::Case(
         Reason::PayloadMismatch,
         format!(
             "same {key} as a known callback, other content: stored payload_sha256 {seen}, this one {found}"

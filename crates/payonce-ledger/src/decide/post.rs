@@ -1,6 +1,6 @@
 //! What callbacks do to accounts and payments: the ledger rows that follow from what is known, or the reason why there are none.
 
-use super::{Book, Verdict};
+use super::{BatchState, Decision};
 use crate::{
     Account, AccountId, Callback, Deposit, Direction, Entry, Facts, Kind, Leg, Movement, OperationKey,
     Payment, PaymentKey, Reason, Refusal, payment::Obstacle,
@@ -14,11 +14,11 @@ enum Whole {
     Deposit(PaymentKey, Deposit),
 }
 
-impl<'a> Book<'a> {
+impl<'a> BatchState<'a> {
     /// Applies these callbacks of one payment together, or leaves everything as it was and says why not. Together means that each
     /// bound holds for all of them, and their rows stand in an order in which no row takes money that is not there. One callback is the
     /// usual case.
-    pub(super) fn post(&mut self, callbacks: &[&'a Callback]) -> Result<(), Verdict> {
+    pub(super) fn post(&mut self, callbacks: &[&'a Callback]) -> Result<(), Decision> {
         let Some((first, rest)) = callbacks.split_first() else { return Ok(()) };
         // One that names no account is about that of its payment, which another of these may bring.
         let subject = callbacks
@@ -108,7 +108,7 @@ impl<'a> Book<'a> {
     }
 
     /// An open account in the callback's currency.
-    fn account_to_post(&self, callback: &Callback, account_id: &AccountId) -> Result<Account, Verdict> {
+    fn account_to_post(&self, callback: &Callback, account_id: &AccountId) -> Result<Account, Decision> {
         let opens = callback.kind == Kind::DepositSucceeded && self.rules.deposit_opens;
         let account = self
             .account(account_id)
@@ -120,7 +120,7 @@ impl<'a> Book<'a> {
         if account.currency == callback.currency {
             return Ok(account);
         }
-        Err(Verdict::Case(
+        Err(Decision::Case(
             Reason::CurrencyMismatch,
             format!("the account is in {}, the callback in {}", account.currency, callback.currency),
         ))
@@ -131,7 +131,7 @@ impl<'a> Book<'a> {
         callback: &Callback,
         key: Option<PaymentKey>,
         subject: &AccountId,
-    ) -> Result<Whole, Verdict> {
+    ) -> Result<Whole, Decision> {
         let Some(key) = key else { return Ok(Whole::Nothing) };
         if callback.kind.is_of_deposit() {
             let known = self.deposit(&key).cloned();
@@ -166,7 +166,7 @@ impl<'a> Book<'a> {
     }
 
     /// What is known after all of these, where each finds what it needs and every bound holds.
-    fn add_all(&self, before: &Whole, callbacks: &[&Callback]) -> Result<Whole, Verdict> {
+    fn add_all(&self, before: &Whole, callbacks: &[&Callback]) -> Result<Whole, Decision> {
         match before {
             Whole::Nothing => Ok(Whole::Nothing),
             Whole::Payment(key, payment) => {
@@ -232,17 +232,17 @@ impl<'a> Book<'a> {
         );
     }
 
-    fn stopped_by(&self, callback: &Callback, obstacle: Obstacle) -> Verdict {
+    fn stopped_by(&self, callback: &Callback, obstacle: Obstacle) -> Decision {
         match obstacle {
             Obstacle::Needs(what) => waits_for_payment(callback, what),
             Obstacle::TooMuch(reason, detail) => self.short(reason, detail),
-            Obstacle::Refused(reason, detail) => Verdict::Case(reason, detail),
+            Obstacle::Refused(reason, detail) => Decision::Case(reason, detail),
         }
     }
 
-    fn refused_by(&self, account: &Account, refusal: Refusal) -> Verdict {
+    fn refused_by(&self, account: &Account, refusal: Refusal) -> Decision {
         match refusal {
-            Refusal::Overflow => Verdict::Case(
+            Refusal::Overflow => Decision::Case(
                 Reason::AmountOverflow,
                 format!("balance {}, held {}: the change would leave 64 bits", account.balance, account.held),
             ),
@@ -250,14 +250,14 @@ impl<'a> Book<'a> {
                 self.short(Reason::InsufficientFunds, format!("available {available}, needed {needed}"))
             }
             Refusal::Status(status) => {
-                Verdict::Case(Reason::InvalidTransition, format!("the account is {}", status.as_str()))
+                Decision::Case(Reason::InvalidTransition, format!("the account is {}", status.as_str()))
             }
         }
     }
 
     /// What lacks money, an account, or room waits for it, or is a case at once.
-    fn short(&self, reason: Reason, detail: String) -> Verdict {
-        Verdict::Case(if self.waits_for_funds { Reason::WaitingForFunds } else { reason }, detail)
+    fn short(&self, reason: Reason, detail: String) -> Decision {
+        Decision::Case(if self.waits_for_funds { Reason::WaitingForFunds } else { reason }, detail)
     }
 }
 
@@ -360,13 +360,13 @@ fn next_row(whole: &Whole, account: &Account, left: &[&Callback]) -> usize {
     borne.max_by_key(|(available, at)| (*available, std::cmp::Reverse(*at))).map_or(0, |(_, at)| at)
 }
 
-fn waits_for_payment(callback: &Callback, what: &str) -> Verdict {
-    Verdict::Case(
+fn waits_for_payment(callback: &Callback, what: &str) -> Decision {
+    Decision::Case(
         Reason::WaitingForPayment,
         format!("{} needs {what}, which has not come", callback.kind.as_str()),
     )
 }
 
-fn of_another_account(account_id: &AccountId) -> Verdict {
-    Verdict::Case(Reason::InvalidTransition, format!("the payment belongs to account {account_id}"))
+fn of_another_account(account_id: &AccountId) -> Decision {
+    Decision::Case(Reason::InvalidTransition, format!("the payment belongs to account {account_id}"))
 }

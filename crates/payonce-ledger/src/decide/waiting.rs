@@ -4,7 +4,7 @@
 //! money only its own refund brings back). Every pass over waiters is bounded, whatever waits: the sweep of the worker comes to the
 //! rest (`store::waiting::ripe`).
 
-use super::{Book, Verdict, Waiter, Who};
+use super::{BatchState, Decision, Waiter, Who};
 use crate::{
     AccountId, Callback, CaseEnd, CaseId, CaseState, Expires, PaymentKey, Reason, ResolvedCase, StoredCase,
 };
@@ -25,7 +25,7 @@ enum Moved {
     Funds(AccountId),
 }
 
-impl<'a> Book<'a> {
+impl<'a> BatchState<'a> {
     pub(super) fn add_waiter(&mut self, who: Who, callback: &'a Callback, reason: Reason) {
         let at = self.waiters.len();
         self.waiters.push(Some(Waiter { who, callback, reason }));
@@ -46,18 +46,18 @@ impl<'a> Book<'a> {
     }
 
     /// After a callback was applied: what it releases, and what that releases in turn.
-    pub(super) fn wake(&mut self, applied: &Callback) {
+    pub(super) fn release_waiting(&mut self, applied: &Callback) {
         if self.waiters.iter().all(Option::is_none) {
             return;
         }
         let mut moved = Vec::new();
         self.note(applied, &mut moved);
-        self.wake_all(moved);
+        self.release_all(moved);
     }
 
     /// As long as anything that has moved lets one that waits be applied, the oldest such is; where none can by itself, those of one
     /// payment together. Each turn applies a waiter or is the last.
-    fn wake_all(&mut self, mut moved: Vec<Moved>) {
+    fn release_all(&mut self, mut moved: Vec<Moved>) {
         loop {
             let waiters = self.released_by(&moved);
             let is_applied = waiters.iter().any(|at| self.try_alone(*at, &mut moved));
@@ -138,20 +138,22 @@ impl<'a> Book<'a> {
     /// Decides a waiter again; true where it is applied.
     fn try_alone(&mut self, at: usize, moved: &mut Vec<Moved>) -> bool {
         let Some(waiter) = self.waiter(at) else { return false };
-        let verdict = match waiter.who {
-            Who::Stored(id) => self.reconsider(id, waiter.callback, true),
-            Who::InBatch(_) => self.judge_waiting(waiter.callback, true),
+        let decision = match waiter.who {
+            Who::Stored(id) => self.decide_again(id, waiter.callback, true),
+            Who::InBatch(_) => self.decide_waiting(waiter.callback, true),
         };
-        let is_applied = matches!(verdict, Verdict::Applied);
-        self.settle_waiter(at, waiter, verdict, moved);
+        let is_applied = matches!(decision, Decision::Applied);
+        self.settle_waiter(at, waiter, decision, moved);
         is_applied
     }
 
     /// Records what became of a waiter.
-    fn settle_waiter(&mut self, at: usize, waiter: Waiter<'a>, verdict: Verdict, moved: &mut Vec<Moved>) {
-        let still = match &verdict {
-            Verdict::Case(reason, _) if reason.is_waiting() => Some(*reason),
-            Verdict::Case(..) | Verdict::Applied | Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => None,
+    fn settle_waiter(&mut self, at: usize, waiter: Waiter<'a>, decision: Decision, moved: &mut Vec<Moved>) {
+        let still = match &decision {
+            Decision::Case(reason, _) if reason.is_waiting() => Some(*reason),
+            Decision::Case(..) | Decision::Applied | Decision::Duplicate(_) | Decision::CopyOfCase(..) => {
+                None
+            }
         };
         if still == Some(waiter.reason) {
             return;
@@ -162,14 +164,14 @@ impl<'a> Book<'a> {
         if still.is_some() {
             self.index_by_account(at, waiter.callback);
         }
-        let is_applied = matches!(verdict, Verdict::Applied);
+        let is_applied = matches!(decision, Decision::Applied);
         match waiter.who {
             Who::InBatch(index) => {
-                if let Some(slot) = self.verdicts.get_mut(index) {
-                    *slot = verdict;
+                if let Some(slot) = self.decisions.get_mut(index) {
+                    *slot = decision;
                 }
             }
-            Who::Stored(id) => self.end_case(id, waiter.callback, verdict),
+            Who::Stored(id) => self.end_case(id, waiter.callback, decision),
         }
         if is_applied {
             self.note(waiter.callback, moved);
@@ -181,7 +183,7 @@ impl<'a> Book<'a> {
         let Some(key) = callback.payment_key() else { return };
         let mut moved = Vec::new();
         if self.try_payment_together(&key, callback.kind.is_of_deposit(), &mut moved) {
-            self.wake_all(moved);
+            self.release_all(moved);
         }
     }
 
@@ -220,7 +222,7 @@ impl<'a> Book<'a> {
     /// Whether what is known of its key or its fact by now ends a waiter.
     fn is_settled(&self, waiter: Waiter<'a>) -> bool {
         let by_key = match waiter.who {
-            Who::Stored(id) => self.known_besides(id, waiter.callback),
+            Who::Stored(id) => self.known_excluding(id, waiter.callback),
             Who::InBatch(_) => None,
         };
         by_key.or_else(|| self.settled_operation(waiter.callback)).is_some()
@@ -234,19 +236,19 @@ impl<'a> Book<'a> {
             return false;
         }
         for (at, waiter) in together {
-            self.use_operation(waiter.callback, &Verdict::Applied);
-            self.settle_waiter(at, waiter, Verdict::Applied, moved);
+            self.use_operation(waiter.callback, &Decision::Applied);
+            self.settle_waiter(at, waiter, Decision::Applied, moved);
         }
         true
     }
 
-    fn end_case(&mut self, id: CaseId, callback: &Callback, verdict: Verdict) {
-        let end = match verdict {
-            Verdict::Applied => CaseEnd::Applied,
-            Verdict::Duplicate(_) | Verdict::CopyOfCase(..) => {
+    fn end_case(&mut self, id: CaseId, callback: &Callback, decision: Decision) {
+        let end = match decision {
+            Decision::Applied => CaseEnd::Applied,
+            Decision::Duplicate(_) | Decision::CopyOfCase(..) => {
                 CaseEnd::Duplicate("the same operation was applied under another event".to_owned())
             }
-            Verdict::Case(reason, detail) => CaseEnd::Open(reason, detail),
+            Decision::Case(reason, detail) => CaseEnd::Open(reason, detail),
         };
         let account_id = self.subject(callback);
         self.resolved.insert(id, ResolvedCase { id, account_id, end });
@@ -255,27 +257,27 @@ impl<'a> Book<'a> {
     /// A further delivery of what needs a person decides it again, whether its case is stored or of this batch.
     pub(super) fn decide_copy_again(&mut self, index: usize, callback: &'a Callback) {
         let Some(first) = self.first_in_batch(callback) else { return };
-        match self.verdicts.get(first) {
-            Some(Verdict::CopyOfCase(id, CaseState::Open)) => self.decide_open_again(*id, callback),
+        match self.decisions.get(first) {
+            Some(Decision::CopyOfCase(id, CaseState::Open)) => self.decide_open_again(*id, callback),
             // It waited before this batch, and needs a person since.
-            Some(Verdict::CopyOfCase(id, CaseState::Waiting)) if self.needs_a_person(*id) => {
+            Some(Decision::CopyOfCase(id, CaseState::Waiting)) if self.needs_a_person(*id) => {
                 self.decide_open_again(*id, callback);
             }
             // A mismatch stays one: what it contradicts is still there.
-            Some(Verdict::Case(reason, _)) if first < index && !reason.is_waiting() && reason.owns_key() => {
-                let verdict = self.judge_waiting(callback, false);
-                if matches!(verdict, Verdict::Applied) {
-                    if let Some(slot) = self.verdicts.get_mut(first) {
-                        *slot = verdict;
+            Some(Decision::Case(reason, _)) if first < index && !reason.is_waiting() && reason.owns_key() => {
+                let decision = self.decide_waiting(callback, false);
+                if matches!(decision, Decision::Applied) {
+                    if let Some(slot) = self.decisions.get_mut(first) {
+                        *slot = decision;
                     }
-                    self.wake(callback);
+                    self.release_waiting(callback);
                 }
             }
             Some(
-                Verdict::Case(..)
-                | Verdict::CopyOfCase(_, CaseState::Waiting | CaseState::Replayed | CaseState::Discarded)
-                | Verdict::Duplicate(_)
-                | Verdict::Applied,
+                Decision::Case(..)
+                | Decision::CopyOfCase(_, CaseState::Waiting | CaseState::Replayed | CaseState::Discarded)
+                | Decision::Duplicate(_)
+                | Decision::Applied,
             )
             | None => {}
         }
@@ -295,10 +297,10 @@ impl<'a> Book<'a> {
         }
         // The copy names the account that the sender named, whoever it was assigned to since.
         let callback = self.snapshot.assigned(id).unwrap_or(callback);
-        let verdict = self.reconsider(id, callback, false);
-        if matches!(verdict, Verdict::Applied) {
-            self.end_case(id, callback, verdict);
-            self.wake(callback);
+        let decision = self.decide_again(id, callback, false);
+        if matches!(decision, Decision::Applied) {
+            self.end_case(id, callback, decision);
+            self.release_waiting(callback);
         }
     }
 
@@ -313,59 +315,59 @@ impl<'a> Book<'a> {
                 *slot = None;
             }
         }
-        match self.reconsider(case.id, &case.callback, true) {
-            Verdict::Case(Reason::WaitingForPayment, _) if expires == Expires::Payment => {
+        match self.decide_again(case.id, &case.callback, true) {
+            Decision::Case(Reason::WaitingForPayment, _) if expires == Expires::Payment => {
                 let detail = "what it needs did not come within waiting_max_ms".to_owned();
-                self.end_case(case.id, &case.callback, Verdict::Case(Reason::WaitingExpired, detail));
+                self.end_case(case.id, &case.callback, Decision::Case(Reason::WaitingExpired, detail));
             }
-            Verdict::Case(reason, detail) if reason.is_waiting() => {
+            Decision::Case(reason, detail) if reason.is_waiting() => {
                 if reason != case.reason {
-                    self.end_case(case.id, &case.callback, Verdict::Case(reason, detail));
+                    self.end_case(case.id, &case.callback, Decision::Case(reason, detail));
                 }
                 self.add_waiter(who, &case.callback, reason);
                 // Also where its time is up: it may have been stored at the same moment as what it needs, unseen by either batch.
                 self.try_together(&case.callback);
                 let may_wait = case.reason.is_waiting() && expires != Expires::Funds;
                 if reason == Reason::WaitingForFunds && !may_wait {
-                    self.give_waiter_up(who, case);
+                    self.stop_waiting(who, case);
                 }
             }
-            verdict @ (Verdict::Case(..)
-            | Verdict::Applied
-            | Verdict::Duplicate(_)
-            | Verdict::CopyOfCase(..)) => {
-                let is_applied = matches!(verdict, Verdict::Applied);
-                self.end_case(case.id, &case.callback, verdict);
+            decision @ (Decision::Case(..)
+            | Decision::Applied
+            | Decision::Duplicate(_)
+            | Decision::CopyOfCase(..)) => {
+                let is_applied = matches!(decision, Decision::Applied);
+                self.end_case(case.id, &case.callback, decision);
                 if is_applied {
-                    self.wake(&case.callback);
+                    self.release_waiting(&case.callback);
                 }
             }
         }
     }
 
     /// Where it still waits, and its time is up: it is a case with what it lacks.
-    fn give_waiter_up(&mut self, who: Who, case: &'a StoredCase) {
+    fn stop_waiting(&mut self, who: Who, case: &'a StoredCase) {
         let is_it = |slot: &&mut Option<Waiter<'a>>| slot.is_some_and(|waiter| waiter.who == who);
         let Some(slot) = self.waiters.iter_mut().find(is_it) else { return };
         *slot = None;
-        let verdict = self.reconsider(case.id, &case.callback, false);
-        self.end_case(case.id, &case.callback, verdict);
+        let decision = self.decide_again(case.id, &case.callback, false);
+        self.end_case(case.id, &case.callback, decision);
     }
 
     /// A stored case once more: what is known of its key and its fact by now comes first.
-    fn reconsider(&mut self, id: CaseId, callback: &'a Callback, may_wait: bool) -> Verdict {
-        self.known_besides(id, callback).unwrap_or_else(|| self.judge_waiting(callback, may_wait))
+    fn decide_again(&mut self, id: CaseId, callback: &'a Callback, may_wait: bool) -> Decision {
+        self.known_excluding(id, callback).unwrap_or_else(|| self.decide_waiting(callback, may_wait))
     }
 
-    /// Judges a callback that waited. Two events of one fact can wait side by side; the first one applied ends the other.
-    fn judge_waiting(&mut self, waiting: &'a Callback, may_wait: bool) -> Verdict {
-        if let Some(verdict) = self.settled_operation(waiting) {
-            return verdict;
+    /// Decides a callback that waited. Two events of one fact can wait side by side; the first one applied ends the other.
+    fn decide_waiting(&mut self, waiting: &'a Callback, may_wait: bool) -> Decision {
+        if let Some(decision) = self.settled_operation(waiting) {
+            return decision;
         }
         self.waits_for_funds = may_wait;
-        let verdict = self.judge(waiting);
+        let decision = self.decide_one(waiting);
         self.waits_for_funds = true;
-        verdict
+        decision
     }
 
     /// Where nothing may wait for funds: what still does at the end of its batch is a case with what it lacks.
@@ -375,15 +377,15 @@ impl<'a> Book<'a> {
             else {
                 continue;
             };
-            let verdict = match waiter.who {
-                Who::InBatch(_) => self.judge_waiting(waiter.callback, false),
+            let decision = match waiter.who {
+                Who::InBatch(_) => self.decide_waiting(waiter.callback, false),
                 Who::Stored(id) if self.resolved.contains_key(&id) => {
-                    self.reconsider(id, waiter.callback, false)
+                    self.decide_again(id, waiter.callback, false)
                 }
                 // The sweep comes to it.
                 Who::Stored(_) => continue,
             };
-            self.settle_waiter(at, waiter, verdict, &mut Vec::new());
+            self.settle_waiter(at, waiter, decision, &mut Vec::new());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use payonce_ledger::{
     Account, AccountId, Callback, CaseEnd, CaseId, CaseState, Currency, Deposit, Entry, Expires, Facts, Key,
     Kind, Known, Layer, Movement, OperationKey, Outcome, Payment, PaymentKey, PaymentState, Plan, Reason,
-    Rules, Running, Snapshot, StoredCase, Unwritten, decide, decide_cases, give_up,
+    Rules, Running, Snapshot, StoredCase, Unwritten, dead_letter, decide, decide_cases,
 };
 
 use crate::{draft::Draft, model, streams::cut};
@@ -87,9 +87,9 @@ impl Book {
         plan
     }
 
-    /// Quarantines what the broker gave up.
-    pub fn give_up(&mut self, callbacks: &[Callback]) -> Plan {
-        let plan = give_up(&self.load(callbacks), callbacks, &self.rules);
+    /// Quarantines what the broker dead-lettered.
+    pub fn dead_letter(&mut self, callbacks: &[Callback]) -> Plan {
+        let plan = dead_letter(&self.load(callbacks), callbacks, &self.rules);
         let lost = self.apply(callbacks, plan.clone()).unwrap();
         assert!(lost.is_empty(), "lost {lost:?} without a concurrent writer");
         plan

@@ -1,4 +1,4 @@
-//! Cases decided again, and messages that the broker gave up: whatever came, whenever a person replays.
+//! Cases decided again, and messages that the broker dead-lettered: whatever came, whenever a person replays.
 
 use payonce_ledger::{CaseEnd, Expires, Kind, Layer, Outcome, Reason};
 use proptest::prelude::*;
@@ -21,10 +21,10 @@ fn taken(stream: &[Draft], sizes: &[usize]) -> Book {
     book
 }
 
-fn given_up(stream: &[Draft], sizes: &[usize]) -> Book {
+fn dead_lettered(stream: &[Draft], sizes: &[usize]) -> Book {
     let (_, mut book) = opened();
     for batch in cut(&build(stream), sizes) {
-        book.give_up(batch);
+        book.dead_letter(batch);
     }
     book
 }
@@ -93,12 +93,12 @@ proptest! {
     }
 
     #[test]
-    fn what_the_broker_gave_up_moves_no_money_and_is_counted_once(
+    fn what_the_broker_dead_lettered_moves_no_money_and_is_counted_once(
         stream in stream(LENGTH, Accounts::Mixed),
         sizes in cuts(),
         copies in cuts(),
     ) {
-        let mut book = given_up(&stream, &sizes);
+        let mut book = dead_lettered(&stream, &sizes);
         prop_assert!(book.ledger().is_empty());
         let cases = reasons(&book.view());
         prop_assert!(
@@ -106,7 +106,7 @@ proptest! {
             "{:?}", cases
         );
         for batch in cut(&build(&stream), &copies) {
-            for outcome in book.give_up(batch).outcomes {
+            for outcome in book.dead_letter(batch).outcomes {
                 let is_copy =
                     matches!(outcome, Outcome::Duplicate(Layer::Batch | Layer::Quarantine | Layer::Operation));
                 prop_assert!(is_copy, "{:?}", outcome);
@@ -118,7 +118,7 @@ proptest! {
     /// As if the broker had never given them up. But for second events of one fact: two cases of it are both at hand, where a callback
     /// whose fact is in a case is a duplicate.
     #[test]
-    fn replaying_what_was_given_up_gives_what_taking_it_gives(
+    fn replaying_what_was_dead_lettered_gives_what_taking_it_gives(
         stream in stream(LENGTH, Accounts::Apart),
         sizes in cuts(),
         replays in cuts(),
@@ -131,7 +131,7 @@ proptest! {
         // Nothing heals an open case that lacks money: a person decides it, and may do so before the money is there.
         let stream = before_any_lack_of_funds(of_facts);
         let direct = taken(&stream, &sizes).view();
-        let mut book = given_up(&stream, &sizes);
+        let mut book = dead_lettered(&stream, &sizes);
         book.replay(&replays, Expires::Nothing);
         let replayed = book.view();
         prop_assert_eq!(&replayed.ledger, &direct.ledger);

@@ -8,10 +8,10 @@ use payonce_ledger::{AccountId, Outcome};
 use super::Fate;
 use crate::{Locking, StoreError};
 
-/// Lost races after which a part of several rows is cut in half, or goes on without the accounts that lose them.
+/// Version conflicts after which a part of several rows is cut in half, or goes on without the accounts that lose them.
 const TRIES_TOGETHER_MAX: u32 = 10;
 
-/// Lost races after which a row, or the rows of one account, are passed over; a worker on the same account wins some of them.
+/// Version conflicts after which a row, or the rows of one account, are passed over; a worker on the same account wins some of them.
 pub const CONFLICTS_MAX: u32 = 100;
 
 /// Rows that are tried in one transaction.

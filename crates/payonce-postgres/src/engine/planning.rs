@@ -47,7 +47,7 @@ pub async fn plan(
         let wanted: Vec<&Callback> = wanted.map(|(callback, _)| callback).collect();
         connection.run(async |connection| add_ledger(connection, wanted, &mut snapshot).await).await?;
         is_looked_up.clone_from(&is_wanted);
-        crash::reach(Point::AfterLoad).await?;
+        crash::hit(Point::AfterLoad).await?;
 
         begins(Phase::Decide);
         let plan = decide(&snapshot, callbacks);

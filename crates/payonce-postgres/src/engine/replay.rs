@@ -66,7 +66,7 @@ async fn once(
     let ids = &part.items;
     let (cases, snapshot) =
         connection.run(async |connection| quarantine::load_cases(connection, ids).await).await?;
-    crash::reach(Point::Replay).await?;
+    crash::hit(Point::Replay).await?;
     let untouched = ids.len().saturating_sub(cases.len()) as u64;
     let mut replayed = Replayed { untouched, ..Replayed::default() };
     let plan = decide_cases(&snapshot, &cases, &policy.rules, expires);

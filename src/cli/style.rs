@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 /// What a colour means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ink {
+pub(super) enum Style {
     /// As it should be.
     Good,
     /// Somebody should look.
@@ -14,7 +14,7 @@ pub(super) enum Ink {
     Bad,
 }
 
-impl Ink {
+impl Style {
     /// Of the sixteen colours that every terminal has, so that they follow its theme.
     fn code(self) -> &'static str {
         match self {
@@ -26,17 +26,21 @@ impl Ink {
 }
 
 /// For standard output.
-pub(super) fn out(ink: Ink, text: &str) -> String {
-    painted(std::io::stdout().is_terminal(), ink, text)
+pub(super) fn out(style: Style, text: &str) -> String {
+    styled(std::io::stdout().is_terminal(), style, text)
 }
 
 /// For standard error.
-pub(super) fn err(ink: Ink, text: &str) -> String {
-    painted(std::io::stderr().is_terminal(), ink, text)
+pub(super) fn err(style: Style, text: &str) -> String {
+    styled(std::io::stderr().is_terminal(), style, text)
 }
 
-fn painted(is_terminal: bool, ink: Ink, text: &str) -> String {
+fn styled(is_terminal: bool, style: Style, text: &str) -> String {
     let is_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
-    if is_terminal && is_wanted { format!("\u{1b}[{}m{text}\u{1b}[0m", ink.code()) } else { text.to_owned() }
+    if is_terminal && is_wanted {
+        format!("\u{1b}[{}m{text}\u{1b}[0m", style.code())
+    } else {
+        text.to_owned()
+    }
 }

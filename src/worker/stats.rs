@@ -30,7 +30,7 @@ const ERROR_CHARS_MAX: usize = 500;
 
 /// What a worker counts about itself. Metrics are told at the same time.
 #[derive(Debug)]
-pub struct Vitals {
+pub struct Stats {
     started: Instant,
     received: AtomicU64,
     applied: AtomicU64,
@@ -44,7 +44,7 @@ pub struct Vitals {
     last_error: Mutex<Option<(String, Instant)>>,
 }
 
-impl Default for Vitals {
+impl Default for Stats {
     fn default() -> Self {
         Self {
             started: Instant::now(),
@@ -61,7 +61,7 @@ impl Default for Vitals {
     }
 }
 
-impl Vitals {
+impl Stats {
     /// So many deliveries came.
     pub(super) fn received(&self, n: usize) {
         metrics::received(n as u64);
@@ -84,8 +84,8 @@ impl Vitals {
         drop(self.written.subscribe().wait_for(|written| *written > batches).await);
     }
 
-    /// So many accounts were lost to rivals.
-    pub(super) fn lost_races(&self, accounts: usize) {
+    /// So many accounts were decided again after a version conflict.
+    pub(super) fn conflicted(&self, accounts: usize) {
         metrics::conflicts(accounts as u64);
         self.conflicts.fetch_add(accounts as u64, Ordering::Relaxed);
     }
@@ -119,7 +119,7 @@ impl Vitals {
     }
 
     /// This lane works a batch whose oldest delivery came then; `None`: it has settled all of it, or given it back.
-    pub(super) fn holds(&self, lane: &str, since: Option<Instant>) {
+    pub(super) fn in_flight(&self, lane: &str, since: Option<Instant>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match since {
             Some(since) => drop(held.insert(lane.to_owned(), since)),
@@ -146,18 +146,18 @@ impl Vitals {
     }
 }
 
-/// Reports until `stop`, and says goodbye then.
+/// Reports until `stop`, and then that it has stopped.
 pub(super) async fn keep_reporting(worker: Arc<Worker>, stop: CancellationToken) {
     let mut connection = store::Connection::new(Arc::clone(&worker.database));
     let mut reported = Instant::now();
     loop {
         let is_stopped = stop.is_cancelled();
-        let report = report(&worker, is_stopped, reported.elapsed(), worker.vitals.latencies.take());
+        let report = report(&worker, is_stopped, reported.elapsed(), worker.stats.latencies.take());
         reported = Instant::now();
         if let Err(cause) =
             connection.run(async |connection| workers::report(connection, &report).await).await
         {
-            // The lanes say more, and more often, about a database that is away.
+            // The lanes say more, and more often, about a database that is down.
             debug!(cause = %cause, "not reported");
         }
         if is_stopped {
@@ -178,12 +178,12 @@ pub(super) async fn report_now(
 }
 
 fn report(worker: &Worker, is_stopped: bool, interval: Duration, latencies: Counted) -> Report<'_> {
-    let vitals = &worker.vitals;
-    let last_error = vitals.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let stats = &worker.stats;
+    let last_error = stats.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Report {
         name: &worker.name,
         version: env!("CARGO_PKG_VERSION"),
-        uptime: vitals.started.elapsed(),
+        uptime: stats.started.elapsed(),
         pause: worker.config.report_pause,
         is_stopped,
         is_ready: worker.readiness.is_ready(),
@@ -191,10 +191,10 @@ fn report(worker: &Worker, is_stopped: bool, interval: Duration, latencies: Coun
         lanes: worker.config.lanes,
         batch_size_max: worker.config.batch_size_max,
         prefetch_count: worker.config.prefetch_count,
-        counts: vitals.counts(),
+        counts: stats.counts(),
         interval,
         latencies,
-        oldest_unsettled: vitals.oldest_unsettled(),
+        oldest_unsettled: stats.oldest_unsettled(),
         last_error: last_error.map(|(text, at)| (text, at.elapsed())),
     }
 }

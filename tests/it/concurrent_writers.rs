@@ -8,7 +8,7 @@ use payonce::{
     store::{
         self, Applied, Batch, Database, PgConnection, Resolver, StoreError,
         accounts::{self, Order, Ordered},
-        actions::Door,
+        actions::Via,
         quarantine,
     },
     wire,
@@ -36,7 +36,7 @@ async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Appli
     let bodies: Vec<&[u8]> = decided.bodies.iter().map(Vec::as_slice).collect();
     let batch = Batch {
         locking: store::Locking::Wait,
-        writer: "rival/0",
+        writer: "concurrent/0",
         plan: decided.plan.clone(),
         callbacks: &decided.callbacks,
         bodies: &bodies,
@@ -69,7 +69,7 @@ async fn a_stale_balance_is_not_written_and_its_neighbours_are() {
         load_and_decide(&mut second, &[Event::deposit("a3", "a", 10), Event::deposit("b2", "b", 10)]).await;
     apply_now(&mut first, &[Event::deposit("a2", "a", 1)]).await;
     let applied =
-        apply(&mut second, &stale).await.expect("a lost race about one account costs the others nothing");
+        apply(&mut second, &stale).await.expect("a conflict about one account costs the others nothing");
     assert_eq!(applied.lost, [AccountId::new("a").expect("an account id")].into());
     assert_eq!(world.account("a").await, Some((101, 0, 2)));
     assert_eq!(world.account("b").await, Some((110, 0, 2)));
@@ -90,7 +90,7 @@ async fn what_was_decided_before_a_freeze_is_decided_again() {
         to: AccountStatus::Frozen,
         currency: None,
         who: "anna",
-        via: Door::CommandLine,
+        via: Via::CommandLine,
         why: "why",
         key: None,
     };
@@ -105,7 +105,7 @@ async fn what_was_decided_before_a_freeze_is_decided_again() {
 
 /// A new session would have to be opened, set up and to plan all statements anew, at each of many conflicts.
 #[tokio::test]
-async fn who_lost_a_race_keeps_the_session_and_nothing_of_the_transaction() {
+async fn who_had_a_conflict_keeps_the_session_and_nothing_of_the_transaction() {
     let world = World::new().await;
     let mut first = world.connect().await;
     apply_now(&mut first, &[Event::deposit("a1", "a", 100)]).await;
@@ -210,7 +210,7 @@ async fn copies_on_two_workers_are_applied_or_quarantined_never_both() {
 
 /// One worker stored the callback to wait while another applied its fact under another event, about another account: no guard sees both.
 #[tokio::test]
-async fn what_waits_while_a_rival_applies_its_operation_is_not_released_for_ever_in_vain() {
+async fn what_waits_while_a_concurrent_writer_applies_its_operation_is_not_released_for_ever_in_vain() {
     let world = World::new().await;
     let (mut first, mut second) = (world.connect().await, world.connect().await);
     apply_now(&mut first, &[Event::deposit("a1", "a", 100), Event::deposit("b1", "b", 100)]).await;
