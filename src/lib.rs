@@ -25,6 +25,7 @@ pub mod feed;
 pub mod ingress;
 pub mod keys;
 pub mod metrics;
+pub mod operators;
 pub mod ops;
 pub mod parameters;
 pub mod retry;

@@ -1,7 +1,6 @@
 //! The composition root: builds what a command needs from the configuration, starts it, and stops it on a signal.
 
 mod ingress;
-mod operators;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,7 +19,9 @@ use crate::{
     dedupe::Dedupe,
     feed,
     keys::{KEYS_REFRESH_PAUSE, Keys},
-    metrics, ops,
+    metrics,
+    operators::Operators,
+    ops,
     store::{Database, Reader},
     tls,
     worker::{self, Readiness, Refusal, Worker},
@@ -268,7 +269,12 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
-        acts: operators::acts(keys, case_endpoints(&config), &config),
+        operators: Operators {
+            keys,
+            endpoints: case_endpoints(&config),
+            policy: config.worker.policy(),
+            approvals: config.approvals,
+        },
         database,
         dedupe,
         amqp_url: config.amqp_url,

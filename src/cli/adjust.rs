@@ -9,12 +9,12 @@ use crate::{
     app,
     config::Config,
     ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, OPERATOR_SOURCE},
+    operators::adjust::{self, Requested},
     store::{
         self, StoreError,
         actions::{Act, Line, Via},
         acts::Adjusted,
     },
-    worker::adjust::{self, Requested},
 };
 
 #[derive(Debug, clap::Args)]

@@ -9,15 +9,15 @@ use super::{Failure, print_json, quarantine, table, with_database};
 use crate::{
     app,
     config::Config,
+    operators::{
+        approvals::{Approver, approve},
+        reverify::Trust,
+    },
     store::{
         self,
         actions::{self, ActionRow, Via},
         proposals::{self, ProposalRow},
         requests::Start,
-    },
-    worker::{
-        approvals::{Approver, approve},
-        reverify::Trust,
     },
 };
 

@@ -12,16 +12,16 @@ use crate::{
     app,
     config::Config,
     ledger::{Callback, CaseId, Entry, Leg, Reason},
+    operators::{
+        case_actions::is_looked_at_again,
+        dry_run::{DryRun, End, Fate, Of},
+        reverify::Trust,
+    },
     store::{
         self,
         actions::Verb,
         engine::REPLAY_BATCH_MAX,
         quarantine::{Filter, Page},
-    },
-    worker::{
-        case_actions::is_looked_at_again,
-        dry_run::{DryRun, End, Fate, Of},
-        reverify::Trust,
     },
 };
 

@@ -11,16 +11,16 @@ use crate::{
     config::Config,
     keys::Keyring,
     ledger::{AccountId, Reason},
+    operators::{
+        case_actions::{self, Done},
+        reverify::Trust,
+    },
     store::{
         self,
         actions::{Order, Verb, Via},
         assign::Assignment,
         quarantine::{self, Filter, Page, Replayed, Sums},
         requests::{self, Start},
-    },
-    worker::{
-        case_actions::{self, Done},
-        reverify::Trust,
     },
 };
 

@@ -4,15 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
-use super::{
-    Pool,
-    pool::{Answered, Wanted},
-};
+use super::Pool;
 use crate::{
-    ledger::AccountId,
+    ledger::{AccountId, Correction},
+    operators::{
+        self,
+        adjust::Requested,
+        approvals::{self, Approver},
+        case_actions,
+        reverify::Trust,
+    },
     store::{
         self, StoreError,
-        actions::{Order, Verb, Via},
+        actions::{Act, Line, Order, Verb, Via},
         proposals::{self, Objection},
         quarantine::Filter,
         requests::{self, Start},
@@ -26,14 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// asked for before.
 pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, StoreError> {
     let mut connection = store::Connection::new(Arc::clone(&pool.database));
-    let approvals = pool.acts.approvals;
+    let approvals = pool.operators.approvals;
     let start =
         connection.run(async |connection| requests::start(connection, &order, approvals).await).await?;
     let Start::Begun(action) = start else { return Ok(start) };
     info!(action, verb = order.verb.as_str(), "an operator works cases");
     let working = Arc::clone(pool);
     wait_a_little(async move {
-        if let Err(cause) = (working.acts.run_action)(connection, order, action).await {
+        let with = &working.operators;
+        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints };
+        let done = case_actions::run(&mut connection, &order, action, &trust, with.policy, |_| {}).await;
+        connection.close().await;
+        if let Err(cause) = done {
             warn!(action, cause = %cause, "cases were left");
         }
         working.watch.cases_changed();
@@ -86,10 +94,41 @@ pub(super) fn random_key() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
+/// A correction that somebody wants.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) correction: Correction,
+    pub(super) who: String,
+    pub(super) via: Via,
+    /// `None`: it is only to be previewed.
+    pub(super) why: Option<String>,
+}
+
 /// Posts a correction, proposes it, or previews it.
-pub(super) async fn adjust(pool: &Arc<Pool>, wanted: Wanted) -> Result<Answered, StoreError> {
-    let connection = store::Connection::new(Arc::clone(&pool.database));
-    (pool.acts.adjust)(connection, wanted).await
+pub(super) async fn adjust(pool: &Pool, wanted: Wanted) -> Result<Requested, StoreError> {
+    let mut connection = store::Connection::new(Arc::clone(&pool.database));
+    let (policy, approvals) = (pool.operators.policy, pool.operators.approvals);
+    let Wanted { correction, who, via, why } = wanted;
+    let requested = match why {
+        None => {
+            let previewed = operators::adjust::preview(&mut connection, &correction, policy).await;
+            previewed.map(Requested::Adjusted)
+        }
+        Some(why) => {
+            let line = Line {
+                who: &who,
+                via,
+                action: Act::Adjust.as_str(),
+                why: &why,
+                chosen: &correction.to_string(),
+                key: None,
+                proposed_by: None,
+            };
+            operators::adjust::request(&mut connection, &correction, (policy, approvals), line).await
+        }
+    };
+    connection.close().await;
+    requested
 }
 
 /// Carries a proposal out, and waits a little for the end; `None`: it is done, or at work, and the proposal says which.
@@ -99,11 +138,15 @@ pub(super) async fn approve(
     who: String,
     via: Via,
 ) -> Result<Option<Objection>, StoreError> {
-    let connection = store::Connection::new(Arc::clone(&pool.database));
+    let mut connection = store::Connection::new(Arc::clone(&pool.database));
     info!(proposal, "an operator approves a proposal");
     let working = Arc::clone(pool);
     let ended = wait_a_little(async move {
-        let approved = (working.acts.approve)(connection, proposal, who, via).await;
+        let with = &working.operators;
+        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints };
+        let approver = Approver { name: &who, via };
+        let approved = approvals::approve(&mut connection, proposal, approver, (&trust, with.policy)).await;
+        connection.close().await;
         working.watch.cases_changed();
         approved
     })

@@ -10,7 +10,6 @@ use axum::{
     response::Response,
     routing::{MethodRouter, get, post},
 };
-use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -26,67 +25,13 @@ use super::{
 };
 use crate::{
     broker::Names,
-    config::{Approvals, Secret, TlsConfig},
+    config::{Secret, TlsConfig},
     dedupe::Dedupe,
-    ledger::{Correction, Rules},
+    ledger::Rules,
     metrics::BySource,
-    store::{
-        self, Database, Reader, StoreError,
-        actions::{Order, Via},
-        acts::Adjusted,
-        proposals::Objection,
-        requests::Start,
-    },
+    operators::Operators,
+    store::{Database, Reader},
 };
-
-/// Carries out an order that has begun as this line of the audit log. The worker's own code, handed in from above.
-pub type RunAction =
-    Arc<dyn Fn(store::Connection, Order, i64) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
-
-/// Posts a correction, or proposes it; where it is only to be previewed, says what would come of it.
-pub type Adjust =
-    Arc<dyn Fn(store::Connection, Wanted) -> BoxFuture<'static, Result<Answered, StoreError>> + Send + Sync>;
-
-/// Carries a proposal out for this person; `None`: it is done.
-pub type Approve = Arc<
-    dyn Fn(store::Connection, i64, String, Via) -> BoxFuture<'static, Result<Option<Objection>, StoreError>>
-        + Send
-        + Sync,
->;
-
-/// A correction that somebody wants.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// What.
-    pub correction: Correction,
-    /// Who.
-    pub who: String,
-    /// Through which channel.
-    pub via: Via,
-    /// Why; `None`: it is only to be previewed.
-    pub why: Option<String>,
-}
-
-/// What came of a [`Wanted`].
-#[derive(Debug, Clone)]
-pub enum Answered {
-    /// It is posted, would be, or cannot be.
-    Adjusted(Adjusted),
-    /// It is proposed, or was asked for before.
-    Start(Start),
-}
-
-/// What people do here: the worker's own code, handed in from above.
-pub struct Acts {
-    /// Cases.
-    pub run_action: RunAction,
-    /// Corrections.
-    pub adjust: Adjust,
-    /// Proposals.
-    pub approve: Approve,
-    /// Which acts need a second person.
-    pub approvals: Approvals,
-}
 
 /// What the pages are given.
 pub struct Setup {
@@ -117,7 +62,7 @@ pub struct Setup {
     /// Where the edge is asked how it is.
     pub edge: EdgeSources,
     /// What people do here.
-    pub acts: Acts,
+    pub operators: Operators,
 }
 
 /// What every page reads from.
@@ -127,7 +72,7 @@ pub(super) struct Pool {
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
     pub(super) edge: EdgeWatch,
-    pub(super) acts: Acts,
+    pub(super) operators: Operators,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
@@ -149,7 +94,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         access: Arc::new(setup.access),
         watch: Watch::new(audit.borrow().clone()),
         edge: EdgeWatch::new(&setup.edge),
-        acts: setup.acts,
+        operators: setup.operators,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
         prometheus: setup.prometheus,

@@ -4,18 +4,13 @@
 //! starts with nothing of it: delivery tags belong to a channel, so an acknowledgement can never reach another message.
 //! What must not live here: SQL, Redis commands, business rules.
 
-pub mod adjust;
-pub mod approvals;
 mod aside;
 mod batch;
 mod budget;
-pub mod case_actions;
 mod dead_letter;
 mod disposition;
-pub mod dry_run;
 mod lane;
 mod process;
-pub mod reverify;
 mod session;
 mod stage;
 mod stats;

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, io::Write, process::Stdio, time::Duration};
 
 use payonce::{
     ledger::{Account, AccountId, Callback, CaseEnd, Entry, Outcome, Plan, Rules, decide},
+    operators::dry_run::{DryRun, End, Fate, Of},
     store::{self, Batch, Database, Locking, PgConnection, Resolver},
-    worker::dry_run::{DryRun, End, Fate, Of},
 };
 use proptest::{
     strategy::{Strategy, ValueTree},

@@ -12,7 +12,7 @@ use crate::rust_words::words;
 
 /// Which modules of the program each may import. A new module needs a line here, and so a thought. What lies in `crates/` is below all
 /// of them, and cargo sees to it; but who may use the database is said here.
-const IMPORTS: [(&str, &[&str]); 24] = [
+const IMPORTS: [(&str, &[&str]); 25] = [
     ("audit", &["dedupe", "store"]),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -29,6 +29,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
             "ingress",
             "keys",
             "metrics",
+            "operators",
             "ops",
             "retry",
             "shown",
@@ -50,6 +51,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
             "ingress",
             "keys",
             "metrics",
+            "operators",
             "ops",
             "retry",
             "store",
@@ -58,9 +60,11 @@ const IMPORTS: [(&str, &[&str]); 24] = [
             "worker",
         ],
     ),
-    // Below the worker, which maps kept requests again.
+    // Below the operators' actions, which map kept requests again.
     ("ingress", &["broker", "config", "keys", "metrics", "retry", "secrets", "shown", "tls"]),
-    ("worker", &["broker", "config", "dedupe", "ingress", "keys", "metrics", "retry", "store", "telemetry"]),
+    ("worker", &["broker", "config", "dedupe", "keys", "metrics", "retry", "store", "telemetry"]),
+    // Of people, whether they come over pages, API or command line.
+    ("operators", &["config", "ingress", "keys", "store"]),
     (
         "ops",
         &[
@@ -70,6 +74,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
             "config",
             "dedupe",
             "metrics",
+            "operators",
             "parameters",
             "retry",
             "shown",

@@ -14,8 +14,8 @@ use crate::{
     config::Config,
     keys::Keyring,
     ledger::{Callback, Reason},
+    operators::dry_run::CALLBACKS_MAX,
     wire,
-    worker::dry_run::CALLBACKS_MAX,
 };
 
 /// What the real command would be told.

@@ -15,11 +15,11 @@ use serde_json::json;
 use super::{Answer, Numbered, Problem, answer, found, rows};
 use crate::{
     ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, Reason},
+    operators::adjust::Requested,
     ops::{
         Pool,
         access::Visitor,
-        actions,
-        pool::{Answered, Wanted},
+        actions::{self, Wanted},
     },
     parameters::{Parameters, checked_id},
     store::{
@@ -248,19 +248,19 @@ pub(in crate::ops) async fn adjust(
     let (account, currency) = (asking.account, correction.currency);
     let wanted = Wanted { correction, who: visitor.name, via: Via::Api, why: Some(why) };
     match actions::adjust(&pool, wanted).await? {
-        Answered::Start(start) => begun(start),
-        Answered::Adjusted(adjusted @ Adjusted::Posted { .. }) => {
+        Requested::Proposed(start) => begun(start),
+        Requested::Adjusted(adjusted @ Adjusted::Posted { .. }) => {
             let mut value = adjusted.outcome();
             value["id"] = json!(id);
             value["account_id"] = json!(account);
             value["currency"] = json!(currency.as_str());
             answer(&value)
         }
-        Answered::Adjusted(adjusted @ Adjusted::OtherContent) => {
+        Requested::Adjusted(adjusted @ Adjusted::OtherContent) => {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             Err(Problem::Refused(status, Some("key_reused"), adjusted.to_string()))
         }
-        Answered::Adjusted(Adjusted::Refused { reason, detail }) => {
+        Requested::Adjusted(Adjusted::Refused { reason, detail }) => {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             Err(Problem::Refused(status, Some(reason.as_str()), format!("nothing was posted: {detail}")))
         }

@@ -11,11 +11,12 @@ use maud::{Markup, html};
 use crate::{
     answers::{minor_units, money},
     ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, OPERATOR_SOURCE},
+    operators::adjust::Requested,
     ops::{
-        Pool, actions,
+        Pool,
+        actions::{self, Wanted},
         layout::{Frame, Place, id, link, visible},
         pages::quarantine::shown,
-        pool::{Answered, Wanted},
     },
     parameters::Parameters,
     store::{actions::Via, acts::Adjusted},
@@ -108,23 +109,23 @@ pub(in crate::ops) async fn post(
         Err(cause) => return frame.unavailable(&now, Place::Find, &cause),
     };
     match answered {
-        Answered::Start(start) => shown(&pool, &frame, &start),
+        Requested::Proposed(start) => shown(&pool, &frame, &start),
         // A form that is sent twice leads to the same entry.
-        Answered::Adjusted(Adjusted::Posted { is_repeat, .. }) if is_confirmed || is_repeat => {
+        Requested::Adjusted(Adjusted::Posted { is_repeat, .. }) if is_confirmed || is_repeat => {
             let event = [("source", OPERATOR_SOURCE), ("id", wanted.id.as_str())];
             Redirect::to(&link("/event", &event)).into_response()
         }
-        Answered::Adjusted(Adjusted::Posted { before, balance, held, .. }) => {
+        Requested::Adjusted(Adjusted::Posted { before, balance, held, .. }) => {
             let body = confirmation(
                 &frame,
                 &pairs,
                 (&wanted, &why),
                 (before, balance, held),
-                pool.acts.approvals.adjust,
+                pool.operators.approvals.adjust,
             );
             frame.page(&now, Place::Find, "Post it?", body)
         }
-        Answered::Adjusted(refused @ (Adjusted::OtherContent | Adjusted::Refused { .. })) => {
+        Requested::Adjusted(refused @ (Adjusted::OtherContent | Adjusted::Refused { .. })) => {
             again(&refused.to_string())
         }
     }
