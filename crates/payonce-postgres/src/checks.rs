@@ -1,6 +1,6 @@
 //! The invariants that audits check, each as SQL that returns violations.
 
-use super::payment_facts::PAYMENTS_FOLLOW_FROM_ROWS;
+use super::{payment_facts::PAYMENTS_FOLLOW_FROM_ROWS, row_deltas::DELTAS_FIT_THE_TYPE};
 
 /// One invariant.
 #[derive(Debug, Clone, Copy)]
@@ -116,82 +116,7 @@ pub const CHECKS: &[Check] = &[
                      and type not in ('deposit.refunded', 'deposit.disputed', 'refund.failed', 'fee.charged', 'adjustment.posted')))",
         ),
     },
-    Check {
-        name: "deltas_fit_the_type",
-        promise: "each row moves money only as its type may",
-        sql: "select format('%s %s: %s of %s moved balance %s, held %s', source, event_id, type, amount, balance_delta, held_delta)
-              from ledger
-              where case
-                    when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
-                    when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
-                         or not (balance_delta = amount or balance_delta between 0 and amount and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
-                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type = 'payment.authorized' then balance_delta <> 0
-                         -- Its adjustment may stand before it, or its hold have expired before this one prolonged it: then this row
-                         -- brings all of the hold.
-                         or not (held_delta between 0 and amount or held_delta > amount and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
-                                and (o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
-                                     or o.event_id like 'payonce.expired:%')
-                         ))
-                    when type = 'payment.authorization_adjusted' then balance_delta <> 0
-                    when type = 'payment.captured' then held_delta > 0
-                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
-                    when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
-                    when type = 'payment.succeeded' then balance_delta not between -amount and 0 or held_delta <> 0
-                    when type = 'payment.failed' then balance_delta <> 0 or held_delta > 0
-                    when type = 'refund.succeeded' then balance_delta not between 0 and amount or held_delta <> 0
-                    when type = 'refund.failed' then balance_delta not between -amount and 0 or held_delta <> 0
-                    when type in ('fee.charged', 'transfer.succeeded') then balance_delta <> -amount or held_delta <> 0
-                    when type = 'adjustment.posted' then held_delta <> 0
-                         or balance_delta <> case members ->> 'direction' when 'credit' then amount else -amount end
-                    else true end",
-        since: Since::Sql(
-            "select format('%s %s: %s of %s moved balance %s, held %s', source, event_id, type, amount, balance_delta, held_delta)
-              from ledger
-              where recorded_at >= $1 and (case
-                    when leg = 1 then type <> 'transfer.succeeded' or balance_delta <> amount or held_delta <> 0
-                    when type in ('deposit.succeeded', 'deposit.reinstated') then held_delta <> 0
-                         or not (balance_delta = amount or balance_delta between 0 and amount and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type in ('deposit.refunded', 'deposit.disputed') then held_delta <> 0
-                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type = 'payment.authorized' then balance_delta <> 0
-                         -- Its adjustment may stand before it, or its hold have expired before this one prolonged it: then this row
-                         -- brings all of the hold.
-                         or not (held_delta between 0 and amount or held_delta > amount and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source
-                                and (o.type = 'payment.authorization_adjusted' and o.amount >= ledger.held_delta
-                                     or o.event_id like 'payonce.expired:%')
-                         ))
-                    when type = 'payment.authorization_adjusted' then balance_delta <> 0
-                    when type = 'payment.captured' then held_delta > 0
-                         or not (balance_delta = -amount or balance_delta between -amount and 0 and exists (
-                             select from ledger_of_payments o where o.payment_id = ledger.payment_id and o.source = ledger.source and o.members ? 'cumulative'
-                         ))
-                    when type = 'payment.capture_failed' then balance_delta <> amount or held_delta <> 0
-                    when type = 'payment.voided' then balance_delta < 0 or held_delta > 0
-                    when type = 'payment.succeeded' then balance_delta not between -amount and 0 or held_delta <> 0
-                    when type = 'payment.failed' then balance_delta <> 0 or held_delta > 0
-                    when type = 'refund.succeeded' then balance_delta not between 0 and amount or held_delta <> 0
-                    when type = 'refund.failed' then balance_delta not between -amount and 0 or held_delta <> 0
-                    when type in ('fee.charged', 'transfer.succeeded') then balance_delta <> -amount or held_delta <> 0
-                    when type = 'adjustment.posted' then held_delta <> 0
-                         or balance_delta <> case members ->> 'direction' when 'credit' then amount else -amount end
-                    else true end)",
-        ),
-    },
+    DELTAS_FIT_THE_TYPE,
     Check {
         name: "currencies_agree",
         promise: "each row is in its account's currency",

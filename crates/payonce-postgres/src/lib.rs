@@ -43,6 +43,7 @@ pub mod reads;
 pub mod removal;
 pub mod report;
 pub mod requests;
+mod row_deltas;
 mod rows;
 mod schema;
 mod server;
