@@ -28,11 +28,11 @@ mod publish;
 mod quarantine;
 mod remove;
 mod report;
+mod settings;
 mod style;
 mod table;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     io::{ErrorKind, Write},
     net::SocketAddr,
@@ -40,14 +40,14 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use style::Style;
 
 use crate::{
     app::{self, AppError},
     broker::{BrokerError, topology::TopologyError},
-    config::{self, Config, Domain, SETTINGS},
+    config::{self, Config},
     shown::{safe, safe_json},
     store::{self, GrantError, PgConnection, SchemaError, StoreError},
     telemetry,
@@ -58,7 +58,8 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "payonce", version, about, long_about = None)]
 #[command(
-    after_help = "Settings come from flags, else PAYONCE_* variables, else the file of --config, else defaults.\n\
+    after_help = "Settings come from flags, else PAYONCE_* variables, else the file of --config, else defaults;\n\
+                        `payonce COMMAND --help` lists those that the command uses.\n\
                         Addresses with passwords have no flag: PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL, PAYONCE_AMQP_URL, or each\n\
                         with _FILE, naming a file that holds it.\n\
                         Exit codes: 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 a server could not be reached."
@@ -232,8 +233,9 @@ pub fn main() -> ExitCode {
     if let Command::Man(args) = &cli.command {
         return end(manual::man(command(), args));
     }
-    let config = match config::load(cli.config.as_deref(), &flags(&matches), |name| std::env::var(name).ok())
-    {
+    let config = match config::load(cli.config.as_deref(), &settings::given(&matches), |name| {
+        std::env::var(name).ok()
+    }) {
         Ok(config) => config,
         Err(error) => return fail(&Failure::Usage(error.to_string())),
     };
@@ -286,36 +288,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
 
 /// The derived commands, and a flag for each setting that is not a secret.
 fn command() -> clap::Command {
-    let settings = SETTINGS.iter().filter(|setting| !matches!(setting.domain, Domain::Secret));
-    Cli::command().args(settings.map(|setting| {
-        let default = if setting.default.is_empty() {
-            String::new()
-        } else {
-            format!(" [default: {}]", setting.default)
-        };
-        Arg::new(setting.name)
-            .long(setting.name.replace('_', "-"))
-            .value_name("VALUE")
-            .help(format!("{}{default}", setting.help))
-            .help_heading("Settings")
-            .hide_short_help(true)
-            .global(true)
-    }))
-}
-
-fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
-    // Global flags may stand before or after the command; clap hands all of them down to it.
-    let mut matches = matches;
-    while let Some((_, inner)) = matches.subcommand() {
-        matches = inner;
-    }
-    SETTINGS
-        .iter()
-        .filter(|setting| !matches!(setting.domain, Domain::Secret))
-        .filter_map(|setting| {
-            Some((setting.name.to_owned(), matches.get_one::<String>(setting.name)?.clone()))
-        })
-        .collect()
+    settings::with_flags(Cli::command())
 }
 
 fn fail(failure: &Failure) -> ExitCode {

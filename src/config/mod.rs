@@ -4,6 +4,7 @@
 mod checks;
 mod files;
 mod ingress;
+mod setting;
 mod settings;
 mod subscribers;
 
@@ -19,9 +20,13 @@ pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approva
 use files::{FILE_SUFFIX, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
-use settings::listed;
-pub use settings::{Domain, SETTINGS, Setting};
+use setting::listed;
+pub use setting::{Domain, Part, Setting, Unit};
+pub use settings::SETTINGS;
 pub use subscribers::{Start, SubscriberConfig, SubscribersConfig};
+
+/// Unsettled deliveries that a worker holds where nothing is set, and its lanes and batches ask for no more.
+const PREFETCH_UNSET_MIN: u64 = 4_000;
 
 /// Shortest token of `payonce ops`.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -260,20 +265,15 @@ pub fn load(
                 None => from_file()?,
             },
         };
-        if let Some((from, value)) = &found
-            && !setting.check(value)
-        {
-            let shown = if matches!(setting.domain, Domain::Secret) {
-                "the value".to_owned()
-            } else {
-                format!("{value:?}")
-            };
-            return Err(error(
-                &format!("{} ({from})", setting.name),
-                format!("{shown} is not {}", setting.allowed()),
-            ));
-        }
-        values.insert(setting.name, found.map_or_else(|| setting.default.to_owned(), |(_, value)| value));
+        let value = match found {
+            None => setting.default.to_owned(),
+            Some((from, value)) => setting.read(&value).ok_or_else(|| {
+                let is_secret = matches!(setting.domain, Domain::Secret);
+                let shown = if is_secret { "the value".to_owned() } else { format!("{value:?}") };
+                error(&format!("{} ({from})", setting.name), format!("{shown} is not {}", setting.allowed()))
+            })?,
+        };
+        values.insert(setting.name, value);
     }
     let mut config = build(&Values(values))?;
     config.ingress = tables.ingress;
@@ -327,7 +327,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
             lanes: values.number("lanes")?,
             batch_size_max: values.number("batch_size_max")?,
             batch_linger: values.duration("batch_linger_ms")?,
-            prefetch_count: values.number("prefetch_count")?,
+            prefetch_count: prefetch_count(values)?,
             prefetch_bytes_max: values.number("prefetch_bytes_max")?,
             mask_cards: values.text("mask_cards") == "on",
             rules: Rules {
@@ -400,6 +400,23 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
     };
     checks::check_together(&config)?;
     Ok(config)
+}
+
+/// What is set; else two full batches for each lane, and no fewer than payonce always took: what is set aside counts too, and must
+/// not keep the others from coming.
+fn prefetch_count(values: &Values) -> Result<u16, ConfigError> {
+    if !values.text("prefetch_count").is_empty() {
+        return values.number("prefetch_count");
+    }
+    let (lanes, batch_size_max) = (values.number::<u64>("lanes")?, values.number::<u64>("batch_size_max")?);
+    let derived = lanes.saturating_mul(batch_size_max).saturating_mul(2).max(PREFETCH_UNSET_MIN);
+    u16::try_from(derived).map_err(|_| {
+        let problem = format!(
+            "2 x lanes x batch_size_max = 2 x {lanes} x {batch_size_max} = {derived} is more than {}: lower lanes or batch_size_max",
+            u16::MAX
+        );
+        error("prefetch_count", problem)
+    })
 }
 
 fn error(setting: &str, problem: String) -> ConfigError {

@@ -1,86 +1,6 @@
 //! Every setting: its name, unit, default and limits, in one table.
 
-/// What a setting may hold.
-#[derive(Debug, Clone, Copy)]
-pub enum Domain {
-    /// A whole number within limits, both allowed.
-    Number {
-        /// Smallest.
-        min: u64,
-        /// Largest.
-        max: u64,
-    },
-    /// One of these words.
-    Word(&'static [&'static str]),
-    /// Any of these words, none twice: in the TOML file an array, else with commas between them.
-    Words(&'static [&'static str]),
-    /// Text without control characters, at most 200 bytes.
-    Text,
-    /// An address with a password in it. It is never printed, and there is no flag for it: arguments are visible to every user
-    /// of a machine. `NAME_FILE`, or `name_file` in the TOML file, names a file that holds it.
-    Secret,
-}
-
-/// One setting.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// Name in the TOML file; `PAYONCE_` and capitals make the variable, dashes for underscores the flag.
-    pub name: &'static str,
-    /// What it may hold.
-    pub domain: Domain,
-    /// Where nothing else is said; empty: none.
-    pub default: &'static str,
-    /// What it does, with its unit.
-    pub help: &'static str,
-}
-
-impl Setting {
-    /// The environment variable that sets it.
-    #[must_use]
-    pub fn variable(&self) -> String {
-        format!("PAYONCE_{}", self.name.to_uppercase())
-    }
-
-    pub(super) fn allowed(&self) -> String {
-        match self.domain {
-            Domain::Number { min, max } => format!("a whole number from {min} to {max}"),
-            Domain::Word(words) => format!("one of {}", words.join(", ")),
-            Domain::Words(words) => format!("any of {}, with commas between them", words.join(", ")),
-            Domain::Text => "text of at most 200 bytes without control characters".to_owned(),
-            Domain::Secret => "an address such as those in payonce.example.toml".to_owned(),
-        }
-    }
-
-    pub(super) fn check(&self, value: &str) -> bool {
-        match self.domain {
-            Domain::Number { min, max } => {
-                value.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number))
-            }
-            Domain::Word(words) => words.contains(&value),
-            Domain::Words(words) => {
-                let given: Vec<&str> = listed(value).collect();
-                given.iter().enumerate().all(|(at, word)| words.contains(word) && !given[..at].contains(word))
-            }
-            Domain::Text => value.len() <= 200 && !value.chars().any(char::is_control),
-            Domain::Secret => !value.is_empty(),
-        }
-    }
-}
-
-/// The words of a [`Domain::Words`].
-pub(super) fn listed(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(|word| !word.is_empty())
-}
-
-const fn number(
-    name: &'static str,
-    min: u64,
-    max: u64,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { name, domain: Domain::Number { min, max }, default, help }
-}
+use super::setting::{Domain, Part, Setting, bytes, millis, number};
 
 const HOUR_MS: u64 = 60 * 60 * 1_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -89,68 +9,79 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "database_url",
+        part: Part::Database,
         domain: Domain::Secret,
         default: "",
         help: "PostgreSQL 15 or later: postgres://user:password@host:port/database, with TLS ?sslmode=verify-full; of several hosts (host:port,host:port) the writable one is found",
     },
     Setting {
         name: "redis_url",
+        part: Part::Redis,
         domain: Domain::Secret,
         default: "",
         help: "Redis 7 or later: redis://host:port, with TLS rediss://host:port; of several hosts (host:port,host:port) the first that takes writes is used",
     },
     Setting {
         name: "amqp_url",
+        part: Part::Broker,
         domain: Domain::Secret,
         default: "",
         help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f), with TLS amqps://; several hosts (host:port,host:port) are tried in turn",
     },
     Setting {
         name: "tls_ca_file",
+        part: Part::Tls,
         domain: Domain::Text,
         default: "",
         help: "PEM file with the authorities that may vouch for rediss:// and amqps:// servers; none: those the system trusts. For PostgreSQL, where its address has no sslrootcert",
     },
     Setting {
         name: "tls_certificate_file",
+        part: Part::Tls,
         domain: Domain::Text,
         default: "",
         help: "PEM file with the certificate (and its chain) that the servers are shown; with tls_key_file. For PostgreSQL, where its address has no sslcert",
     },
     Setting {
         name: "tls_key_file",
+        part: Part::Tls,
         domain: Domain::Text,
         default: "",
         help: "PEM file with the key of tls_certificate_file; not readable for everybody",
     },
     Setting {
         name: "prefix",
+        part: Part::Names,
         domain: Domain::Text,
         default: "",
         help: "Put before each name on the broker and each Redis key, so that instances can share servers",
     },
     Setting {
         name: "signatures",
+        part: Part::Signatures,
         domain: Domain::Word(&["required", "off"]),
         default: "required",
         help: "Whether callbacks of a source that keys_file does not name must be signed; `off` trusts whoever can write to the queue",
     },
     Setting {
         name: "keys_file",
+        part: Part::Signatures,
         domain: Domain::Text,
         default: "",
         help: "TOML file that says for each source whether its callbacks must be signed, and with which keys (`payonce keys`); read again when it changes",
     },
     number(
         "lanes",
+        Part::Worker,
         1,
         64,
         "2",
         "Batches in work at once; each account belongs to one lane of a worker, each lane has one database connection",
     ),
-    number("batch_size_max", 1, 5_000, "1000", "Callbacks per transaction at most"),
-    number(
+    number("batch_size_max", Part::Worker, 1, 5_000, "1000", "Callbacks per transaction at most"),
+    millis(
         "batch_linger_ms",
+        Part::Worker,
         0,
         10_000,
         "10",
@@ -158,43 +89,56 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number(
         "prefetch_count",
+        Part::Worker,
         2,
         65_535,
-        "4000",
-        "Unsettled deliveries a worker holds at most; at least 2 x lanes x batch_size_max",
+        "",
+        "Unsettled deliveries a worker holds at most; at least 2 x lanes x batch_size_max, which it is where nothing is set, and 4000 where that is more",
     ),
-    number(
+    bytes(
         "prefetch_bytes_max",
+        Part::Worker,
         1_048_576,
         4_294_967_296,
         "67108864",
         "Bytes of unsettled deliveries a worker holds at most, of each of its two queues; where messages are large it takes fewer at a time",
     ),
-    number(
+    millis(
         "claim_lease_ms",
+        Part::Worker,
         1_000,
         3_600_000,
         "30000",
         "How long a Redis claim lasts, in milliseconds; only advice to other workers",
     ),
-    number(
+    millis(
         "marker_ttl_ms",
+        Part::Worker,
         1_000,
         30 * DAY_MS,
         "3600000",
         "How long Redis remembers a committed callback, in milliseconds; the ledger remembers for ever",
     ),
-    number("redis_timeout_ms", 10, 10_000, "250", "After how many milliseconds Redis counts as down"),
-    number(
+    millis(
+        "redis_timeout_ms",
+        Part::Redis,
+        10,
+        10_000,
+        "250",
+        "After how many milliseconds Redis counts as down",
+    ),
+    millis(
         "database_deadline_ms",
+        Part::Database,
         100,
         600_000,
         "10000",
         "After how many milliseconds a statement is canceled",
     ),
-    number("database_pool_max", 1, 100, "8", "Database connections of `payonce ops` at most"),
-    number(
+    number("database_pool_max", Part::Reading, 1, 100, "8", "Database connections of `payonce ops` at most"),
+    millis(
         "audit_pause_ms",
+        Part::Ops,
         0,
         7 * DAY_MS,
         "3600000",
@@ -202,48 +146,55 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number(
         "conflict_retries_max",
+        Part::Worker,
         1,
         1_000,
         "20",
         "Version conflicts of a batch after which it waits between tries",
     ),
-    number(
+    millis(
         "retry_delay_min_ms",
+        Part::Retry,
         1,
         60_000,
         "50",
         "First pause after a failure of a server, in milliseconds; it doubles, with jitter",
     ),
-    number(
+    millis(
         "retry_delay_max_ms",
+        Part::Retry,
         1,
         600_000,
         "5000",
         "Longest pause between two tries, in milliseconds; at least retry_delay_min_ms",
     ),
-    number(
+    millis(
         "outage_hold_ms",
+        Part::Worker,
         1_000,
         900_000,
         "60000",
         "How long a worker holds deliveries while PostgreSQL is down, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes",
     ),
-    number(
+    millis(
         "aside_hold_max_ms",
+        Part::Worker,
         1_000,
         1_200_000,
         "900000",
         "How long a worker keeps a delivery that cannot be written while others are, in milliseconds, before it gives back all that it has; below RabbitMQ's consumer_timeout of 30 minutes",
     ),
-    number(
+    millis(
         "shutdown_deadline_ms",
+        Part::Worker,
         100,
         600_000,
         "20000",
         "How long a started batch may take to finish after SIGTERM, in milliseconds",
     ),
-    number(
+    millis(
         "order_wait_ms",
+        Part::Rules,
         0,
         365 * DAY_MS,
         "60000",
@@ -251,6 +202,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number(
         "over_capture_percent",
+        Part::Rules,
         0,
         1_000,
         "0",
@@ -258,54 +210,62 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         name: "accounts_open_by",
+        part: Part::Rules,
         domain: Domain::Word(&["deposit", "command"]),
         default: "deposit",
         help: "What opens an account: its first deposit, or only `payonce account open`, so that a mistyped id opens none",
     },
-    number(
+    millis(
         "waiting_max_ms",
+        Part::Worker,
         1_000,
         365 * DAY_MS,
         "259200000",
         "How long a callback waits for its payment, in milliseconds, before it becomes an open case",
     ),
-    number(
+    millis(
         "waiting_sweep_ms",
+        Part::Worker,
         10,
         3_600_000,
         "1000",
         "How often a worker looks for waiting callbacks whose time is up or whose cause has come, and for holds whose time is up, in milliseconds",
     ),
-    number(
+    millis(
         "worker_report_ms",
+        Part::Worker,
         100,
         60_000,
         "5000",
         "How often a worker reports how it is, in milliseconds, for the pages and metrics of `payonce ops`",
     ),
-    number(
+    millis(
         "history_minutes_ms",
+        Part::Worker,
         HOUR_MS,
         365 * DAY_MS,
         "86400000",
         "How long counts are kept by the minute, in milliseconds; older ones are kept by the hour",
     ),
-    number(
+    millis(
         "history_hours_ms",
+        Part::Worker,
         DAY_MS,
         3_650 * DAY_MS,
         "7776000000",
         "How long counts are kept by the hour, in milliseconds; older ones are kept by the day",
     ),
-    number(
+    millis(
         "history_days_ms",
+        Part::Worker,
         DAY_MS,
         36_500 * DAY_MS,
         "94608000000",
         "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever",
     ),
-    number(
+    millis(
         "history_duplicates_ms",
+        Part::Worker,
         HOUR_MS,
         3_650 * DAY_MS,
         "604800000",
@@ -313,20 +273,23 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number(
         "source_labels_max",
+        Part::Labels,
         1,
         10_000,
         "100",
         "Distinct sources that metrics and history name; further ones count as `other`",
     ),
-    number(
+    millis(
         "publish_deadline_ms",
+        Part::Publish,
         100,
         600_000,
         "30000",
         "How long `payonce publish` waits for the broker to take or confirm the next message, in milliseconds",
     ),
-    number(
+    millis(
         "publish_wait_max_ms",
+        Part::Publish,
         100,
         7 * DAY_MS,
         "600000",
@@ -334,33 +297,38 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         name: "feed_name",
+        part: Part::Feed,
         domain: Domain::Text,
         default: "main",
         help: "Name of what `payonce feed` sends: the CloudEvents source is urn:payonce:ledger:NAME, and its position is kept by this name",
     },
-    number(
+    millis(
         "feed_lease_ms",
+        Part::Feed,
         500,
         600_000,
         "5000",
         "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds",
     ),
-    number(
+    millis(
         "webhook_timeout_ms",
+        Part::Feed,
         100,
         60_000,
         "15000",
         "How long a subscriber of `payonce feed` may take to answer an event that it is sent over HTTPS, in milliseconds",
     ),
-    number(
+    millis(
         "webhook_retry_max_ms",
+        Part::Feed,
         10,
         DAY_MS,
         "3600000",
         "Longest pause before an event that a subscriber has not taken is sent again, in milliseconds; the first is a second",
     ),
-    number(
+    millis(
         "webhook_give_up_ms",
+        Part::Feed,
         100,
         30 * DAY_MS,
         "259200000",
@@ -368,24 +336,28 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         name: "api_tokens_file",
+        part: Part::Api,
         domain: Domain::Text,
         default: "",
         help: "TOML file with the tokens of `payonce api`: a digest, scopes and accounts of each; read again when it changes",
     },
     Setting {
         name: "api_database_url",
+        part: Part::Api,
         domain: Domain::Secret,
         default: "",
         help: "PostgreSQL that `payonce api` reads from, such as a standby; how far that is behind stands on each answer. None: database_url",
     },
     Setting {
         name: "balance_cache",
+        part: Part::Feed,
         domain: Domain::Word(&["true", "false"]),
         default: "false",
         help: "Whether `payonce feed` keeps a hash with balance, held, currency and version of each account in Redis",
     },
-    number(
+    millis(
         "balance_cache_ttl_ms",
+        Part::Feed,
         1_000,
         30 * DAY_MS,
         "86400000",
@@ -393,36 +365,42 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         name: "otlp_endpoint",
+        part: Part::Worker,
         domain: Domain::Text,
         default: "",
         help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
     },
     Setting {
         name: "ops_token",
+        part: Part::Ops,
         domain: Domain::Secret,
         default: "",
         help: "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login",
     },
     Setting {
         name: "ops_readonly_token",
+        part: Part::Ops,
         domain: Domain::Secret,
         default: "",
         help: "The same for those with read-only access, and for Prometheus: 16 bytes or more",
     },
     Setting {
         name: "ops_local_name",
+        part: Part::Ops,
         domain: Domain::Text,
         default: "local operator",
         help: "Who acts, in the audit log, where `payonce ops` has no token and so no login",
     },
     Setting {
         name: "approvals",
+        part: Part::Approvals,
         domain: Domain::Words(&["adjust", "assign", "discard", "bulk"]),
         default: "",
         help: "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)",
     },
-    number(
+    millis(
         "approval_wait_max_ms",
+        Part::Approvals,
         1_000,
         90 * DAY_MS,
         "259200000",
@@ -430,18 +408,21 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         name: "mask_cards",
+        part: Part::Rules,
         domain: Domain::Word(&["on", "off"]),
         default: "on",
         help: "Whether card numbers, and values of members such as cvv, are masked in the messages that cases keep and show",
     },
     Setting {
         name: "log_level",
+        part: Part::Log,
         domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
         help: "How much is logged",
     },
     Setting {
         name: "log_format",
+        part: Part::Log,
         domain: Domain::Word(&["text", "json"]),
         default: "text",
         help: "How logs are written",

@@ -4,6 +4,8 @@ use std::process::Output;
 
 use tokio::process::Command;
 
+use payonce::config::{Domain, SETTINGS};
+
 use crate::support::{Event, World};
 
 const ESCAPE: char = '\u{1b}';
@@ -121,6 +123,67 @@ async fn every_command_that_prints_data_can_print_json() {
         command.push("--help");
         let output = alone(&command).await;
         assert!(output.status.success() && text(&output).contains("--json"), "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_help_of_a_command_shows_the_settings_that_it_uses_and_takes_all_others() {
+    let commands = [
+        "migrate",
+        "worker",
+        "ops",
+        "api",
+        "feed",
+        "publish",
+        "ingress",
+        "keys",
+        "event",
+        "account",
+        "payment",
+        "adjust",
+        "quarantine",
+        "approvals",
+        "audit",
+        "report",
+    ];
+    let mut helps = Vec::new();
+    for command in commands {
+        let output = alone(&[command, "--help"]).await;
+        assert!(output.status.success(), "{output:?}");
+        helps.push((command, text(&output)));
+    }
+    let flag = |name: &str| format!("--{} ", name.replace('_', "-"));
+    let shows = |name: &str| -> Vec<&str> {
+        helps.iter().filter(|(_, help)| help.contains(&flag(name))).map(|(command, _)| *command).collect()
+    };
+    for setting in SETTINGS.iter().filter(|setting| !matches!(setting.domain, Domain::Secret)) {
+        assert!(!shows(setting.name).is_empty(), "no command shows {}", setting.name);
+    }
+    assert_eq!(shows("log_level"), commands, "of all");
+    assert_eq!(shows("lanes"), ["worker"]);
+    assert_eq!(shows("feed_lease_ms"), ["feed"]);
+    assert_eq!(shows("publish_deadline_ms"), ["publish"]);
+    assert_eq!(shows("approvals"), ["ops", "adjust", "quarantine", "approvals"]);
+    assert!(text(&alone(&["quarantine", "replay", "--help"]).await).contains(&flag("order_wait_ms")));
+    // What a command has no use for is taken all the same, on both sides of its name, and read as elsewhere.
+    for arguments in [["--lanes", "65", "event", "a", "b"], ["event", "a", "b", "--lanes", "65"]] {
+        let output = alone(&arguments).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("lanes (flag --lanes)") && said.contains("from 1 to 64"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn an_argument_of_a_command_is_no_setting_of_the_same_name() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let file = keys.path().to_str().unwrap();
+    for arguments in
+        [["generate", "/s", "--signatures", "optional"], ["policy", "/s", "optional", "--log-level=info"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_payonce"));
+        command.env_clear().arg("keys").args(arguments).args(["--keys-file", file]);
+        let output = command.output().await.expect("the payonce binary runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

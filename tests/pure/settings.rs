@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path};
 
-use payonce::config::{Config, Domain, SETTINGS, load};
+use payonce::config::{Config, Domain, SETTINGS, Unit, load};
 
 const EXAMPLE: &str = include_str!("../../payonce.example.toml");
 
@@ -50,7 +50,7 @@ fn a_flag_overrides_a_variable_and_a_variable_the_file_and_the_file_the_default(
 fn a_value_outside_its_limits_is_refused_with_its_name_its_origin_and_what_is_allowed() {
     for setting in SETTINGS {
         let bad = match setting.domain {
-            Domain::Number { min, max } => vec![
+            Domain::Number { min, max, .. } => vec![
                 min.checked_sub(1).map_or("-1".to_owned(), |below| below.to_string()),
                 (max + 1).to_string(),
                 "1.5".to_owned(),
@@ -72,6 +72,60 @@ fn a_value_outside_its_limits_is_refused_with_its_name_its_origin_and_what_is_al
     }
     refused(from_flags(&[("lanes", "65")]), &["\"65\"", "from 1 to 64"]);
     refused(from_flags(&[("signatures", "on")]), &["\"on\"", "required, off"]);
+}
+
+#[test]
+fn every_setting_with_a_unit_understands_a_number_with_a_suffix_and_a_number_without() {
+    for setting in SETTINGS {
+        let Domain::Number { min, max, unit } = setting.domain else { continue };
+        let expected = if setting.name.ends_with("_ms") {
+            Unit::Milliseconds
+        } else if setting.name.contains("_bytes") {
+            Unit::Bytes
+        } else {
+            Unit::Count
+        };
+        assert_eq!(unit, expected, "{}", setting.name);
+        let suffixes: &[(&str, u64)] = match unit {
+            Unit::Count => continue,
+            Unit::Milliseconds => {
+                &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
+            }
+            Unit::Bytes => &[("KiB", 1_024), ("MiB", 1_048_576), ("GiB", 1_073_741_824)],
+        };
+        for (suffix, factor) in suffixes {
+            let number = min.div_ceil(*factor);
+            if number * factor > max {
+                continue;
+            }
+            // Others follow from some, or have limits with them: of one that is refused, the refusal is that of the number.
+            let plain = from_flags(&[(setting.name, &(number * factor).to_string())]);
+            let with_suffix = from_flags(&[(setting.name, &format!("{number}{suffix}"))]);
+            assert_eq!(format!("{plain:?}"), format!("{with_suffix:?}"), "{} {number}{suffix}", setting.name);
+        }
+        for bad in
+            ["1 s", "s", "1.5h", "-1s", "1sec", "1MB", "1H", "99999999999999999d", "18446744073709551615GiB"]
+        {
+            refused(from_flags(&[(setting.name, bad)]), &[setting.name, bad, "or such as"]);
+        }
+    }
+    let config = from_file("waiting_max_ms = \"72h\"\nprefetch_bytes_max = \"128MiB\"").unwrap();
+    assert_eq!(config.worker.waiting_max.as_secs(), 72 * 60 * 60);
+    assert_eq!(config.worker.prefetch_bytes_max, 128 << 20);
+    // A count has no unit, and too much is too much in any.
+    refused(from_flags(&[("lanes", "2s")]), &["\"2s\"", "from 1 to 64"]);
+    refused(from_flags(&[("redis_timeout_ms", "1h")]), &["\"1h\"", "from 10 to 10000"]);
+}
+
+#[test]
+fn the_prefetch_follows_from_lanes_and_batches_unless_it_is_set() {
+    let prefetch = |pairs: &[(&str, &str)]| from_flags(pairs).map(|config| config.worker.prefetch_count);
+    assert_eq!(prefetch(&[]), Ok(4_000));
+    assert_eq!(prefetch(&[("lanes", "8")]), Ok(16_000));
+    assert_eq!(prefetch(&[("batch_size_max", "10")]), Ok(4_000), "what is set aside counts too");
+    assert_eq!(prefetch(&[("lanes", "8"), ("prefetch_count", "20000")]), Ok(20_000));
+    let most = from_flags(&[("lanes", "64"), ("batch_size_max", "5000")]);
+    refused(most, &["prefetch_count", "2 x 64 x 5000 = 640000", "lower lanes"]);
 }
 
 #[test]
@@ -166,15 +220,20 @@ fn the_example_file_names_every_setting_with_its_default_and_its_limits() {
         assert_eq!(setting.name, name, "in the order of SETTINGS");
         assert!(comment.contains(setting.help), "{name} says {comment:?}, not {:?}", setting.help);
         let limits = match setting.domain {
-            Domain::Number { min, max } => format!("From {min} to {max}."),
+            Domain::Number { min, max, .. } => format!("From {min} to {max}."),
             Domain::Words(words) => format!("Any of {}.", words.join(", ")),
             Domain::Word(words) => format!("One of {}.", words.join(", ")),
             Domain::Text => "at most 200 bytes".to_owned(),
             Domain::Secret => "no default.".to_owned(),
         };
         assert!(comment.contains(&limits), "{name} says {comment:?}, not {limits:?}");
+        let default = match setting.name {
+            // It follows from others.
+            "prefetch_count" => from_flags(&[]).unwrap().worker.prefetch_count.to_string(),
+            _ => setting.default.to_owned(),
+        };
         if !matches!(setting.domain, Domain::Secret) {
-            assert_eq!(value, setting.default, "{name}");
+            assert_eq!(value, default, "{name}");
         }
     }
 }
