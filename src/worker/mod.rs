@@ -5,6 +5,7 @@
 //! What must not live here: SQL, Redis commands, business rules.
 
 mod aside;
+mod background;
 mod batch;
 mod budget;
 mod dead_letter;
@@ -14,7 +15,6 @@ mod process;
 mod session;
 mod stage;
 mod stats;
-mod sweep;
 mod work;
 
 use std::{
@@ -25,9 +25,9 @@ use std::{
     time::Duration,
 };
 
+use background::Background;
 pub use stats::Stats;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -35,7 +35,7 @@ use crate::{
     broker::{BrokerError, Names, topology::TopologyError},
     config::{RetryConfig, Secret, TlsConfig, WorkerConfig},
     dedupe::Dedupe,
-    keys::{KEYS_REFRESH_PAUSE, Keys},
+    keys::Keys,
     metrics::BySource,
     retry::Pauses,
     store::{self, Database, SchemaError, StoreError},
@@ -139,31 +139,15 @@ enum SessionEnd {
 /// [`Refusal`] where trying again cannot help. Every delivery that was not settled by then goes back to the queue.
 pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal> {
     let worker = Arc::new(worker);
-    let keep_redis = {
-        let (dedupe, stop) = (Arc::clone(&worker.dedupe), stop.clone());
-        tokio::spawn(async move { dedupe.keep_connected(REDIS_PROBE_PAUSE, &stop).await })
-    };
-    let keep_keys = {
-        let (keys, stop) = (worker.keys.clone(), stop.clone());
-        tokio::spawn(async move { keys.keep_fresh(KEYS_REFRESH_PAUSE, &stop).await })
-    };
-    let mut beside: Option<[JoinHandle<()>; 2]> = None;
-    // Reports go on while the last batches are finished.
-    let drained = CancellationToken::new();
+    let mut background = Background::start(&worker, &stop);
     let mut pauses = Pauses::new(worker.retry);
     let mut budgets = session::Budgets::new(&worker.config);
     let mut result = Ok(());
     while !stop.is_cancelled() {
-        let ended = match wait_for_database(&worker, &stop, beside.is_none()).await {
+        let ended = match wait_for_database(&worker, &stop, !background.has_database()).await {
             Ok(()) if stop.is_cancelled() => Ok(()),
             Ok(()) => {
-                // Not before the schema is known to fit.
-                beside.get_or_insert_with(|| {
-                    [
-                        tokio::spawn(sweep::sweep(Arc::clone(&worker), stop.clone())),
-                        tokio::spawn(stats::keep_reporting(Arc::clone(&worker), drained.clone())),
-                    ]
-                });
+                background.start_with_database();
                 session::run(&worker, &stop, &mut pauses, &mut budgets).await
             }
             Err(refusal) => Err(SessionEnd::Refused(refusal)),
@@ -193,17 +177,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> Result<(), Refusal>
             }
         }
     }
-    stop.cancel();
-    // These only wait for `stop`; a panic in one cannot matter any more.
-    drop(keep_redis.await);
-    drop(keep_keys.await);
-    drained.cancel();
-    let ended = async {
-        for task in beside.into_iter().flatten() {
-            drop(task.await);
-        }
-    };
-    drop(tokio::time::timeout(worker.config.shutdown_deadline, ended).await);
+    background.end(worker.config.shutdown_deadline).await;
     info!("stopped");
     result
 }
@@ -247,7 +221,7 @@ async fn check_database(worker: &Worker) -> Result<(), SchemaError> {
             let fits = store::check_schema(connection).await;
             if fits.is_ok() {
                 store::check_worker_rights(connection).await?;
-                stats::report_now(worker, connection).await?;
+                background::report_now(worker, connection).await?;
             }
             Ok::<_, StoreError>(fits)
         })

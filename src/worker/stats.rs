@@ -1,28 +1,22 @@
-//! How this worker is: counted by its lanes in memory, reported to PostgreSQL every few seconds over a connection of its own, so
-//! that no batch waits for it. What is lost with a killed process is its last interval here; the history is counted elsewhere.
+//! What a worker counts about itself, in memory, so that no batch waits for it. What is lost with a killed process is its last interval; the
+//! history is counted elsewhere. What must not live here: where it is reported (`background/report.rs`).
 
 use std::{
     collections::BTreeMap,
     fmt::Display,
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
-use super::{Worker, sleep_unless};
 use crate::{
     latency::{Counted, Latencies},
     metrics,
-    store::{
-        self, StoreError, Tally, TallyKind,
-        workers::{self, Counts, Report},
-    },
+    store::{Tally, TallyKind, workers::Counts},
 };
 
 /// Longest text of a failure that is kept.
@@ -133,68 +127,33 @@ impl Stats {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, Instant::now()));
     }
 
-    fn counts(&self) -> Counts {
+    /// How long it has run.
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The latencies since this was last asked.
+    pub(super) fn take_latencies(&self) -> Counted {
+        self.latencies.take()
+    }
+
+    /// The last failure, and how long ago it was.
+    pub(super) fn last_error(&self) -> Option<(String, Duration)> {
+        let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.map(|(text, at)| (text, at.elapsed()))
+    }
+
+    /// All that is counted since it started.
+    pub(super) fn counts(&self) -> Counts {
         let [received, applied, duplicates, quarantined, conflicts] =
             [&self.received, &self.applied, &self.duplicates, &self.quarantined, &self.conflicts]
                 .map(|counter| counter.load(Ordering::Relaxed));
         Counts { received, applied, duplicates, quarantined, conflicts }
     }
 
-    fn oldest_unsettled(&self) -> Option<Duration> {
+    /// For how long the oldest unsettled delivery has been held.
+    pub(super) fn oldest_unsettled(&self) -> Option<Duration> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.values().map(Instant::elapsed).max()
-    }
-}
-
-/// Reports until `stop`, and then that it has stopped.
-pub(super) async fn keep_reporting(worker: Arc<Worker>, stop: CancellationToken) {
-    let mut connection = store::Connection::new(Arc::clone(&worker.database));
-    let mut reported = Instant::now();
-    loop {
-        let is_stopped = stop.is_cancelled();
-        let report = report(&worker, is_stopped, reported.elapsed(), worker.stats.latencies.take());
-        reported = Instant::now();
-        if let Err(cause) =
-            connection.run(async |connection| workers::report(connection, &report).await).await
-        {
-            // The lanes say more, and more often, about a database that is down.
-            debug!(cause = %cause, "not reported");
-        }
-        if is_stopped {
-            break;
-        }
-        sleep_unless(worker.config.report_pause, &stop).await;
-    }
-    connection.close().await;
-}
-
-/// Reports once, on this connection.
-pub(super) async fn report_now(
-    worker: &Worker,
-    connection: &mut store::PgConnection,
-) -> Result<(), StoreError> {
-    // Latencies are left for the report of the interval that they belong to.
-    workers::report(connection, &report(worker, false, Duration::ZERO, Counted::default())).await
-}
-
-fn report(worker: &Worker, is_stopped: bool, interval: Duration, latencies: Counted) -> Report<'_> {
-    let stats = &worker.stats;
-    let last_error = stats.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Report {
-        name: &worker.name,
-        version: env!("CARGO_PKG_VERSION"),
-        uptime: stats.started.elapsed(),
-        pause: worker.config.report_pause,
-        is_stopped,
-        is_ready: worker.readiness.is_ready(),
-        redis_available: worker.dedupe.is_available(),
-        lanes: worker.config.lanes,
-        batch_size_max: worker.config.batch_size_max,
-        prefetch_count: worker.config.prefetch_count,
-        counts: stats.counts(),
-        interval,
-        latencies,
-        oldest_unsettled: stats.oldest_unsettled(),
-        last_error: last_error.map(|(text, at)| (text, at.elapsed())),
     }
 }

@@ -1,5 +1,5 @@
 //! What nobody else comes to: callbacks that wait and whose time is up, or whose cause has come unseen by the batch that brought it; holds
-//! whose time is up; counts that have grown old. Any number of workers may sweep at once, and it is they who do, because a pool may run
+//! whose time is up. Any number of workers may sweep at once, and it is they who do, because a pool may run
 //! without `payonce ops`, and that only reads.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Worker, sleep_unless};
+use super::super::{Worker, sleep_unless};
 use crate::{
     config::{Policy, WorkerConfig},
     crash::{self, Point},
@@ -18,14 +18,11 @@ use crate::{
     store::{
         self, Resolver, StoreError,
         engine::{PassedOver, REPLAY_BATCH_MAX, replay_others, settle_all},
-        history, holds,
+        holds,
         quarantine::Replayed,
         waiting,
     },
 };
-
-/// Pause between two looks for counts to add up.
-const ADD_UP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Locked accounts that one step of a sweep waits for; other locked ones are left to the next.
 const WAITS_MAX: usize = 1;
@@ -34,7 +31,7 @@ const WAITS_MAX: usize = 1;
 const PASSED_OVER_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sweeps again and again until `stop`.
-pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
+pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) {
     let mut sweep = Sweep {
         connection: store::Connection::new(Arc::clone(&worker.database)),
         after: 0,
@@ -42,19 +39,12 @@ pub(super) async fn sweep(worker: Arc<Worker>, stop: CancellationToken) {
         due_after: None,
         said_at: None,
     };
-    let mut added_up: Option<Instant> = None;
     // Since when this worker takes callbacks without a failure. What waits may have waited through an outage, with its cause on the queue
     // all the time: so nobody's time is up before that could come.
     let mut well_since = Instant::now();
     while !stop.is_cancelled() {
         if !worker.readiness.is_ready() {
             well_since = Instant::now();
-        }
-        if added_up.is_none_or(|at| at.elapsed() >= ADD_UP_PAUSE) {
-            if let Err(cause) = sweep.add_up(&worker.config).await {
-                warn!(cause = %cause, "old counts were not added up; they are counted nevertheless");
-            }
-            added_up = Some(Instant::now());
         }
         let (has_more, failed) = sweep.once(&worker.config, &worker.name, well_since.elapsed()).await;
         match failed {
@@ -87,13 +77,6 @@ struct Sweep {
 }
 
 impl Sweep {
-    async fn add_up(&mut self, config: &WorkerConfig) -> Result<(), StoreError> {
-        let history = &config.history;
-        while self.connection.run(async |connection| history::roll_up(connection, history).await).await? > 0 {
-        }
-        Ok(())
-    }
-
     /// Each step, whatever came of the one before. Returns whether there may be more to do at once, and why a step failed.
     /// `well_for`: how long this worker has taken callbacks without a failure.
     async fn once(
