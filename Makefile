@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back mutants deny sbom bench lint fmt
+.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build dist demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back mutants deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,6 +26,9 @@ browser:
 
 build: toolchain ## Build the programs, optimised
 	cargo build --release --locked --workspace
+
+dist: build ## What is shipped: the program, stripped, and its debug information apart, in target/dist
+	@scripts/dist
 
 demo: services build ## See it work: the dashboard, two workers, 50 000 callbacks, 30 % of them copies, an audit (ONCE=1: end by itself)
 	@scripts/demo

@@ -256,11 +256,14 @@ fn the_image_is_built_from_what_is_here_and_runs_without_rights() {
         found.map(|rest| rest.split_whitespace().collect()).collect()
     };
     // The build's command, word for word, but for the work itself.
-    assert_eq!(lines("RUN ").concat().join(" "), "cargo build --release --locked -p payonce --bin payonce");
+    assert_eq!(
+        lines("RUN ").concat().join(" "),
+        "cargo build --release --locked -p payonce --bin payonce && scripts/dist"
+    );
     assert_eq!(lines("ENTRYPOINT ").concat(), ["[\"/usr/bin/payonce\"]"]);
     let copied = lines("COPY ").concat();
     assert!(
-        copied.windows(2).any(|pair| pair == ["/src/target/release/payonce", "/usr/bin/payonce"]),
+        copied.windows(2).any(|pair| pair == ["/src/target/dist/payonce", "/usr/bin/payonce"]),
         "{copied:?}"
     );
     assert_eq!(lines("USER ").concat(), ["65532:65532"]);
@@ -278,10 +281,30 @@ fn the_image_is_built_from_what_is_here_and_runs_without_rights() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path} is not here");
     }
     let members = manifest["workspace"]["members"].as_array().unwrap().iter().filter_map(toml::Value::as_str);
-    let needed = ["Cargo.toml", "Cargo.lock", "src", "migrations", "benches", "tests", "examples"];
+    let needed =
+        ["Cargo.toml", "Cargo.lock", "src", "migrations", "benches", "tests", "examples", "scripts/dist"];
     for path in members.filter(|member| *member != ".").chain(needed) {
         let folder = path.split('/').next().unwrap_or_default();
         assert!(sent.contains(path) || sent.contains(folder), "{path} is not sent to the builder");
     }
     assert!(!sent.iter().any(|path| path.starts_with('.')), "{sent:?}");
+}
+
+#[test]
+fn what_is_shipped_is_small_runs_and_finds_its_debug_information() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_payonce"));
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/dist");
+    let output = Command::new(dist).args([program, folder.path()]).output().expect("scripts/dist runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shipped = folder.path().join("payonce");
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
+    assert!(size(&shipped) < size(program) / 4 * 3, "{} of {} bytes", size(&shipped), size(program));
+    let version = Command::new(&shipped).arg("--version").output().expect("it runs");
+    assert!(version.status.success() && version.stdout.starts_with(b"payonce "), "{version:?}");
+    // Named in the program, with a checksum: debuggers look for it beside the program.
+    let sections = fs::read(&shipped).unwrap();
+    let has = |name: &[u8]| sections.windows(name.len()).any(|part| part == name);
+    assert!(has(b".gnu_debuglink\0") && has(b"payonce.debug\0") && !has(b".debug_info\0"));
+    assert!(size(&folder.path().join("payonce.debug")) > 1_000_000);
 }
