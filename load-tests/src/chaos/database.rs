@@ -161,15 +161,18 @@ impl Held {
             sleep(Duration::from_millis(20)).await;
             (theirs, others) = self.rows().await?;
         }
+        anyhow::ensure!(
+            others > others_before,
+            "nothing of any other account came within {COMING_DEADLINE:?}"
+        );
         anyhow::ensure!(theirs == self.before, "rows of accounts that cannot be written were written");
         Ok(others - others_before)
     }
 
-    /// Waits until theirs come, too, where others did.
+    /// Waits until theirs come, too.
     async fn comes(mut self, others: i64) -> anyhow::Result<u64> {
-        let settled = u64::try_from(others).unwrap_or(0);
         let end = Instant::now() + COMING_DEADLINE;
-        while settled > 0 && self.rows().await?.0 == self.before {
+        while self.rows().await?.0 == self.before {
             anyhow::ensure!(
                 Instant::now() < end,
                 "nothing of {:?} came within {COMING_DEADLINE:?}",
@@ -177,7 +180,7 @@ impl Held {
             );
             sleep(Duration::from_millis(20)).await;
         }
-        Ok(settled)
+        Ok(u64::try_from(others).unwrap_or(0))
     }
 }
 

@@ -231,6 +231,23 @@ fn captures_add_up_to_what_was_ever_authorized_and_refunds_to_what_was_ever_capt
     );
 }
 
+#[test]
+fn a_running_total_of_what_goes_back_counts_what_is_new_of_it() {
+    let came = event(Kind::DepositSucceeded, 100).payment("pay").under("came");
+    let total = |amount| event(Kind::DepositRefunded, amount).payment("pay").total();
+    let given = [came, total(30).under("first").operation("one")];
+    check(&given, &total(50).operation("two"), "-20 +0");
+    check(&given, &total(20).operation("two"), "+0 +0");
+    check(&given, &total(101).operation("two"), "waits for funds or room");
+}
+
+#[test]
+fn each_status_of_an_account_has_the_name_that_is_stored() {
+    let names = AccountStatus::ALL.map(AccountStatus::as_str);
+    assert_eq!(names, ["open", "frozen", "closed"]);
+    assert_eq!(names.map(AccountStatus::parse), AccountStatus::ALL.map(Some));
+}
+
 /// What twice fails took back more than it had taken, where the amounts were running totals.
 #[test]
 fn no_more_comes_back_than_was_taken() {
