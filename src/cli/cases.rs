@@ -4,10 +4,14 @@ use serde_json::json;
 
 use super::{Failure, print_json, table, with_database};
 use crate::{
+    answers::{self, money},
     config::Config,
     ledger::Reason,
     signature,
-    store::quarantine::{self, CaseDetail, Filter, Page},
+    store::{
+        case_groups::{self, CaseGroup},
+        quarantine::{self, CaseDetail, Filter, Page},
+    },
 };
 
 /// A page of cases.
@@ -19,13 +23,27 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: boo
     if json {
         return cases.iter().try_for_each(print_json);
     }
-    let mut rows =
-        table::new(&["case", "state", "reason", "deliveries", "first seen", "event", "source", "detail"]);
+    let mut rows = table::new(&[
+        "case",
+        "state",
+        "reason",
+        "amount",
+        "account",
+        "deliveries",
+        "first seen",
+        "event",
+        "source",
+        "detail",
+    ]);
     for case in &cases {
         rows.add_row([
             case.id.to_string(),
             case.state.clone(),
             case.reason.clone(),
+            case.amount
+                .zip(case.currency.as_ref())
+                .map_or_else(|| "–".to_owned(), |(of, code)| money(of, code)),
+            table::optional(case.account_id.as_ref()),
             case.attempts.to_string(),
             table::time(case.first_seen_at),
             table::optional(case.event_id.as_ref()),
@@ -33,13 +51,49 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: boo
             table::safe(&case.detail),
         ]);
     }
-    table::align_right(&mut rows, &[0, 3]);
+    table::align_right(&mut rows, &[0, 3, 5]);
     say!("{rows}");
     say!("{} of {total} cases", cases.len());
     if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
         say!("Next page: --before {}", last.id);
     }
     Ok(())
+}
+
+/// The cases that fit in groups, with their money.
+pub(super) async fn groups(config: &Config, filter: &Filter, json: bool) -> Result<(), Failure> {
+    let groups =
+        with_database(config, async |connection| case_groups::groups(connection, filter).await).await?;
+    if json {
+        for group in &groups {
+            print_json(&answers::answer(group).map_err(|error| Failure::No(error.to_string()))?)?;
+        }
+        return Ok(());
+    }
+    let mut rows = table::new(&["state", "reason", "source", "cases", "last hour", "money", "oldest"]);
+    for group in &groups {
+        rows.add_row([
+            group.state.clone(),
+            group.reason.clone(),
+            table::optional(group.source.as_ref()),
+            group.cases.to_string(),
+            group.last_hour.to_string(),
+            sums(group).join("\n"),
+            table::time(group.oldest),
+        ]);
+    }
+    table::align_right(&mut rows, &[3, 4, 5]);
+    say!("{rows}");
+    let cases: i64 = groups.iter().map(|group| group.cases).sum();
+    say!("{} in {}", table::count(cases, "case"), table::count(groups.len() as i64, "group"));
+    Ok(())
+}
+
+/// What a group is about, a line for each currency.
+fn sums(group: &CaseGroup) -> Vec<String> {
+    let unknown = (group.unreadable > 0).then(|| format!("{} of an unknown amount", group.unreadable));
+    let known = group.money.iter().map(|of| money(of.amount, &of.currency));
+    known.chain(unknown).collect()
 }
 
 /// One case with its message.
@@ -73,12 +127,13 @@ fn print(detail: &CaseDetail, body: &str) {
         table::optional(case.event_id.as_ref()),
         table::optional(case.source.as_ref())
     );
-    if let (Some(kind), Some(amount), Some(currency)) = (&detail.kind, detail.amount, &detail.currency) {
+    if let (Some(kind), Some(amount), Some(currency)) = (&case.kind, case.amount, &case.currency) {
         say!(
-            "  content  {kind} {amount} {currency} (minor units), account {}, payment {}, operation {}",
-            table::optional(detail.account_id.as_ref()),
-            table::optional(detail.payment_id.as_ref()),
-            table::optional(detail.operation_id.as_ref())
+            "  content  {kind} {}, account {}, payment {}, operation {}",
+            money(amount, currency),
+            table::optional(case.account_id.as_ref()),
+            table::optional(case.payment_id.as_ref()),
+            table::optional(case.operation_id.as_ref())
         );
     }
     say!(

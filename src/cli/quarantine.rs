@@ -52,6 +52,17 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Groups cases by state, reason and source, with their number, their money by currency, and the oldest: what is stuck, and how much.
+    Groups {
+        #[command(flatten)]
+        which: Which,
+        /// waiting, open, replayed, discarded, or all.
+        #[arg(long, default_value = "open", value_parser = PossibleValuesParser::new(["waiting", "open", "replayed", "discarded", "all"]))]
+        state: String,
+        /// One JSON object per line in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows one case with its message.
     Show {
         /// The case.
@@ -205,10 +216,12 @@ impl Which {
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
     match command {
         Command::List { which, state, limit, before, json } => {
-            let states: Vec<&str> =
-                STATES.into_iter().filter(|name| state == "all" || state == *name).collect();
+            let states = named(&state);
             let page = Page::Before(before, i64::from(limit));
             cases::list(config, &which.filter(config, &states).await?, page, json).await
+        }
+        Command::Groups { which, state, json } => {
+            cases::groups(config, &which.filter(config, &named(&state)).await?, json).await
         }
         Command::Show { id, json } => cases::show(config, id, json).await,
         Command::Replay { which, how, dry_run: true, .. } => {
@@ -230,6 +243,11 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
             work(config, (Verb::Assign, Some(account)), which, &how, &why, true).await
         }
     }
+}
+
+/// The states that `--state` means.
+fn named(state: &str) -> Vec<&'static str> {
+    STATES.into_iter().filter(|name| state == "all" || state == *name).collect()
 }
 
 /// Carries out an order as the pages do, into the same audit log; `None` where no case fits. Then says of each named case that is not

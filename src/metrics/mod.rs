@@ -1,5 +1,6 @@
 //! Every metric, with its help text, in one list (contract §6).
 
+pub mod cases;
 pub mod debts;
 pub mod ingress;
 pub mod webhooks;

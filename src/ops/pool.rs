@@ -189,6 +189,7 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/history", get(api::chart))
         .route("/api/duplicates", get(api::duplicates))
         .route("/api/quarantine", get(api::cases))
+        .route("/api/quarantine/groups", get(api::case_groups))
         .route("/api/quarantine/replay", act(api::acts::replay))
         .route("/api/quarantine/discard", act(api::acts::discard))
         .route("/api/quarantine/reopen", act(api::acts::reopen))

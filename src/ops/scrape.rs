@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tracing::warn;
 
 use super::watch::{Link, Now};
@@ -11,9 +12,11 @@ use crate::{
     metrics::{self, BySource},
     store::{
         Reader, StoreError,
+        case_groups::{self, CaseGroup},
         debts::{self, DebtSum},
         feed::{self, FeedRow},
         history,
+        quarantine::Filter,
         report::TotalRow,
         subscribers::{self, WebhookRow},
         workers::{self, WorkerRow},
@@ -44,10 +47,17 @@ pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
 struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
-    cases: Vec<(String, String, i64)>,
+    cases: Vec<CaseGroup>,
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
+}
+
+const UNENDED: [&str; 2] = ["open", "waiting"];
+
+/// Of ended cases there are ever more: they are not read for this.
+fn unended() -> Filter {
+    Filter { states: UNENDED.to_vec(), ..Filter::default() }
 }
 
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
@@ -56,7 +66,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
             Ok(Read {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
-                cases: history::cases(connection).await?,
+                cases: case_groups::groups(connection, &unended()).await?,
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
@@ -93,7 +103,17 @@ fn tell(by_source: &BySource, read: &Read) {
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
         let state = if reason.is_waiting() { "waiting" } else { "open" };
-        let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
-        metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
+        let found = read.cases.iter().filter(|group| group.state == state && group.reason == reason.as_str());
+        metrics::cases(state, reason.as_str(), found.map(|group| group.cases).sum());
     }
+    for state in UNENDED {
+        let oldest = read.cases.iter().filter(|group| group.state == state).map(|group| group.oldest).min();
+        metrics::cases::set_oldest(
+            state,
+            oldest.map(|at| (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()),
+        );
+    }
+    metrics::cases::set_money(read.cases.iter().flat_map(|group| {
+        group.money.iter().map(|of| (group.state.as_str(), of.currency.as_str(), of.amount))
+    }));
 }

@@ -14,6 +14,7 @@ mod audit;
 #[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod book;
 mod browser;
+mod case_groups;
 mod claims;
 mod command_line;
 mod concurrent_writers;

@@ -263,6 +263,8 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         ("payonce_cases{state=\"open\",reason=\"payload_mismatch\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"insufficient_funds\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"malformed\"}", 0.0),
+        ("payonce_cases_money_minor_units{state=\"open\",currency=\"EUR\"}", 1_011.0),
+        ("payonce_cases_oldest_timestamp_seconds{state=\"waiting\"}", 0.0),
         ("payonce_workers_up", 1.0),
         ("payonce_workers_ready", 1.0),
         ("payonce_workers_without_redis", 0.0),

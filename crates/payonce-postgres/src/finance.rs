@@ -314,7 +314,7 @@ fn whole(text: &str) -> Result<i128, StoreError> {
 }
 
 /// A number of minor units; a text of digits where 64 bits do not hold it.
-fn sum<S: Serializer>(amount: &i128, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn sum<S: Serializer>(amount: &i128, serializer: S) -> Result<S::Ok, S::Error> {
     match i64::try_from(*amount) {
         Ok(amount) => serializer.serialize_i64(amount),
         Err(_) => serializer.collect_str(amount),

@@ -72,8 +72,8 @@ pub async fn fields(connection: &mut PgConnection, detail: &CaseDetail) -> Resul
     let first = sqlx::query(AssertSqlSafe(first))
         .bind(&detail.case.source)
         .bind(&detail.case.event_id)
-        .bind(&detail.kind)
-        .bind(&detail.operation_id)
+        .bind(&detail.case.kind)
+        .bind(&detail.case.operation_id)
         .bind(detail.case.id)
         .fetch_optional(&mut *connection)
         .await?;

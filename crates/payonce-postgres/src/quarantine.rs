@@ -11,7 +11,7 @@ use super::{
     columns::{CASE_COLUMNS, stored_case},
     filter::push_filter,
     load::load_over,
-    report::CaseRow,
+    report::{CaseRow, case_row},
 };
 use payonce_ledger::{Callback, CaseEnd, CaseId, Plan, Snapshot, StoredCase, Unwritten};
 use payonce_message::mask::{mask, mask_text};
@@ -24,20 +24,6 @@ pub struct CaseDetail {
     #[sqlx(flatten)]
     #[serde(flatten)]
     pub case: CaseRow,
-    /// Type of the callback; null in all of these where the message could not be decoded.
-    #[sqlx(rename = "type")]
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    /// The account.
-    pub account_id: Option<String>,
-    /// The payment.
-    pub payment_id: Option<String>,
-    /// The money movement.
-    pub operation_id: Option<String>,
-    /// Minor units.
-    pub amount: Option<i64>,
-    /// ISO 4217 code.
-    pub currency: Option<String>,
     /// What the message was published with; null in these three for a callback, whose body says all of it.
     pub routing_key: Option<String>,
     /// The message's properties by name: a JSON object.
@@ -73,8 +59,8 @@ impl CaseDetail {
     /// What was read of the callback.
     #[must_use]
     pub fn identifiers(&self) -> Vec<&str> {
-        let all =
-            [&self.case.source, &self.case.event_id, &self.account_id, &self.payment_id, &self.operation_id];
+        let Self { case, .. } = self;
+        let all = [&case.source, &case.event_id, &case.account_id, &case.payment_id, &case.operation_id];
         all.into_iter().filter_map(Option::as_deref).collect()
     }
 }
@@ -87,8 +73,7 @@ pub(super) fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Re
     value.serialize(serializer)
 }
 
-const COLUMNS: &str = "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, \
-                       resolved_by, resolved_why";
+const COLUMNS: &str = case_row!();
 
 /// A page of cases, in the order of the page's direction.
 ///
@@ -273,7 +258,7 @@ impl fmt::Display for Replayed {
 /// [`StoreError`].
 pub async fn show(connection: &mut PgConnection, id: i64) -> Result<Option<CaseDetail>, StoreError> {
     let mut query = QueryBuilder::new(format!(
-        "select {COLUMNS}, type, account_id, payment_id, operation_id, amount, currency, routing_key, properties, headers, \
+        "select {COLUMNS}, routing_key, properties, headers, \
          webhook_id, webhook_timestamp, webhook_signature, body from quarantine where id = "
     ));
     query.push_bind(id);

@@ -77,7 +77,30 @@ pub struct CaseRow {
     pub resolved_by: Option<String>,
     /// Why it ended.
     pub resolved_why: Option<String>,
+    /// Type of the callback; null in all that follow where the message could not be decoded.
+    #[sqlx(rename = "type")]
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The account.
+    pub account_id: Option<String>,
+    /// The payment.
+    pub payment_id: Option<String>,
+    /// The money movement.
+    pub operation_id: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    /// ISO 4217 code.
+    pub currency: Option<String>,
 }
+
+/// The columns of [`CaseRow`].
+macro_rules! case_row {
+    () => {
+        "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by, resolved_why, \
+         type, account_id, payment_id, operation_id, amount, currency"
+    };
+}
+pub(super) use case_row;
 
 /// Copies of one event that one layer rejected.
 #[derive(Debug, Clone, Serialize, FromRow)]
@@ -188,11 +211,11 @@ pub async fn event(
     .bind(event_id)
     .fetch_optional(&mut *connection)
     .await?;
-    let quarantined: Vec<CaseRow> = sqlx::query_as(
-        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
-                resolved_why
-         from quarantine where source = $1 and event_id = $2 order by id",
-    )
+    let quarantined: Vec<CaseRow> = sqlx::query_as(concat!(
+        "select ",
+        case_row!(),
+        " from quarantine where source = $1 and event_id = $2 order by id"
+    ))
     .bind(source)
     .bind(event_id)
     .fetch_all(&mut *connection)
@@ -286,11 +309,11 @@ pub async fn payment(
     .bind(payment_id)
     .fetch_all(&mut *connection)
     .await?;
-    let quarantined: Vec<CaseRow> = sqlx::query_as(
-        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
-                resolved_why
-         from quarantine where source = $1 and payment_id = $2 order by id",
-    )
+    let quarantined: Vec<CaseRow> = sqlx::query_as(concat!(
+        "select ",
+        case_row!(),
+        " from quarantine where source = $1 and payment_id = $2 order by id"
+    ))
     .bind(source)
     .bind(payment_id)
     .fetch_all(&mut *connection)
@@ -327,11 +350,11 @@ pub async fn cases_of_account(
     account_id: &str,
     limit: i64,
 ) -> Result<Vec<CaseRow>, StoreError> {
-    Ok(sqlx::query_as(
-        "select id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by,
-                resolved_why
-         from quarantine where account_id = $1 order by id desc limit $2",
-    )
+    Ok(sqlx::query_as(concat!(
+        "select ",
+        case_row!(),
+        " from quarantine where account_id = $1 order by id desc limit $2"
+    ))
     .bind(account_id)
     .bind(limit)
     .fetch_all(connection)

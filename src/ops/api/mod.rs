@@ -28,7 +28,7 @@ use crate::{
     parameters::{Parameters, Wrong, whole},
     shown::safe_json,
     store::{
-        StoreError, debts, find, mismatch,
+        StoreError, case_groups, debts, find, mismatch,
         quarantine::{self, Page},
         report,
         workers::WorkerRow,
@@ -254,6 +254,16 @@ pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
     let is_full = i64::try_from(cases.len()).is_ok_and(|cases| cases == limit);
     let next = cases.last().filter(|_| is_full).map(|last| last.id);
     answer(&json!({ "cases": cases, "next_before": next }))
+}
+
+/// The cases in groups, with their money.
+pub(super) async fn case_groups(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let known = ["state", "reason", "source", "account"];
+    let filter = Asked::of(&Parameters::of_query(query.as_deref(), &known)?)?.filter();
+    let read = pool.reader.run(async |connection| case_groups::groups(connection, &filter).await);
+    answer(
+        &json!({ "groups": answers::answer(&read.await?).map_err(|error| Problem::Wrong(error.to_string()))? }),
+    )
 }
 
 /// How many rows are asked for.

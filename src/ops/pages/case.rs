@@ -10,6 +10,7 @@ use maud::{Markup, html};
 
 use super::{audit_log, quarantine::act_bar};
 use crate::{
+    answers::money,
     ops::{
         Pool, actions as ops_actions,
         layout::{Frame, Place, ago, id, id_or_dash, link, number, state, visible},
@@ -71,17 +72,17 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
                         }
                     }
                     dt { "Source" } dd { (id_or_dash(case.source.as_deref())) }
-                    @if let Some(kind) = &detail.kind { dt { "Type" } dd { (visible(kind)) } }
-                    @if let (Some(amount), Some(currency)) = (detail.amount, &detail.currency) {
-                        dt { "Amount" } dd { (number(amount)) " " (visible(currency)) " " span.faint { "minor units" } }
+                    @if let Some(kind) = &case.kind { dt { "Type" } dd { (visible(kind)) } }
+                    @if let (Some(amount), Some(currency)) = (case.amount, &case.currency) {
+                        dt { "Amount" } dd { (visible(&money(amount, currency))) }
                     }
-                    @if let Some(account) = &detail.account_id {
+                    @if let Some(account) = &case.account_id {
                         dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } }
                     }
-                    @if let Some(payment) = &detail.payment_id {
+                    @if let Some(payment) = &case.payment_id {
                         dt { "Payment" } dd { a href=(link("/payment", &[("source", source), ("id", payment)])) { (id(payment)) } }
                     }
-                    @if let Some(operation) = &detail.operation_id { dt { "Operation" } dd { (id(operation)) } }
+                    @if let Some(operation) = &case.operation_id { dt { "Operation" } dd { (id(operation)) } }
                     dt { "Deliveries" } dd { (number(case.attempts)) }
                     dt { "First seen" } dd { (ago(case.first_seen_at)) }
                     dt { "Last seen" } dd { (ago(case.last_seen_at)) }
@@ -111,7 +112,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
                     input type="hidden" name="id" value=(case.id);
                     (act_bar(html! {}, &case.state))
                 }
-                @if case.state != "discarded" && detail.kind.is_some() {
+                @if case.state != "discarded" && case.kind.is_some() {
                     form method="post" action="/quarantine/act" {
                         (frame.csrf())
                         input type="hidden" name="id" value=(case.id);

@@ -4,6 +4,8 @@ pub(super) mod adjust;
 pub(super) mod approvals;
 pub(super) mod audit_log;
 pub(super) mod case;
+mod case_groups;
+mod confirmation;
 pub(super) mod debts;
 pub(super) mod duplicates;
 pub(super) mod find;

@@ -8,16 +8,19 @@ use axum::{
 };
 use maud::{Markup, html};
 
+use super::{case_groups as groups_table, confirmation};
 use crate::{
+    answers::money,
     ledger::{AccountId, Reason},
     ops::{
         Pool, actions,
-        layout::{Frame, Place, ago, empty, id_or_dash, link, number, state, visible},
+        layout::{Frame, Place, ago, empty, id, id_or_dash, link, number, state, visible},
     },
     parameters::{Parameters, Wrong, whole},
     store::{
         StoreError,
         actions::{Order, Verb, Via},
+        case_groups,
         quarantine::{self, Filter, Page},
         report::CaseRow,
         requests::Start,
@@ -27,7 +30,7 @@ use crate::{
 /// Cases of a page.
 const PAGE_MAX: i64 = 50;
 /// Cases are counted no further: one case more says no more.
-const COUNT_MAX: i64 = 100_001;
+pub(super) const COUNT_MAX: i64 = 100_001;
 /// In the order of the menu.
 pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
 
@@ -95,7 +98,7 @@ impl Asked {
         self.before
     }
 
-    fn parameters(&self) -> [(&str, &str); 4] {
+    pub(super) fn parameters(&self) -> [(&str, &str); 4] {
         [("state", self.state), ("reason", self.reason), ("source", &self.source), ("account", &self.account)]
     }
 }
@@ -115,10 +118,15 @@ pub(in crate::ops) async fn page(
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
         let reasons = quarantine::unended(connection).await?;
+        // Of ended cases there are ever more: they are not read for this.
+        let groups = match asked.state {
+            "open" | "waiting" => case_groups::groups(connection, &filter).await?,
+            _ => Vec::new(),
+        };
         let total = count(connection, &asked, &filter, &reasons).await?;
-        Ok((cases, reasons, total))
+        Ok((cases, reasons, groups, total))
     });
-    let (mut cases, reasons, total) = match read.await {
+    let (mut cases, reasons, groups, total) = match read.await {
         Ok(read) => read,
         Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
     };
@@ -135,6 +143,7 @@ pub(in crate::ops) async fn page(
                 (empty("No matches", "Remove a filter."))
             }
         } @else {
+            @if groups.len() > 1 { (groups_table::table(&groups)) }
             (list(&frame, &asked, &cases, total))
             nav.pages aria-label="Pages of cases" {
                 @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
@@ -166,7 +175,7 @@ async fn count(
     quarantine::count_up_to(connection, filter, COUNT_MAX).await
 }
 
-fn total_words(total: i64) -> String {
+pub(super) fn total_words(total: i64) -> String {
     if total >= COUNT_MAX { format!("more than {}", number(COUNT_MAX - 1)) } else { number(total) }
 }
 
@@ -219,7 +228,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 table.cases {
                     thead { tr {
                         @if can_act { th { input type="checkbox" data-all="id" aria-label="Select all on this page"; } }
-                        th { "Case" } th { "State" } th { "Reason" } th { "Event" } th { "Source" } th { "Detail" } th.n { "Deliveries" } th { "First seen" }
+                        th { "Case" } th { "State" } th { "Reason" } th.n { "Amount" } th { "Account" } th { "Event" } th { "Source" } th { "Detail" } th.n { "Deliveries" } th { "First seen" }
                     } }
                     tbody {
                         @for case in cases {
@@ -234,6 +243,11 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                                 td { a href={ "/quarantine/" (case.id) } { (case.id) } }
                                 td { (state(&case.state)) }
                                 td { (case.reason) }
+                                td.n { (case_money(case)) }
+                                td { @match &case.account_id {
+                                    Some(account) => a href=(link("/account", &[("id", account)])) { (id(account)) },
+                                    None => "–",
+                                } }
                                 td { (id_or_dash(case.event_id.as_deref())) }
                                 td { (id_or_dash(case.source.as_deref())) }
                                 td.detail { (visible(&case.detail)) }
@@ -255,6 +269,11 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
             }
         }
     }
+}
+
+fn case_money(case: &CaseRow) -> String {
+    let known = case.amount.zip(case.currency.as_deref());
+    known.map_or_else(|| "–".to_owned(), |(amount, currency)| visible(&money(amount, currency)))
 }
 
 /// What can be done to cases in this state.
@@ -340,7 +359,7 @@ pub(in crate::ops) async fn act(
     };
     let asks = is_all || verb == Verb::Discard;
     if asks && text("confirmed") != "yes" {
-        return confirm(&pool, &frame, &asked, &filter, verb, &why).await;
+        return confirmation::ask(&pool, &frame, &asked, &filter, verb, &why).await;
     }
     let chosen = filter.to_string();
     let order = Order { who, via: Via::Web, verb, why, filter, chosen, assign_to: None, key };
@@ -380,63 +399,4 @@ fn all_that_fit(asked: &Asked, verb: Verb) -> Filter {
         filter.states = verb.states().to_vec();
     }
     filter
-}
-
-/// Many at once, and whatever is discarded, are named with their number and money first.
-async fn confirm(
-    pool: &Pool,
-    frame: &Frame,
-    parameters: &Parameters,
-    filter: &Filter,
-    verb: Verb,
-    why: &str,
-) -> Response {
-    let now = pool.watch.now();
-    let asked = match Asked::of(parameters) {
-        Ok(asked) => asked,
-        Err(wrong) => return frame.wrong(&now, Place::Quarantine, &wrong),
-    };
-    let counted = pool.reader.run(async |connection| quarantine::sums(connection, filter, COUNT_MAX).await);
-    let sums = match counted.await {
-        Ok(sums) => sums,
-        Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
-    };
-    let name = match verb {
-        Verb::Replay => "Replay",
-        Verb::Discard => "Discard",
-        Verb::Reopen => "Reopen",
-        Verb::Assign => "Assign",
-    };
-    let plural = if sums.cases == 1 { "" } else { "s" };
-    let title = format!("{name} {} case{plural}?", total_words(sums.cases));
-    let at_least = if sums.cases >= COUNT_MAX { "at least " } else { "" };
-    let body = html! {
-        h1 { (title) }
-        section.card {
-            dl.facts {
-                dt { "Selection" } dd { (visible(&filter.to_string())) }
-                @for (currency, amount) in &sums.money {
-                    dt { "Money" } dd { (at_least) (number(*amount)) " " (visible(currency)) " " span.faint { "minor units" } }
-                }
-                @if sums.unreadable > 0 { dt { "Unknown amount" } dd { (number(sums.unreadable)) } }
-                dt { "Why" } dd { (visible(why)) }
-            }
-            @match verb {
-                Verb::Replay => p.note { "Each is decided again, against what is known now. What still cannot be applied stays a case." },
-                Verb::Discard => p.problem { "Discarded cases are not applied. Reopening takes a discard back." },
-                Verb::Reopen => p.note { "They are open, or wait, as before they were discarded." },
-                Verb::Assign => p.note { "It is handed to the account, and decided at once." },
-            }
-            form method="post" action="/quarantine/act" {
-                (frame.csrf())
-                @for (name, value) in parameters.pairs().iter().filter(|pair| !matches!(pair.0.as_str(), "csrf" | "confirmed" | "verb")) {
-                    input type="hidden" name=(name) value=(value);
-                }
-                input type="hidden" name="confirmed" value="yes";
-                button.danger[verb == Verb::Discard] type="submit" name="verb" value=(verb.as_str()) { "Yes, " (verb.as_str()) }
-                " " a href=(link("/quarantine", &asked.parameters())) { "No" }
-            }
-        }
-    };
-    frame.page(&now, Place::Quarantine, &title, body)
 }

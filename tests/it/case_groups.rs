@@ -1,0 +1,82 @@
+//! Cases in groups: an operator sees what is stuck, how much money it is, and since when, on the page, by the API and on the command line alike.
+
+use serde_json::{Value, json};
+
+use crate::support::{Dashboard, Event, World};
+
+fn debit(id: &str, account: &str, amount: i64) -> Event {
+    Event::payment("payment.succeeded", id, account, id, amount)
+}
+
+/// What groups say, but for their times.
+fn timeless(groups: impl Iterator<Item = Value>) -> Vec<Value> {
+    groups
+        .map(|mut group| {
+            let members = group.as_object_mut().expect("an object");
+            assert!(members.remove("oldest").is_some() && members.remove("newest").is_some());
+            group
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_stuck_is_said_with_its_money_by_page_api_and_command_line() {
+    let world = World::new().await;
+    let dashboard = Dashboard::start(&world).await;
+    let worker = world.worker().await;
+    let yen = |event: Event| Event { currency: "JPY", ..event };
+    world
+        .publish(&[
+            Event::deposit("d1", "a", 100),
+            yen(Event::deposit("d2", "y", 100)),
+            debit("p1", "a", 63_483),
+            debit("p2", "a", 1_000),
+            yen(debit("p3", "y", 178_017)),
+            debit("p4", "nobody", 700),
+        ])
+        .await;
+    world.publish_raw(&[("k".to_owned(), b"{".to_vec())]).await;
+    world.settled(7).await;
+    worker.stop().await;
+
+    let group = |reason: &str, source: Option<&str>, money: Value, cases: i64, unreadable: i64| {
+        json!({
+            "state": "open", "reason": reason, "source": source, "cases": cases, "last_hour": cases, "hour_before": 0,
+            "money": money, "unreadable": unreadable,
+        })
+    };
+    let of = |amount: i64, currency: &str, decimal: &str| json!({ "amount": amount, "currency": currency, "amount_decimal": decimal });
+    let source = Some("/providers/test");
+    let stuck = json!([of(64_483, "EUR", "644.83"), of(178_017, "JPY", "178017")]);
+    let expected = [
+        group("insufficient_funds", source, stuck, 3, 0),
+        group("malformed", None, json!([]), 1, 1),
+        group("unknown_account", source, json!([of(700, "EUR", "7.00")]), 1, 0),
+    ];
+    let answer = dashboard.get("/api/quarantine/groups").await.json();
+    assert_eq!(timeless(answer["groups"].as_array().unwrap().iter().cloned()), expected);
+    let one = dashboard.get("/api/quarantine/groups?reason=unknown_account").await.json();
+    assert_eq!(timeless(one["groups"].as_array().unwrap().iter().cloned()), expected[2..]);
+    assert_eq!(dashboard.get("/api/quarantine/groups?reason=bogus").await.status, 400);
+
+    let output = world.program(&["quarantine", "groups", "--json"]).output().await.unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(timeless(lines.lines().map(|line| serde_json::from_str(line).unwrap())), expected);
+    let output = world.program(&["quarantine", "groups"]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in ["644.83 EUR", "178017 JPY", "1 of an unknown amount", "5 cases in 3 groups"] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+
+    // Each row of the page leads to its cases, and their list has amounts and accounts.
+    let page = dashboard.get("/quarantine").await.body;
+    for words in ["644.83 EUR", "178017 JPY", "634.83 EUR", "/account?id=nobody"] {
+        assert!(page.contains(words), "{words} is not in {page}");
+    }
+    let link = "/quarantine?state=open&amp;reason=insufficient_funds&amp;source=%2Fproviders%2Ftest";
+    assert!(page.contains(link), "{link} is not in {page}");
+    let listed = dashboard.get(&link.replace("&amp;", "&")).await.body;
+    assert!(listed.contains("634.83 EUR") && !listed.contains("/account?id=nobody"), "{listed}");
+    dashboard.stop().await;
+    world.close().await;
+}
