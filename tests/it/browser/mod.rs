@@ -260,7 +260,7 @@ async fn cases_are_replayed_and_discarded_by_clicking() {
     let chrome = Chrome::start().await;
     // One, from its own page: money for one debit is there.
     chrome.open(&dashboard.url("/quarantine")).await;
-    chrome.click_through("tbody tr:last-child a").await;
+    chrome.click_through("table.cases tbody tr:last-child a").await;
     chrome.find("input[name=why]").await.send_keys("topped up").await.unwrap();
     chrome.click_through("button[value=replay]").await;
     assert!(chrome.text("main").await.contains("1 applied"), "{}", chrome.text("main").await);
@@ -268,12 +268,17 @@ async fn cases_are_replayed_and_discarded_by_clicking() {
     // Two, from the list.
     chrome.open(&dashboard.url("/quarantine")).await;
     for row in ["1", "2"] {
-        chrome.find(&format!("tbody tr:nth-child({row}) input[name=id]")).await.click().await.unwrap();
+        chrome
+            .find(&format!("table.cases tbody tr:nth-child({row}) input[name=id]"))
+            .await
+            .click()
+            .await
+            .unwrap();
     }
     chrome.find("input[name=why]").await.send_keys("refunded by hand").await.unwrap();
     chrome.click_through("button[value=discard]").await;
     assert_eq!(chrome.text("h1").await, "Discard 2 cases?");
-    assert!(chrome.text("main").await.contains("100 EUR"), "{}", chrome.text("main").await);
+    assert!(chrome.text("main").await.contains("1.00 EUR"), "{}", chrome.text("main").await);
     chrome.click_through("main button[type=submit]").await;
     assert!(chrome.text("main").await.contains("2 discarded"));
     // The rest, after a question.
@@ -357,7 +362,7 @@ async fn a_hundred_thousand_cases_are_paged_filtered_and_discarded() {
     for _ in 0..3 {
         chrome.click_through("a[rel=next]").await;
     }
-    let first = chrome.text("tbody tr:first-child td:nth-child(2)").await;
+    let first = chrome.text("table.cases tbody tr:first-child td:nth-child(2)").await;
     assert_eq!(first, "99850", "the fourth page");
     chrome.find("input[data-all]").await.click().await.unwrap();
     assert_eq!(chrome.script("return document.querySelectorAll('input[name=id]:checked').length").await, 50);
