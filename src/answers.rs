@@ -84,7 +84,13 @@ fn add_decimals(value: &mut Value, around: Option<Currency>, depth: u32) {
 
 fn add_to(members: &mut Map<String, Value>, currency: Currency) {
     for name in MONEY {
-        if let Some(minor_units) = members.get(name).and_then(Value::as_i64) {
+        // Text where 64 bits do not hold it.
+        let minor_units = members.get(name).and_then(|value| match value {
+            Value::Number(number) => number.as_i64().map(i128::from),
+            Value::String(text) => text.parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        });
+        if let Some(minor_units) = minor_units {
             members.insert(format!("{name}_decimal"), Value::from(decimal(minor_units, currency)));
         }
     }

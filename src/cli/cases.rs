@@ -9,7 +9,7 @@ use crate::{
     ledger::Reason,
     signature,
     store::{
-        case_groups::{self, CaseGroup},
+        case_groups::{self, CASES_READ_MAX, CaseGroup, CaseGroups},
         quarantine::{self, CaseDetail, Filter, Page},
     },
 };
@@ -62,7 +62,7 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: boo
 
 /// The cases that fit in groups, with their money.
 pub(super) async fn groups(config: &Config, filter: &Filter, json: bool) -> Result<(), Failure> {
-    let groups =
+    let CaseGroups { groups, other_cases, has_more } =
         with_database(config, async |connection| case_groups::groups(connection, filter).await).await?;
     if json {
         for group in &groups {
@@ -86,6 +86,12 @@ pub(super) async fn groups(config: &Config, filter: &Filter, json: bool) -> Resu
     say!("{rows}");
     let cases: i64 = groups.iter().map(|group| group.cases).sum();
     say!("{} in {}", table::count(cases, "case"), table::count(groups.len() as i64, "group"));
+    if other_cases > 0 {
+        say!("{} in smaller groups", table::count(other_cases, "case"));
+    }
+    if has_more {
+        say!("Only the oldest {CASES_READ_MAX} cases were looked at: use filters");
+    }
     Ok(())
 }
 

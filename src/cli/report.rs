@@ -1,5 +1,7 @@
 //! `payonce report`: a period closed, for finance.
 
+use std::ops::RangeInclusive;
+
 use clap::ValueEnum;
 use serde_json::json;
 use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
@@ -205,8 +207,10 @@ fn print(report: &Report, period: &Period) {
     };
     let (zone, booked) = (table::safe(&period.time_zone), period.booking.as_str());
     say!("{days} ({zone}), booked by {booked}, of what was recorded before {}", table::time(report.as_of));
-    if report.is_preliminary() {
-        say!("The period is not over: this report is preliminary.");
+    if report.preliminary {
+        say!(
+            "This report is preliminary: the period was not over then, or only just, and may get more rows."
+        );
     }
     for which in [Csv::Movements, Csv::Balances, Csv::Clearing] {
         let mut rows = table::new(which.headings());
@@ -230,7 +234,7 @@ fn as_json(report: &Report, period: &Period) -> Result<serde_json::Value, Failur
     let mut value = answers::answer(report).map_err(|error| Failure::No(error.to_string()))?;
     let about = json!({
         "from": period.first.to_string(), "to": period.last.to_string(), "time_zone": period.time_zone,
-        "booked_by": period.booking.as_str(), "preliminary": report.is_preliminary(),
+        "booked_by": period.booking.as_str(),
     });
     if let (Some(value), Some(about)) = (value.as_object_mut(), about.as_object()) {
         value.extend(about.clone());
@@ -260,10 +264,16 @@ fn print_csv(report: &Report, which: Csv) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Those in which there can be callbacks.
+const YEARS: RangeInclusive<i32> = 1970..=9_000;
+
 /// A day, `YYYY-MM-DD`.
 fn day(text: &str) -> Result<Date, String> {
     let form = format_description!("[year]-[month]-[day]");
-    Date::parse(text, &form).map_err(|_| "expected a day such as 2026-10-31".to_owned())
+    let day = Date::parse(text, &form).ok().filter(|day| YEARS.contains(&day.year()));
+    day.ok_or_else(|| {
+        format!("expected a day such as 2026-10-31, of the years {} to {}", YEARS.start(), YEARS.end())
+    })
 }
 
 /// The first and the last day of a month, `YYYY-MM`.

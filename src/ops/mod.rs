@@ -1,5 +1,5 @@
 //! HTTP: health and metrics of a worker, and for the whole pool (`payonce ops`) the dashboard and the operators' API too. The only
-//! place that knows axum. What must not live here: SQL, and any decision about a callback.
+//! place, with `api`, that knows axum. What must not live here: SQL, and any decision about a callback.
 
 mod access;
 mod actions;

@@ -12,11 +12,10 @@ use crate::{
     metrics::{self, BySource},
     store::{
         Reader, StoreError,
-        case_groups::{self, CaseGroup},
+        case_groups::{self, CaseMoney},
         debts::{self, DebtSum},
         feed::{self, FeedRow},
         history,
-        quarantine::Filter,
         report::TotalRow,
         subscribers::{self, WebhookRow},
         workers::{self, WorkerRow},
@@ -47,26 +46,23 @@ pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
 struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
-    cases: Vec<CaseGroup>,
+    cases: Vec<(String, String, i64)>,
+    stuck: [(&'static str, Option<OffsetDateTime>, Vec<CaseMoney>); 2],
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
 }
 
-const UNENDED: [&str; 2] = ["open", "waiting"];
-
-/// Of ended cases there are ever more: they are not read for this.
-fn unended() -> Filter {
-    Filter { states: UNENDED.to_vec(), ..Filter::default() }
-}
-
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
     reader
         .run(async |connection| {
+            let (open, open_money) = case_groups::stuck(connection, "open").await?;
+            let (waiting, waiting_money) = case_groups::stuck(connection, "waiting").await?;
             Ok(Read {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
-                cases: case_groups::groups(connection, &unended()).await?,
+                cases: history::cases(connection).await?,
+                stuck: [("open", open, open_money), ("waiting", waiting, waiting_money)],
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
@@ -103,17 +99,18 @@ fn tell(by_source: &BySource, read: &Read) {
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
         let state = if reason.is_waiting() { "waiting" } else { "open" };
-        let found = read.cases.iter().filter(|group| group.state == state && group.reason == reason.as_str());
-        metrics::cases(state, reason.as_str(), found.map(|group| group.cases).sum());
+        let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
+        metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
     }
-    for state in UNENDED {
-        let oldest = read.cases.iter().filter(|group| group.state == state).map(|group| group.oldest).min();
+    for (state, oldest, _) in &read.stuck {
         metrics::cases::set_oldest(
             state,
             oldest.map(|at| (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()),
         );
     }
-    metrics::cases::set_money(read.cases.iter().flat_map(|group| {
-        group.money.iter().map(|of| (group.state.as_str(), of.currency.as_str(), of.amount))
-    }));
+    metrics::cases::set_money(
+        read.stuck
+            .iter()
+            .flat_map(|(state, _, money)| money.iter().map(|of| (*state, of.currency.as_str(), of.amount))),
+    );
 }

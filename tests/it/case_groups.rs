@@ -57,6 +57,7 @@ async fn what_is_stuck_is_said_with_its_money_by_page_api_and_command_line() {
     assert_eq!(timeless(answer["groups"].as_array().unwrap().iter().cloned()), expected);
     let one = dashboard.get("/api/quarantine/groups?reason=unknown_account").await.json();
     assert_eq!(timeless(one["groups"].as_array().unwrap().iter().cloned()), expected[2..]);
+    assert_eq!((&answer["other_cases"], &answer["has_more"]), (&0.into(), &false.into()));
     assert_eq!(dashboard.get("/api/quarantine/groups?reason=bogus").await.status, 400);
 
     let output = world.program(&["quarantine", "groups", "--json"]).output().await.unwrap();
@@ -76,6 +77,12 @@ async fn what_is_stuck_is_said_with_its_money_by_page_api_and_command_line() {
     let link = "/quarantine?state=open&amp;reason=insufficient_funds&amp;source=%2Fproviders%2Ftest";
     assert!(page.contains(link), "{link} is not in {page}");
     let listed = dashboard.get(&link.replace("&amp;", "&")).await.body;
+    assert!(listed.contains("644.83 EUR"), "its sum stands above it: {listed}");
+    let of_account = dashboard.get("/quarantine?account=a").await.body;
+    assert!(
+        of_account.contains("account=a\">insufficient_funds"),
+        "the list of a group is no larger than it: {of_account}"
+    );
     assert!(listed.contains("634.83 EUR") && !listed.contains("/account?id=nobody"), "{listed}");
     dashboard.stop().await;
     world.close().await;

@@ -116,9 +116,10 @@ async fn completions_know_every_command_and_flag() {
 
 #[tokio::test]
 async fn every_command_that_prints_data_can_print_json() {
-    let quarantine =
-        ["list", "show", "replay", "discard", "reopen", "assign"].map(|verb| vec!["quarantine", verb]);
-    let others = ["migrate", "publish", "event", "account", "payment", "audit"].map(|name| vec![name]);
+    let quarantine = ["list", "groups", "show", "replay", "discard", "reopen", "assign"]
+        .map(|verb| vec!["quarantine", verb]);
+    let others =
+        ["migrate", "publish", "event", "account", "payment", "report", "audit"].map(|name| vec![name]);
     for mut command in others.into_iter().chain(quarantine) {
         command.push("--help");
         let output = alone(&command).await;

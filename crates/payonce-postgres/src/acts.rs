@@ -1,5 +1,5 @@
 //! Acts of people that are one transaction each: what is done, its line of the audit log, and the end of the proposal that it carries out.
-//! So of two clerks at once one acts, and a crash leaves all of it or nothing. What must not live here: what an act does.
+//! So of two operators at once one acts, and a crash leaves all of it or nothing. What must not live here: what an act does.
 
 use std::fmt;
 

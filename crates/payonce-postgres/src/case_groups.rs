@@ -11,6 +11,23 @@ use super::{
     filter::{Filter, push_filter},
 };
 
+/// Cases that are read for groups: the oldest.
+pub const CASES_READ_MAX: i64 = 100_000;
+
+/// Groups that are told of. Whoever sends messages can give each a source of its own.
+const GROUPS_MAX: usize = 200;
+
+/// What is stuck.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaseGroups {
+    /// The largest groups, the largest first.
+    pub groups: Vec<CaseGroup>,
+    /// Cases of the smaller groups that are not told of.
+    pub other_cases: i64,
+    /// Whether there are more than [`CASES_READ_MAX`] cases: then the newer ones are in no group.
+    pub has_more: bool,
+}
+
 /// Cases of one state, reason and source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CaseGroup {
@@ -48,6 +65,30 @@ pub struct CaseMoney {
     pub amount: i128,
 }
 
+/// What all cases of a state are about by currency, and when the oldest was first seen, of the oldest [`CASES_READ_MAX`].
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn stuck(
+    connection: &mut PgConnection,
+    state: &str,
+) -> Result<(Option<OffsetDateTime>, Vec<CaseMoney>), StoreError> {
+    let rows: Vec<(Option<String>, Option<String>, OffsetDateTime)> = sqlx::query_as(
+        "select currency, sum(amount)::text, min(first_seen_at)
+         from (select currency, amount, first_seen_at from quarantine where state = $1 order by id limit $2) as found
+         group by currency",
+    )
+    .bind(state)
+    .bind(CASES_READ_MAX)
+    .fetch_all(connection)
+    .await?;
+    let oldest = rows.iter().map(|(.., oldest)| *oldest).min();
+    let money = rows.into_iter().filter_map(|(currency, amount, _)| {
+        Some(CaseMoney { currency: currency?, amount: amount?.parse().ok()? })
+    });
+    Ok((oldest, money.collect()))
+}
+
 #[derive(FromRow)]
 struct Part {
     state: String,
@@ -62,22 +103,22 @@ struct Part {
     amount: Option<String>,
 }
 
-/// The groups of the cases that fit, the largest first. Reads each of them once: with states in the filter that end (`replayed`, `discarded`) that may
-/// be a long table.
+/// The groups of the cases that fit.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn groups(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<CaseGroup>, StoreError> {
+pub async fn groups(connection: &mut PgConnection, filter: &Filter) -> Result<CaseGroups, StoreError> {
     let mut query = QueryBuilder::new(
         "select state, reason, source, currency, count(*) as cases,
                 count(*) filter (where first_seen_at > now() - interval '1 hour') as last_hour,
                 count(*) filter (where first_seen_at > now() - interval '2 hours' and first_seen_at <= now() - interval '1 hour')
                     as hour_before,
                 min(first_seen_at) as oldest, max(first_seen_at) as newest, sum(amount)::text as amount
-         from quarantine",
+         from (select state, reason, source, currency, first_seen_at, amount from quarantine",
     );
     push_filter(&mut query, filter);
-    query.push(" group by state, reason, source, currency order by currency");
+    query.push(" order by id limit ").push_bind(CASES_READ_MAX + 1);
+    query.push(") as found group by state, reason, source, currency order by currency");
     let parts: Vec<Part> = query.build_query_as().fetch_all(connection).await?;
     let mut groups = BTreeMap::<_, CaseGroup>::new();
     for part in parts {
@@ -106,5 +147,7 @@ pub async fn groups(connection: &mut PgConnection, filter: &Filter) -> Result<Ve
     }
     let mut groups: Vec<CaseGroup> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.cases));
-    Ok(groups)
+    let has_more = groups.iter().map(|group| group.cases).sum::<i64>() > CASES_READ_MAX;
+    let others = groups.split_off(groups.len().min(GROUPS_MAX));
+    Ok(CaseGroups { groups, other_cases: others.iter().map(|group| group.cases).sum(), has_more })
 }

@@ -334,8 +334,11 @@ impl Reader {
     /// At most `connections_max` connections, opened when needed.
     #[must_use]
     pub fn new(database: &Database, connections_max: u32) -> Self {
+        // What takes longer nobody waits for, and the server need not go on with it.
+        let deadline_ms = database.deadline.as_millis().to_string();
         let database = database.for_reading().with_settings([
             ("default_transaction_read_only", "on"),
+            ("statement_timeout", deadline_ms.as_str()),
             // In kB. Months of counts are added up in memory, not sorted on disk.
             ("work_mem", "16384"),
         ]);

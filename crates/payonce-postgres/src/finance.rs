@@ -10,7 +10,7 @@ use super::StoreError;
 /// Which of its two times books a ledger row on a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Booking {
-    /// `recorded_at`: when payonce wrote it. A day that is over gets no more rows.
+    /// `recorded_at`: when payonce wrote it. A day that has been over for [`SETTLED_AFTER_S`] gets no more rows.
     Recorded,
     /// `occurred_at`: when it happened, by the provider's clock; `recorded_at` where the provider did not say. Rows that come late change days
     /// that are over, unless `Period::as_of` leaves them out.
@@ -35,6 +35,10 @@ impl Booking {
         }
     }
 }
+
+/// How long after a moment no more rows are committed that were recorded before it, in seconds: a row is stamped when it is written, and a
+/// worker's transaction ends within its deadline, 10 s unless `database_deadline_ms` says otherwise.
+pub const SETTLED_AFTER_S: i64 = 60;
 
 /// Which rows a report is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,21 +137,17 @@ pub struct Report {
     pub balances: Vec<Balance>,
     /// By source and currency.
     pub clearing: Vec<Clearing>,
-    /// Until when rows were recorded that are in it.
+    /// Until when rows were recorded that are in it; not later than when it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub as_of: OffsetDateTime,
     /// The first moment after the period.
     #[serde(with = "time::serde::rfc3339")]
     pub ends: OffsetDateTime,
+    /// Whether it may have other rows when it is made again: the period, or the time that it was made for, has not been over for [`SETTLED_AFTER_S`].
+    pub preliminary: bool,
 }
 
 impl Report {
-    /// Whether the period was not over when the report was made: it will have more rows.
-    #[must_use]
-    pub fn is_preliminary(&self) -> bool {
-        self.as_of < self.ends
-    }
-
     /// The currencies whose two sides do not sum to zero.
     pub fn unbalanced(&self) -> impl Iterator<Item = &Balance> {
         self.balances.iter().filter(|balance| balance.trial_balance != 0)
@@ -171,13 +171,22 @@ pub async fn is_time_zone(connection: &mut PgConnection, name: &str) -> Result<b
 pub async fn report(connection: &mut PgConnection, period: &Period) -> Result<Report, StoreError> {
     let mut transaction = connection.begin_with("begin isolation level repeatable read read only").await?;
     let (first, last) = (period.first.to_string(), period.last.to_string());
-    let (begins, ends, as_of): (OffsetDateTime, OffsetDateTime, OffsetDateTime) = sqlx::query_as(
-        "select $1::date::timestamp at time zone $3, ($2::date + 1)::timestamp at time zone $3, coalesce($4, now())",
+    let (begins, ends, as_of, preliminary): (OffsetDateTime, OffsetDateTime, OffsetDateTime, bool) = sqlx::query_as(
+        // Where the clock goes back over midnight, midnight comes twice, and PostgreSQL takes the second: the day begins at the first.
+        "with days as (select $1::date as first, $2::date + 1 as after),
+              midnights as (select first, after, first::timestamp at time zone $3 as begins, after::timestamp at time zone $3 as ends from days),
+              days_begin as (
+                  select case when ((begins - interval '1 hour') at time zone $3)::date = first then begins - interval '1 hour' else begins end as begins,
+                         case when ((ends - interval '1 hour') at time zone $3)::date = after then ends - interval '1 hour' else ends end as ends
+                  from midnights)
+         select begins, ends, least($4, now()), least($4, now()) < ends or least($4, ends) > now() - make_interval(secs => $5)
+         from days_begin",
     )
     .bind(&first)
     .bind(&last)
     .bind(&period.time_zone)
     .bind(period.as_of)
+    .bind(SETTLED_AFTER_S as f64)
     .fetch_one(&mut *transaction)
     .await?;
     let movements = movements(&mut transaction, period, (begins, ends)).await?;
@@ -188,7 +197,7 @@ pub async fn report(connection: &mut PgConnection, period: &Period) -> Result<Re
         }
     }
     transaction.rollback().await?;
-    Ok(Report { movements, balances, clearing, as_of, ends })
+    Ok(Report { movements, balances, clearing, as_of, ends, preliminary })
 }
 
 type Times = (OffsetDateTime, OffsetDateTime);
@@ -271,7 +280,7 @@ async fn closing(
     Ok((balances, clearing))
 }
 
-/// By currency what accounts owed at the end, and how many did. The last row of each account says it: versions follow each other as they are recorded.
+/// By currency what accounts owed at the end, and how many did. The last row of each account says it: times never fall from one version to the next.
 async fn debts(
     transaction: &mut PgConnection,
     period: &Period,

@@ -261,9 +261,7 @@ pub(super) async fn case_groups(State(pool): State<Arc<Pool>>, RawQuery(query): 
     let known = ["state", "reason", "source", "account"];
     let filter = Asked::of(&Parameters::of_query(query.as_deref(), &known)?)?.filter();
     let read = pool.reader.run(async |connection| case_groups::groups(connection, &filter).await);
-    answer(
-        &json!({ "groups": answers::answer(&read.await?).map_err(|error| Problem::Wrong(error.to_string()))? }),
-    )
+    answer(&read.await?)
 }
 
 /// How many rows are asked for.

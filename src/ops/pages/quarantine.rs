@@ -120,8 +120,8 @@ pub(in crate::ops) async fn page(
         let reasons = quarantine::unended(connection).await?;
         // Of ended cases there are ever more: they are not read for this.
         let groups = match asked.state {
-            "open" | "waiting" => case_groups::groups(connection, &filter).await?,
-            _ => Vec::new(),
+            "open" | "waiting" => Some(case_groups::groups(connection, &filter).await?),
+            _ => None,
         };
         let total = count(connection, &asked, &filter, &reasons).await?;
         Ok((cases, reasons, groups, total))
@@ -143,7 +143,7 @@ pub(in crate::ops) async fn page(
                 (empty("No matches", "Remove a filter."))
             }
         } @else {
-            @if groups.len() > 1 { (groups_table::table(&groups)) }
+            @if let Some(groups) = &groups { (groups_table::table(groups, &asked.account)) }
             (list(&frame, &asked, &cases, total))
             nav.pages aria-label="Pages of cases" {
                 @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
