@@ -233,7 +233,7 @@ impl Frame {
 fn footer() -> Markup {
     html! {
         footer {
-            "payonce " (env!("CARGO_PKG_VERSION")) " · all times UTC, amounts in minor units · "
+            "payonce " (env!("CARGO_PKG_VERSION")) " · all times UTC · "
             a href="/api/overview" { "API" } " · " a href="/metrics" { "metrics" }
         }
     }

@@ -240,7 +240,8 @@ async fn a_discard_is_asked_about_with_its_money_and_taken_back_on_the_page_and_
     let case = id.to_string();
     let discard = [("id", case.as_str()), ("verb", "discard"), ("why", "a slip")];
     let asked = dashboard.act("", &csrf, &discard).await.body;
-    for part in ["Discard 1 case?", &amount.to_string(), "EUR", "Reopening takes a discard back", &case] {
+    let money = format!("{}.{:02} EUR", amount / 100, amount % 100);
+    for part in ["Discard 1 case?", &money, "Reopening takes a discard back", &case] {
         assert!(asked.contains(part), "{part} is not in {asked}");
     }
     assert_eq!(state().await, "open");

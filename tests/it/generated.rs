@@ -440,7 +440,7 @@ async fn every_batch_of_a_generated_stream_leaves_what_the_contract_says() {
                     refused += 1;
                 }
             }
-            book.take_as_stored(&callbacks);
+            book.take(&callbacks);
             model.take_all(batch);
             let difference = stage.view().await.difference(&model.view());
             assert_eq!(difference, "", "with Redis {redis:?}, {context}");

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use time::OffsetDateTime;
 
 use crate::{
-    answers::money,
+    answers::{decimal_of, money},
     ops::{
         Pool,
         layout::{Frame, Place, ago, empty, id, instant, link, number, state, visible},
@@ -158,14 +158,20 @@ fn event_body(story: &EventStory) -> Markup {
 
 fn applied(row: &LedgerRow) -> Moment {
     let what = html! {
-        strong { "Applied" } ": " (visible(&row.kind)) " of " (number(row.amount)) " " (row.currency)
+        strong { "Applied" } ": " (visible(&row.kind)) " of " (visible(&money(row.amount, &row.currency)))
         " to account " a href=(link("/account", &[("id", &row.account_id)])) { (id(&row.account_id)) }
         @if let Some(payment) = &row.payment_id {
             ", payment " a href=(link("/payment", &[("source", &row.source), ("id", payment)])) { (id(payment)) }
         }
-        br; span.faint { "version " (row.account_version) ", balance " (signed(row.balance_delta)) " = " (number(row.balance_after)) ", held " (signed(row.held_delta)) " = " (number(row.held_after)) }
+        br; span.faint { "version " (row.account_version) ", balance " (change(row.balance_delta, row)) " = " (decimal_of(row.balance_after, &row.currency)) ", held " (change(row.held_delta, row)) " = " (decimal_of(row.held_after, &row.currency)) }
     };
     Moment { at: row.recorded_at, state: "up", what }
+}
+
+/// With its sign, in the currency of its row.
+fn change(amount: i64, row: &LedgerRow) -> String {
+    let sign = if amount > 0 { "+" } else { "" };
+    format!("{sign}{}", decimal_of(amount, &row.currency))
 }
 
 fn case_moments(case: &CaseRow) -> Vec<Moment> {
@@ -185,8 +191,13 @@ fn case_moments(case: &CaseRow) -> Vec<Moment> {
 }
 
 fn payment_body(story: &PaymentStory) -> Markup {
-    let moments: Vec<Moment> =
-        story.entries.iter().map(entry).chain(story.quarantined.iter().flat_map(case_moments)).collect();
+    let moments: Vec<Moment> = story
+        .entries
+        .iter()
+        .rev()
+        .map(entry)
+        .chain(story.quarantined.iter().flat_map(case_moments))
+        .collect();
     html! {
         p.path { a href="/find" { "Find" } " / payment" }
         h1 { "Payment " (id(&story.payment_id)) }
@@ -197,9 +208,10 @@ fn payment_body(story: &PaymentStory) -> Markup {
                 dt { "State" } dd { (state(story.state.as_deref().unwrap_or("nothing applied yet"))) }
                 @if let Some(account) = &story.account_id { dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } } }
                 @if let Some(currency) = &story.currency { dt { "Currency" } dd { (currency) } }
-                dt { "Authorized" } dd { (number(story.authorized)) }
-                dt { "Captured" } dd { (number(story.captured)) }
-                dt { "Refunded" } dd { (number(story.refunded)) }
+                @let currency = story.currency.as_deref().unwrap_or_default();
+                dt { "Authorized" } dd { (decimal_of(story.authorized, currency)) }
+                dt { "Captured" } dd { (decimal_of(story.captured, currency)) }
+                dt { "Refunded" } dd { (decimal_of(story.refunded, currency)) }
             }
         }
         section.card { h2 { "Timeline" } (timeline(moments)) }
@@ -251,7 +263,7 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
 
 fn sum(title: &str, amount: i64, currency: &str) -> Markup {
     html! {
-        section.tile { h2 { (title) } p.big { (number(amount)) } p.total { (visible(currency)) ", minor units" } }
+        section.tile { h2 { (title) } p.big { (decimal_of(amount, currency)) } p.total { (visible(currency)) } }
     }
 }
 
@@ -273,8 +285,8 @@ fn entries(account_id: &str, story: &AccountStory) -> Markup {
                                     @if let Some(payment) = &row.payment_id { a href=(link("/payment", &[("source", &row.source), ("id", payment)])) { (id(payment)) } }
                                     @else { span.faint { "–" } }
                                 }
-                                td.n { (signed(row.balance_delta)) } td.n { (number(row.balance_after)) }
-                                td.n { (signed(row.held_delta)) } td.n { (number(row.held_after)) }
+                                td.n { (change(row.balance_delta, row)) } td.n { (decimal_of(row.balance_after, &row.currency)) }
+                                td.n { (change(row.held_delta, row)) } td.n { (decimal_of(row.held_after, &row.currency)) }
                             }
                         }
                     }
@@ -286,8 +298,4 @@ fn entries(account_id: &str, story: &AccountStory) -> Markup {
             }
         }
     }
-}
-
-fn signed(delta: i64) -> String {
-    if delta > 0 { format!("+{}", number(delta)) } else { number(delta) }
 }

@@ -131,20 +131,13 @@ impl Unwritten {
         }
     }
 
-    /// Ids are given in the order in which the rows would be written: by key and content where no account is known, then as they came.
+    /// Ids are given in the order in which the messages came, as the store gives them.
     fn take_new_cases(&mut self, plan: &Plan) -> Vec<CaseId> {
-        let mut order: Vec<usize> = (0..plan.new_cases.len()).collect();
-        order.sort_by_key(|at| {
-            let case = plan.new_cases.get(*at)?;
-            let is_known = case.account_id.is_some();
-            Some((is_known, (!is_known).then_some((&case.callback.key, case.callback.fingerprint))))
-        });
-        let mut ids = vec![CaseId(0); plan.new_cases.len()];
-        for at in order {
-            let (Some(new), Some(slot)) = (plan.new_cases.get(at), ids.get_mut(at)) else { continue };
+        let mut ids = Vec::with_capacity(plan.new_cases.len());
+        for new in &plan.new_cases {
             let id = CaseId(FIRST_CASE.saturating_add(self.cases_made));
             self.cases_made = self.cases_made.saturating_add(1);
-            *slot = id;
+            ids.push(id);
             let key = &new.callback.key;
             self.case_of_content.insert((key.clone(), new.callback.fingerprint), id);
             if new.reason.owns_key() {

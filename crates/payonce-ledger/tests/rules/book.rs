@@ -75,18 +75,6 @@ impl Book {
         plan
     }
 
-    /// The same, with new cases in the order in which the store writes them: that of their keys where no account is known.
-    pub fn take_as_stored(&mut self, callbacks: &[Callback]) -> Plan {
-        let mut plan = self.decide(callbacks);
-        plan.new_cases.sort_by_key(|case| match case.account_id {
-            Some(_) => (true, None, case.index),
-            None => (false, Some((case.callback.key.clone(), case.callback.fingerprint)), 0),
-        });
-        let lost = self.apply(callbacks, plan.clone()).unwrap();
-        assert!(lost.is_empty(), "lost {lost:?} without a concurrent writer");
-        plan
-    }
-
     /// Quarantines what the broker dead-lettered.
     pub fn dead_letter(&mut self, callbacks: &[Callback]) -> Plan {
         let plan = dead_letter(&self.load(callbacks), callbacks, &self.rules);

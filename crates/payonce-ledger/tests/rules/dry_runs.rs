@@ -58,7 +58,7 @@ proptest! {
         let mut unwritten = Unwritten::default();
         for (at, batch) in cut(after, &sizes).enumerate() {
             let dry = stored.decide_over(batch, &mut unwritten);
-            let real = book.take_as_stored(batch);
+            let real = book.take(batch);
             prop_assert_eq!(said(&dry), said(&real), "batch {}", at);
         }
     }
