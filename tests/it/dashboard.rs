@@ -340,7 +340,7 @@ async fn an_id_leads_to_its_story_and_a_story_to_the_next() {
             &["Applied", "rejected", "payload_mismatch", "/payment?", "/account?"][..],
         ),
         ("/event?source=%2Fproviders%2Ftest&id=early", &["Quarantined", "waiting_for_payment"]),
-        ("/payment?source=%2Fproviders%2Ftest&id=p1", &["succeeded", "balance −30 = 70"]),
+        ("/payment?source=%2Fproviders%2Ftest&id=p1", &["succeeded", "balance −0.30 = 0.70"]),
         ("/account?id=a", &["69", "s1", "Related cases", "insufficient_funds"]),
         ("/account?id=a&before=2", &["d1"]),
         ("/find?id=nothing", &["No results"]),

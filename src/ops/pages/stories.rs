@@ -170,8 +170,12 @@ fn applied(row: &LedgerRow) -> Moment {
 
 /// With its sign, in the currency of its row.
 fn change(amount: i64, row: &LedgerRow) -> String {
-    let sign = if amount > 0 { "+" } else { "" };
-    format!("{sign}{}", decimal_of(amount, &row.currency))
+    let text = decimal_of(amount, &row.currency);
+    match text.strip_prefix('-') {
+        Some(digits) => format!("\u{2212}{digits}"),
+        None if amount > 0 => format!("+{text}"),
+        None => text,
+    }
 }
 
 fn case_moments(case: &CaseRow) -> Vec<Moment> {
