@@ -12,10 +12,11 @@ use crate::{
     metrics::{self, BySource},
     store::{
         Reader, StoreError,
-        case_groups::{self, CaseMoney},
+        case_groups::CASES_READ_MAX,
         debts::{self, DebtSum},
         feed::{self, FeedRow},
         history,
+        quarantine::{self, Filter, Sums},
         report::TotalRow,
         subscribers::{self, WebhookRow},
         workers::{self, WorkerRow},
@@ -47,22 +48,26 @@ struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
     cases: Vec<(String, String, i64)>,
-    stuck: [(&'static str, Option<OffsetDateTime>, Vec<CaseMoney>); 2],
+    stuck: [(&'static str, Sums); 2],
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
 }
 
+fn in_state(state: &'static str) -> Filter {
+    Filter { states: vec![state], ..Filter::default() }
+}
+
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
     reader
         .run(async |connection| {
-            let (open, open_money) = case_groups::stuck(connection, "open").await?;
-            let (waiting, waiting_money) = case_groups::stuck(connection, "waiting").await?;
+            let open = quarantine::sums(connection, &in_state("open"), CASES_READ_MAX).await?;
+            let waiting = quarantine::sums(connection, &in_state("waiting"), CASES_READ_MAX).await?;
             Ok(Read {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
                 cases: history::cases(connection).await?,
-                stuck: [("open", open, open_money), ("waiting", waiting, waiting_money)],
+                stuck: [("open", open), ("waiting", waiting)],
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
@@ -102,15 +107,14 @@ fn tell(by_source: &BySource, read: &Read) {
         let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
         metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
     }
-    for (state, oldest, _) in &read.stuck {
+    for (state, sums) in &read.stuck {
         metrics::cases::set_oldest(
             state,
-            oldest.map(|at| (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()),
+            sums.oldest.map(|at| (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()),
         );
     }
-    metrics::cases::set_money(
-        read.stuck
-            .iter()
-            .flat_map(|(state, _, money)| money.iter().map(|of| (*state, of.currency.as_str(), of.amount))),
-    );
+    let money = read.stuck.iter().flat_map(|(state, sums)| {
+        sums.money.iter().map(move |(currency, amount)| (*state, currency.as_str(), *amount))
+    });
+    metrics::cases::set_money(money);
 }

@@ -65,30 +65,6 @@ pub struct CaseMoney {
     pub amount: i128,
 }
 
-/// What all cases of a state are about by currency, and when the oldest was first seen, of the oldest [`CASES_READ_MAX`].
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn stuck(
-    connection: &mut PgConnection,
-    state: &str,
-) -> Result<(Option<OffsetDateTime>, Vec<CaseMoney>), StoreError> {
-    let rows: Vec<(Option<String>, Option<String>, OffsetDateTime)> = sqlx::query_as(
-        "select currency, sum(amount)::text, min(first_seen_at)
-         from (select currency, amount, first_seen_at from quarantine where state = $1 order by id limit $2) as found
-         group by currency",
-    )
-    .bind(state)
-    .bind(CASES_READ_MAX)
-    .fetch_all(connection)
-    .await?;
-    let oldest = rows.iter().map(|(.., oldest)| *oldest).min();
-    let money = rows.into_iter().filter_map(|(currency, amount, _)| {
-        Some(CaseMoney { currency: currency?, amount: amount?.parse().ok()? })
-    });
-    Ok((oldest, money.collect()))
-}
-
 #[derive(FromRow)]
 struct Part {
     state: String,

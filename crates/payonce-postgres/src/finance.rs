@@ -105,7 +105,7 @@ pub struct Balance {
     /// The sum of all clearing accounts at the end.
     #[serde(serialize_with = "sum")]
     pub clearing: i128,
-    /// `closing` + `clearing`: 0, or the ledger is wrong.
+    /// `closing` + `clearing`: 0, or the ledger is wrong, or the period ends within a batch of before schema 31.
     #[serde(serialize_with = "sum")]
     pub trial_balance: i128,
 }
@@ -164,7 +164,7 @@ pub async fn is_time_zone(connection: &mut PgConnection, name: &str) -> Result<b
     Ok(sqlx::query_scalar(known).bind(name).fetch_one(connection).await?)
 }
 
-/// Makes the report in one snapshot. Reads every row of the ledger once, and of each account its last row.
+/// Makes the report in one snapshot. Reads the ledger up to the end of the period, the rows of the period once more, and of each account its last row.
 ///
 /// # Errors
 /// [`StoreError`]; [`StoreError::Refused`] for a time zone that PostgreSQL does not know.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
+use time::OffsetDateTime;
 
 pub use super::filter::{Filter, Page};
 use super::{
@@ -116,6 +117,8 @@ pub struct Sums {
     pub cases: i64,
     /// The newest of them.
     pub id_max: Option<i64>,
+    /// When the oldest was first seen.
+    pub oldest: Option<OffsetDateTime>,
     /// Of each ISO 4217 code the sum in minor units, which may be more than 64 bits hold.
     pub money: Vec<(String, i128)>,
     /// Of how many nothing can be said: messages that could not be decoded, or that nothing proves.
@@ -137,22 +140,24 @@ impl fmt::Display for Sums {
     }
 }
 
-/// Counts the cases that fit, no further than `limit`, and adds up their money.
+/// Counts the cases that fit, the oldest first and no more than `limit`, and adds up their money.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn sums(connection: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Sums, StoreError> {
     let mut query = QueryBuilder::new(
-        "select currency, count(*), max(id), sum(amount)::text from (select id, currency, amount from quarantine",
+        "select currency, count(*), max(id), min(first_seen_at), sum(amount)::text
+         from (select id, first_seen_at, currency, amount from quarantine",
     );
     push_filter(&mut query, filter);
-    query.push(" limit ").push_bind(limit).push(") as found group by currency order by currency");
-    let rows: Vec<(Option<String>, i64, i64, Option<String>)> =
-        query.build_query_as().fetch_all(connection).await?;
+    query.push(" order by id limit ").push_bind(limit).push(") as found group by currency order by currency");
+    type Part = (Option<String>, i64, i64, OffsetDateTime, Option<String>);
+    let rows: Vec<Part> = query.build_query_as().fetch_all(connection).await?;
     let mut sums = Sums::default();
-    for (currency, cases, id_max, amount) in rows {
+    for (currency, cases, id_max, oldest, amount) in rows {
         sums.cases += cases;
         sums.id_max = sums.id_max.max(Some(id_max));
+        sums.oldest = Some(sums.oldest.map_or(oldest, |other| other.min(oldest)));
         match (currency, amount.and_then(|amount| amount.parse().ok())) {
             (Some(currency), Some(amount)) => sums.money.push((currency, amount)),
             (None, _) | (_, None) => sums.unreadable += cases,
@@ -184,18 +189,6 @@ pub async fn count_up_to(
     push_filter(&mut query, filter);
     query.push(" limit ").push_bind(limit).push(") as found");
     Ok(query.build_query_scalar().fetch_one(connection).await?)
-}
-
-/// How many cases are open or waiting, by (state, reason). Ended ones, which only grow in number, are not read.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn unended(connection: &mut PgConnection) -> Result<Vec<(String, String, i64)>, StoreError> {
-    Ok(sqlx::query_as(
-        "select state, reason, count(*) from quarantine where state in ('open', 'waiting') group by state, reason order by 1, 3 desc, 2",
-    )
-    .fetch_all(connection)
-    .await?)
 }
 
 /// What became of cases that were decided again.

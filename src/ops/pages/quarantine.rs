@@ -20,7 +20,7 @@ use crate::{
     store::{
         StoreError,
         actions::{Order, Verb, Via},
-        case_groups,
+        case_groups, history,
         quarantine::{self, Filter, Page},
         report::CaseRow,
         requests::Start,
@@ -117,7 +117,7 @@ pub(in crate::ops) async fn page(
     let filter = asked.filter();
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
-        let reasons = quarantine::unended(connection).await?;
+        let reasons = history::cases(connection).await?;
         // Of ended cases there are ever more: they are not read for this.
         let groups = match asked.state {
             "open" | "waiting" => Some(case_groups::groups(connection, &filter).await?),
