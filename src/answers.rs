@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::ledger::Currency;
 
 /// Members that hold money, in minor units of the currency of their object or of the one around it.
-const MONEY: [&str; 19] = [
+const MONEY: [&str; 20] = [
     "amount",
     "balance",
     "held",
@@ -21,6 +21,7 @@ const MONEY: [&str; 19] = [
     "held_delta",
     "balance_after",
     "held_after",
+    "available_after",
     // Of reports.
     "opening",
     "movements",

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod operators;
 pub mod ops;
 pub mod parameters;
+pub mod reports;
 pub mod retry;
 pub mod secrets;
 pub mod shown;

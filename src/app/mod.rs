@@ -269,6 +269,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let setup = ops::Setup {
         reader: Reader::new(&database, config.database_pool_max),
+        reports: Reader::for_reports(&database, config.report_deadline),
         operators: Operators {
             keys,
             endpoints: case_endpoints(&config),

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, adjust, print_json, quarantine, table, with_database};
+use super::{Failure, adjust, print_json, quarantine, report::DaysArgs, statement, table, with_database};
 use crate::{
     config::Config,
     ledger::{AccountId, AccountStatus, Currency},
@@ -19,7 +19,8 @@ use crate::{
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
-    after_help = "An account whose id is the name of a command: `payonce account -- open`."
+    after_help = "A month as a statement, with what it had before and after: payonce account ID --month 2026-10 --time-zone Europe/Berlin\n\
+                        An account whose id is the name of a command: `payonce account -- open`."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -27,11 +28,18 @@ pub(super) struct Args {
     /// The account: CloudEvents `subject`.
     #[arg(allow_hyphen_values = true, required = true)]
     id: Option<String>,
+    #[command(flatten)]
+    days: DaysArgs,
+    /// The statement of these days as CSV (RFC 4180) in place of text.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
     /// The page of entries that follows this version.
-    #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "VERSION")]
+    #[arg(long, default_value_t = i64::MAX, hide_default_value = true, value_name = "VERSION",
+          conflicts_with_all = ["month", "from"])]
     before: i64,
     /// How many of the last entries to show.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000), value_name = "N")]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000), value_name = "N",
+          conflicts_with_all = ["month", "from"])]
     limit: u16,
     /// One JSON object in place of text.
     #[arg(long)]
@@ -89,22 +97,30 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         (None, Some(id)) => id,
         (None, None) => return Err(Failure::Usage("which account?".to_owned())),
     };
+    if let Some(days) = args.days.days()? {
+        return statement::run(config, &id, &days, args.csv, args.json).await;
+    }
+    if args.csv {
+        return Err(Failure::Usage("--csv is of a statement: give --month, or --from and --to".to_owned()));
+    }
     let limit = i64::from(args.limit);
     let story =
         with_database(config, async |connection| report::account(connection, &id, args.before, limit).await)
             .await?;
-    let Some(story) = story else {
-        return Err(Failure::No(format!(
-            "account {id}: not open. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
-             ids are case-sensitive",
-            id = table::safe(&id)
-        )));
-    };
+    let Some(story) = story else { return Err(not_open(&id)) };
     if args.json {
         return print_json(&story);
     }
     print(&story);
     Ok(())
+}
+
+pub(super) fn not_open(id: &str) -> Failure {
+    Failure::No(format!(
+        "account {id}: not open. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
+         ids are case-sensitive",
+        id = table::safe(id)
+    ))
 }
 
 async fn change(

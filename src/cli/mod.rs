@@ -29,6 +29,7 @@ mod quarantine;
 mod remove;
 mod report;
 mod settings;
+mod statement;
 mod style;
 mod table;
 

@@ -206,6 +206,8 @@ pub struct Config {
     pub database_deadline: Duration,
     /// Connections of `payonce ops`.
     pub database_pool_max: u32,
+    /// How long a report of the pages may take.
+    pub report_deadline: Duration,
     /// Between two audits by `payonce ops`; zero: none.
     pub audit_pause: Duration,
     /// How long `payonce publish` waits for the broker.
@@ -376,6 +378,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         },
         database_deadline: values.duration("database_deadline_ms")?,
         database_pool_max: values.number("database_pool_max")?,
+        report_deadline: values.duration("report_deadline_ms")?,
         audit_pause: values.duration("audit_pause_ms")?,
         publish_deadline: values.duration("publish_deadline_ms")?,
         publish_wait_max: values.duration("publish_wait_max_ms")?,

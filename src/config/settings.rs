@@ -137,6 +137,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number("database_pool_max", Part::Reading, 1, 100, "8", "Database connections of `payonce ops` at most"),
     millis(
+        "report_deadline_ms",
+        Part::Ops,
+        1_000,
+        600_000,
+        "60000",
+        "How long a report of the pages and of their API may take, in milliseconds; one is made at a time, on one core of the database. `payonce report` has no limit",
+    ),
+    millis(
         "audit_pause_ms",
         Part::Ops,
         0,

@@ -28,6 +28,7 @@ pub(super) enum Place {
     Quarantine,
     Find,
     Debts,
+    Reports,
     Providers,
     Approvals,
     Workers,
@@ -35,12 +36,13 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Overview,
         Self::Duplicates,
         Self::Quarantine,
         Self::Find,
         Self::Debts,
+        Self::Reports,
         Self::Providers,
         Self::Approvals,
         Self::Workers,
@@ -54,6 +56,7 @@ impl Place {
             Self::Quarantine => "Quarantine",
             Self::Find => "Find",
             Self::Debts => "Debts",
+            Self::Reports => "Reports",
             Self::Providers => "Providers",
             Self::Approvals => "Approvals",
             Self::Workers => "Workers",
@@ -68,6 +71,7 @@ impl Place {
             Self::Quarantine => "/quarantine",
             Self::Find => "/find",
             Self::Debts => "/debts",
+            Self::Reports => "/reports",
             Self::Providers => "/providers",
             Self::Approvals => "/approvals",
             Self::Workers => "/workers",
@@ -136,6 +140,16 @@ impl Frame {
             p { a href=(place.path()) { (place.name()) } }
         };
         self.document(StatusCode::BAD_REQUEST, "This address cannot be used", Some((now, place)), body)
+    }
+
+    /// A page that says why what was asked for was not made.
+    pub(super) fn not_made(&self, now: &Now, place: Place, status: StatusCode, words: &str) -> Response {
+        let body = html! {
+            h1 { "This was not made" }
+            p { (visible(words)) }
+            p { a href=(place.path()) { (place.name()) } }
+        };
+        self.document(status, "This was not made", Some((now, place)), body)
     }
 
     /// A page that says that the database does not answer.

@@ -10,6 +10,7 @@ mod backlog;
 mod clock;
 mod edge;
 mod figure;
+mod finance;
 mod history;
 mod layout;
 mod live;

@@ -37,6 +37,8 @@ use crate::{
 pub struct Setup {
     /// PostgreSQL, to read from.
     pub reader: Reader,
+    /// The same for reports.
+    pub reports: Reader,
     /// PostgreSQL, for actions.
     pub database: Arc<Database>,
     /// Redis.
@@ -68,6 +70,7 @@ pub struct Setup {
 /// What every page reads from.
 pub(super) struct Pool {
     pub(super) reader: Reader,
+    pub(super) reports: Reader,
     pub(super) database: Arc<Database>,
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
@@ -90,6 +93,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
     let audit = auditor.follow();
     let pool = Arc::new(Pool {
         reader: setup.reader.clone(),
+        reports: setup.reports,
         database: setup.database,
         access: Arc::new(setup.access),
         watch: Watch::new(audit.borrow().clone()),
@@ -144,12 +148,14 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/event", get(pages::stories::event))
         .route("/payment", get(pages::stories::payment))
         .route("/account", get(pages::stories::account))
+        .route("/account/statement", get(pages::statement::page))
         .route("/adjust", get(pages::adjust::page).merge(act(pages::adjust::post)))
         .route("/approvals", get(pages::approvals::page))
         .route("/approvals/{proposal}", get(pages::approvals::one))
         .route("/approvals/{proposal}/approve", act(pages::approvals::approve))
         .route("/approvals/{proposal}/reject", act(pages::approvals::reject))
         .route("/debts", get(pages::debts::page))
+        .route("/reports", get(pages::reports::page))
         .route("/providers", get(pages::providers::page))
         .route("/providers/{name}", get(pages::providers::one))
         .route("/workers", get(pages::workers::page))
@@ -201,11 +207,13 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/approvals/{id}/approve", act(api::acts::approve))
         .route("/api/approvals/{id}/reject", act(api::acts::reject))
         .route("/api/debts", get(api::debts))
+        .route("/api/report", get(api::finance::report))
         .route("/api/audit-log/{action}", get(api::audit_log))
         .route("/api/find", get(api::search))
         .route("/api/event", get(api::event))
         .route("/api/payment", get(api::payment))
         .route("/api/account", get(api::account))
+        .route("/api/account/statement", get(api::finance::statement))
 }
 
 /// As it was at the last reading: anybody may ask, and that must cost the database nothing.

@@ -328,6 +328,8 @@ pub struct Reader {
     database: Arc<Database>,
     idle: Arc<Mutex<Vec<PgConnection>>>,
     free: Arc<Semaphore>,
+    /// For one read.
+    deadline: Duration,
 }
 
 impl Reader {
@@ -343,9 +345,31 @@ impl Reader {
             ("work_mem", "16384"),
         ]);
         Self {
+            deadline: database.deadline,
             database: Arc::new(database),
             idle: Arc::default(),
             free: Arc::new(Semaphore::new(usize::try_from(connections_max).unwrap_or(1))),
+        }
+    }
+
+    /// For reports, which read whole tables while workers settle: one at a time, on one core of the server, for as long as `deadline`; what
+    /// nobody waits for any more ends within a second.
+    #[must_use]
+    pub fn for_reports(database: &Database, deadline: Duration) -> Self {
+        let deadline_ms = deadline.as_millis().to_string();
+        let database = database.for_reading().with_settings([
+            ("default_transaction_read_only", "on"),
+            ("statement_timeout", deadline_ms.as_str()),
+            // In kB.
+            ("work_mem", "65536"),
+            ("max_parallel_workers_per_gather", "0"),
+            ("client_connection_check_interval", "1000"),
+        ]);
+        Self {
+            deadline,
+            database: Arc::new(database),
+            idle: Arc::default(),
+            free: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -357,7 +381,7 @@ impl Reader {
         &self,
         operation: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let deadline = self.database.deadline;
+        let deadline = self.deadline;
         let late = || StoreError::Unavailable(format!("no answer within {} ms", deadline.as_millis()));
         let _place = tokio::time::timeout(deadline, self.free.acquire()).await.map_err(|_| late())?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -164,32 +164,20 @@ pub async fn is_time_zone(connection: &mut PgConnection, name: &str) -> Result<b
     Ok(sqlx::query_scalar(known).bind(name).fetch_one(connection).await?)
 }
 
-/// Makes the report in one snapshot. Reads the ledger up to the end of the period, the rows of the period once more, and of each account its last row.
+/// Makes the report in one snapshot. Reads the ledger up to the end of the period, the rows of the period once more, and of each account its last
+/// row. `movements_max`: where there are more movements, so many and one are returned, and the caller has to refuse.
 ///
 /// # Errors
 /// [`StoreError`]; [`StoreError::Refused`] for a time zone that PostgreSQL does not know.
-pub async fn report(connection: &mut PgConnection, period: &Period) -> Result<Report, StoreError> {
+pub async fn report(
+    connection: &mut PgConnection,
+    period: &Period,
+    movements_max: i64,
+) -> Result<Report, StoreError> {
     let mut transaction = connection.begin_with("begin isolation level repeatable read read only").await?;
-    let (first, last) = (period.first.to_string(), period.last.to_string());
-    let (begins, ends, as_of, preliminary): (OffsetDateTime, OffsetDateTime, OffsetDateTime, bool) = sqlx::query_as(
-        // Where the clock goes back over midnight, midnight comes twice, and PostgreSQL takes the second: the day begins at the first.
-        "with days as (select $1::date as first, $2::date + 1 as after),
-              midnights as (select first, after, first::timestamp at time zone $3 as begins, after::timestamp at time zone $3 as ends from days),
-              days_begin as (
-                  select case when ((begins - interval '1 hour') at time zone $3)::date = first then begins - interval '1 hour' else begins end as begins,
-                         case when ((ends - interval '1 hour') at time zone $3)::date = after then ends - interval '1 hour' else ends end as ends
-                  from midnights)
-         select begins, ends, least($4, now()), least($4, now()) < ends or least($4, ends) > now() - make_interval(secs => $5)
-         from days_begin",
-    )
-    .bind(&first)
-    .bind(&last)
-    .bind(&period.time_zone)
-    .bind(period.as_of)
-    .bind(SETTLED_AFTER_S as f64)
-    .fetch_one(&mut *transaction)
-    .await?;
-    let movements = movements(&mut transaction, period, (begins, ends)).await?;
+    let Bounds { begins, ends, as_of, preliminary } =
+        bounds(&mut transaction, (period.first, period.last), &period.time_zone, period.as_of).await?;
+    let movements = movements(&mut transaction, period, (begins, ends), movements_max).await?;
     let (mut balances, clearing) = closing(&mut transaction, period, (begins, ends)).await?;
     for (currency, owed, accounts) in debts(&mut transaction, period, ends).await? {
         if let Some(balance) = balances.iter_mut().find(|balance| balance.currency == currency) {
@@ -200,12 +188,52 @@ pub async fn report(connection: &mut PgConnection, period: &Period) -> Result<Re
     Ok(Report { movements, balances, clearing, as_of, ends, preliminary })
 }
 
+/// The first moment of the first day and the first after the last one, in a time zone.
+pub(super) struct Bounds {
+    pub(super) begins: OffsetDateTime,
+    pub(super) ends: OffsetDateTime,
+    /// Until when rows were recorded that are looked at: `as_of` of the question, not later than now.
+    pub(super) as_of: OffsetDateTime,
+    /// Whether the same question may find other rows later: see [`SETTLED_AFTER_S`].
+    pub(super) preliminary: bool,
+}
+
+/// # Errors
+/// [`StoreError`]; [`StoreError::Refused`] for a time zone that PostgreSQL does not know.
+pub(super) async fn bounds(
+    connection: &mut PgConnection,
+    (first, last): (Date, Date),
+    time_zone: &str,
+    as_of: Option<OffsetDateTime>,
+) -> Result<Bounds, StoreError> {
+    let (begins, ends, as_of, preliminary) = sqlx::query_as(
+        // Where the clock goes back over midnight, midnight comes twice, and PostgreSQL takes the second: the day begins at the first.
+        "with days as (select $1::date as first, $2::date + 1 as after),
+              midnights as (select first, after, first::timestamp at time zone $3 as begins, after::timestamp at time zone $3 as ends from days),
+              days_begin as (
+                  select case when ((begins - interval '1 hour') at time zone $3)::date = first then begins - interval '1 hour' else begins end as begins,
+                         case when ((ends - interval '1 hour') at time zone $3)::date = after then ends - interval '1 hour' else ends end as ends
+                  from midnights)
+         select begins, ends, least($4, now()), least($4, now()) < ends or least($4, ends) > now() - make_interval(secs => $5)
+         from days_begin",
+    )
+    .bind(first.to_string())
+    .bind(last.to_string())
+    .bind(time_zone)
+    .bind(as_of)
+    .bind(SETTLED_AFTER_S as f64)
+    .fetch_one(connection)
+    .await?;
+    Ok(Bounds { begins, ends, as_of, preliminary })
+}
+
 type Times = (OffsetDateTime, OffsetDateTime);
 
 async fn movements(
     transaction: &mut PgConnection,
     period: &Period,
     (begins, ends): Times,
+    movements_max: i64,
 ) -> Result<Vec<Movement>, StoreError> {
     type Row = (String, String, String, String, i64, String, String, String);
     let booked = period.booking.sql();
@@ -217,13 +245,15 @@ async fn movements(
                from ledger
                where {booked} >= $2 and {booked} < $3 and ($4::timestamptz is null or recorded_at < $4)
                group by 1, 2, 3, 4) as moved
-         order by 1, 2, 3, 4"
+         order by 1, 2, 3, 4
+         limit $5"
     );
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(&period.time_zone)
         .bind(begins)
         .bind(ends)
         .bind(period.as_of)
+        .bind(movements_max.saturating_add(1))
         .fetch_all(transaction)
         .await?;
     rows.into_iter()

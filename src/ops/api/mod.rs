@@ -1,6 +1,7 @@
 //! The operators' API: what the pages show, as JSON. What they do is in `acts`.
 
 pub(super) mod acts;
+pub(super) mod finance;
 
 use std::sync::Arc;
 

@@ -13,5 +13,7 @@ pub(super) mod login;
 pub(super) mod overview;
 pub(super) mod providers;
 pub(super) mod quarantine;
+pub(super) mod reports;
+pub(super) mod statement;
 pub(super) mod stories;
 pub(super) mod workers;

@@ -9,6 +9,7 @@ use axum::{
 use maud::{Markup, html};
 use time::OffsetDateTime;
 
+use super::statement;
 use crate::{
     answers::{decimal_of, money},
     ops::{
@@ -248,6 +249,7 @@ fn account_body(account_id: &str, story: Option<&AccountStory>, cases: &[CaseRow
                     }
                     section.tile { h2 { "Version" } p.big { (number(story.version)) } p.total { "number of ledger entries" } }
                 }
+                section.card { h2 { "Statement by dates" } (statement::form(account_id, None)) }
                 section.card { h2 { "Ledger, newest first" } (entries(account_id, story)) }
             }
             None => (empty("Not open", "No deposit has opened this account yet.")),

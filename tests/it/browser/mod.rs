@@ -28,6 +28,8 @@ async fn pages(world: &World) -> Vec<String> {
         "/quarantine?state=all",
         "/find",
         "/debts",
+        "/reports",
+        "/reports?from=2026-01-01&to=2099-12-31",
         "/providers",
         "/providers/test",
         "/approvals",
@@ -44,6 +46,7 @@ async fn pages(world: &World) -> Vec<String> {
         let id = encode(id);
         pages.push(format!("/event?source=%2Fproviders%2Ftest&id={id}"));
         pages.push(format!("/account?id={id}"));
+        pages.push(format!("/account/statement?id={id}&from=2026-01-01&to=2099-12-31"));
         pages.push(format!("/quarantine?account={id}&source={id}"));
     }
     pages.push(format!("/payment?source=%2Fproviders%2Ftest&id={}", encode(HOSTILE[0])));
@@ -328,6 +331,8 @@ async fn an_empty_system_says_what_to_do_first() {
         ("/quarantine", "No open cases"),
         ("/find", "Search by id"),
         ("/debts", "No account owes anything"),
+        ("/reports", "Choose the days of the report"),
+        ("/reports?month=2026-10", "The trial balance of every currency is 0"),
         ("/approvals", "Nothing waits for a second person"),
         ("/workers", "No worker has reported"),
         ("/audit-log", "Nobody has worked a case yet"),
@@ -464,6 +469,64 @@ async fn an_account_is_adjusted_by_clicking_on_a_phone() {
     fits("the debts").await;
     is_calm(&chrome, &dashboard, "adjusting").await;
     world.audit().await;
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn finance_closes_a_month_and_takes_a_statement_away_by_clicking() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world
+        .publish(&[
+            Event::deposit("d", "acct-1001", 10_000),
+            Event::payment("payment.authorized", "h", "acct-1001", "p", 3_000),
+            Event::new("fee.charged", "f", "acct-1001", None, 1_050),
+        ])
+        .await;
+    world.settled(3).await;
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/")).await;
+    chrome.click_through("nav a[href='/reports']").await;
+    // The month before this one is filled in; these rows are of the days of the provider's clock.
+    chrome.script("document.querySelector('input[name=month]').value = '2026-11'").await;
+    chrome.script("document.querySelector('select[name=by]').value = 'occurred'").await;
+    chrome.click_through("main form button[type=submit]").await;
+    let seen = chrome.text("main").await;
+    for words in [
+        "booked by occurred_at",
+        "The trial balance of every currency is 0",
+        "89.50",
+        "\u{2212}89.50",
+        "30.00",
+    ] {
+        assert!(seen.contains(words), "{words} is not in {seen}");
+    }
+    let taken = "const link = document.querySelector('main a[download]');\
+                 const request = new XMLHttpRequest(); request.open('GET', link.href, false); request.send(); return request.responseText";
+    let csv = chrome.script(taken).await;
+    assert!(csv.as_str().is_some_and(|csv| csv.contains("fee.charged,EUR,1,10.50,-10.50,0.00")), "{csv}");
+    is_calm(&chrome, &dashboard, "the report").await;
+
+    chrome.open(&dashboard.url("/account?id=acct-1001")).await;
+    chrome.script("document.querySelector('main input[name=from]').value = '2026-01-01'").await;
+    chrome.script("document.querySelector('main input[name=to]').value = '2099-12-31'").await;
+    chrome.click_through("main form[action='/account/statement'] button[type=submit]").await;
+    let seen = chrome.text("main").await;
+    for words in
+        ["0.00 EUR", "89.50 EUR", "held 30.00 EUR, available 59.50 EUR", "Preliminary", "opening", "closing"]
+    {
+        assert!(seen.contains(words), "{words} is not in {seen}");
+    }
+    let csv = chrome.script(taken).await;
+    assert!(csv.as_str().is_some_and(|csv| csv.contains("closing,EUR,,89.50,,30.00,59.50")), "{csv}");
+    chrome.resize(390, 844).await;
+    let wide = chrome.script("return document.documentElement.scrollWidth - innerWidth").await;
+    assert_eq!(wide.as_i64(), Some(0), "the statement is wider than a phone");
+    is_calm(&chrome, &dashboard, "the statement").await;
     chrome.close().await;
     dashboard.stop().await;
     world.close().await;
