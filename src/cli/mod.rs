@@ -18,6 +18,7 @@ mod cases;
 mod dry_run;
 mod event;
 mod feed;
+mod find;
 mod ingress;
 mod keys;
 mod manual;
@@ -100,6 +101,8 @@ enum Command {
     /// Makes, lists and rotates the keys that sources sign with.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Finds events, payments and accounts by the beginning of an id, without knowing the source.
+    Find(find::Args),
     /// The whole story of one callback: where it ended, when, by which duplicates it was followed.
     Event(event::Args),
     /// Balance, held, debt, status, version, and the last entries of an account; opens, closes and freezes accounts.
@@ -274,6 +277,7 @@ async fn run(command: Command, config: Config, file: Option<PathBuf>) -> Result<
         Command::Publish(args) => publish::run(&config, args).await,
         Command::Ingress(args) => ingress::run(config, file, args).await,
         Command::Keys(command) => keys::run(&config, command),
+        Command::Find(args) => find::run(&config, args).await,
         Command::Event(args) => event::run(&config, args).await,
         Command::Account(args) => account::run(&config, args).await,
         Command::Adjust(args) => adjust::run(&config, args).await,

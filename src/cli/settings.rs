@@ -24,7 +24,7 @@ fn parts(command: &str) -> &'static [Part] {
         "publish" => &[Log, Database, Broker, Names, Tls, Signatures, Rules, Publish],
         "ingress" => &[Log, Broker, Names, Tls, Signatures, Retry],
         "keys" => &[Log, Signatures],
-        "event" | "account" | "payment" | "report" => &[Log, Database, Tls],
+        "find" | "event" | "account" | "payment" | "report" => &[Log, Database, Tls],
         "adjust" => &[Log, Database, Tls, Rules, Approvals],
         "quarantine" | "approvals" => &[Log, Database, Tls, Signatures, Rules, Approvals],
         "audit" => &[Log, Database, Redis, Names, Tls, Rules],

@@ -226,7 +226,7 @@ impl Frame {
                     }
                 }
                 form.find role="search" action="/find" method="get" {
-                    label.unseen for="find" { "Event, payment, operation or account id" }
+                    label.unseen for="find" { "Event, payment, operation or account id, or its beginning" }
                     input #find type="search" name="id" placeholder="Find an id   /" maxlength="200" autocomplete="off";
                 }
                 div.corner {

@@ -31,6 +31,7 @@ mod duplicates;
 mod embed;
 mod feed;
 mod feed_failover;
+mod find;
 mod former_primary;
 mod generated;
 mod history;

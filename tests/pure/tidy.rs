@@ -31,6 +31,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
             "metrics",
             "operators",
             "ops",
+            "parameters",
             "reports",
             "retry",
             "shown",

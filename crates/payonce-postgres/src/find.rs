@@ -1,67 +1,201 @@
-//! Finds what an id belongs to. Each look-up is by the leading column of an index, and takes at most so many rows.
+//! Finds what an id, or the beginning of one, belongs to. Every id column is in the collation "C", so that what begins so is one range of an index
+//! that is there for settling; each look-up reads at most so many entries of one. What must not live here: search in texts, which no index helps.
 
-use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::{Connection as _, PgConnection};
 
 use super::StoreError;
 
-/// Things that go by one id.
+/// What goes by an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A callback that was applied or became a case; found by its own id or by that of its operation.
+    Event,
+    /// A payment.
+    Payment,
+    /// An account, open or only named by a case.
+    Account,
+}
+
+/// A thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hit {
+    /// What it is.
+    pub kind: Kind,
+    /// The provider; an account has none.
+    pub source: Option<String>,
+    /// Its own id.
+    pub id: String,
+    /// Whether the text is all of the id by which it was found, not only its beginning.
+    pub is_exact: bool,
+}
+
+/// Things that go by an id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// (source, event id) of callbacks that were applied, quarantined, or rejected.
-    pub events: Vec<(String, String)>,
-    /// (source, payment id).
-    pub payments: Vec<(String, String)>,
-    /// Account ids.
-    pub accounts: Vec<String>,
+    /// Exact ones first, then events, payments, accounts, each by id.
+    pub hits: Vec<Hit>,
+    /// There may be more that begin so.
+    pub has_more: bool,
 }
 
 impl Found {
-    /// How many things.
+    /// The one thing that was surely meant: the only exact one, or, where there is none, the only one.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.events.len() + self.payments.len() + self.accounts.len()
+    pub fn only(&self) -> Option<&Hit> {
+        let mut exact = self.hits.iter().filter(|hit| hit.is_exact);
+        match (exact.next(), exact.next()) {
+            (Some(one), None) => Some(one),
+            (Some(_), Some(_)) => None,
+            (None, _) => self.hits.first().filter(|_| self.hits.len() == 1 && !self.has_more),
+        }
     }
 
-    /// Nothing goes by this id.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Those of one kind.
+    pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Hit> {
+        self.hits.iter().filter(move |hit| hit.kind == kind)
     }
 }
 
-/// Everything that goes by `id`: as an event, an operation, a payment or an account; at most `limit` of each.
+/// Each look-up: what it finds, and how. $1: from here, $2: to before here, $3: entries of the index at most. Columns: source, own id, the
+/// id by which it was found, which is null where the index has an entry that does not count.
+///
+/// `coalesce(operation_id, payment_id)` and its condition are those of `ledger_operation` and `quarantine_operation_owner`, word for word.
+const LOOK_UPS: [(Kind, &str); 8] = [
+    (
+        Kind::Event,
+        "select source, event_id, event_id from ledger where event_id >= $1 and event_id < $2 order by event_id limit $3",
+    ),
+    (
+        Kind::Event,
+        "select source, event_id, event_id from quarantine where event_id >= $1 and event_id < $2 order by event_id limit $3",
+    ),
+    (
+        Kind::Event,
+        "select source, event_id, operation_id from ledger
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and leg = 0 and repeats_payment_id is null
+           and (operation_id is not null or payment_id is not null
+                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+         order by coalesce(operation_id, payment_id) limit $3",
+    ),
+    (
+        Kind::Event,
+        "select source, event_id, operation_id from quarantine
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2
+           and (operation_id is not null or payment_id is not null
+                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+         order by coalesce(operation_id, payment_id) limit $3",
+    ),
+    // That of a deposit has no row in `payments`.
+    (
+        Kind::Payment,
+        "select source, payment_id, payment_id from ledger_of_payments
+         where payment_id >= $1 and payment_id < $2 order by payment_id limit $3",
+    ),
+    (
+        Kind::Payment,
+        "select source, payment_id, payment_id from quarantine
+         where payment_id >= $1 and payment_id < $2 order by payment_id limit $3",
+    ),
+    (
+        Kind::Account,
+        "select null, account_id, account_id from accounts where account_id >= $1 and account_id < $2 order by account_id limit $3",
+    ),
+    (
+        Kind::Account,
+        "select null, account_id, account_id from quarantine
+         where account_id >= $1 and account_id < $2 order by account_id limit $3",
+    ),
+];
+
+/// Everything whose id begins with `text`: events by their own ids and by those of their operations, payments, accounts; at most `limit` of
+/// each kind. `text` is 1 to 200 bytes.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn find(connection: &mut PgConnection, id: &str, limit: i64) -> Result<Found, StoreError> {
-    // Before the union each part is limited by itself: ids are chosen by whoever writes to the queue, who may use one a million times.
-    let events = sqlx::query_as(
-        "(select source, event_id from ledger where event_id = $1 limit $2)
-         union (select source, event_id from quarantine where event_id = $1 and source is not null limit $2)
-         union (select source, event_id from ledger where operation_id = $1 limit $2)
-         union (select source, event_id from quarantine
-                where operation_id = $1 and source is not null and event_id is not null limit $2)
-         order by 1, 2 limit $2",
+pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Result<Found, StoreError> {
+    let mut transaction = connection.begin_with("begin read only").await?;
+    // In the order of the index or not at all: ids are chosen by whoever writes to the queue, who may use one a million times.
+    sqlx::raw_sql(
+        "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off",
     )
-    .bind(id)
-    .bind(limit)
-    .fetch_all(&mut *connection)
+    .execute(&mut *transaction)
     .await?;
-    let payments = sqlx::query_as(
-        "(select source, payment_id from payments where payment_id = $1 limit $2)
-         union (select source, payment_id from quarantine where payment_id = $1 and source is not null limit $2)
-         order by 1, 2 limit $2",
-    )
-    .bind(id)
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await?;
-    let accounts = sqlx::query_scalar(
-        "select account_id from accounts where account_id = $1
-         union (select account_id from quarantine where account_id = $1 limit 1)",
-    )
-    .bind(id)
-    .fetch_all(&mut *connection)
-    .await?;
-    Ok(Found { events, payments, accounts })
+    let end = end_of_prefix(text);
+    let entries_max = limit.saturating_add(1);
+    let mut has_more = false;
+    // By kind, source and id, whether it is exact: one thing has entries in several indexes.
+    let mut things: BTreeMap<(Kind, String, Option<String>), bool> = BTreeMap::new();
+    for (kind, sql) in LOOK_UPS {
+        let rows: Vec<(Option<String>, Option<String>, Option<String>)> =
+            sqlx::query_as(sql).bind(text).bind(&end).bind(entries_max).fetch_all(&mut *transaction).await?;
+        has_more |= i64::try_from(rows.len()).is_ok_and(|rows| rows == entries_max);
+        for (source, id, found_by) in rows {
+            // A case that could not be read has no source or no id, and leads nowhere.
+            let (Some(id), Some(found_by)) = (id, found_by) else { continue };
+            if kind != Kind::Account && source.is_none() {
+                continue;
+            }
+            *things.entry((kind, id, source)).or_default() |= found_by == text;
+        }
+    }
+    transaction.rollback().await?;
+    let mut found = Found { hits: Vec::new(), has_more };
+    for kind in [Kind::Event, Kind::Payment, Kind::Account] {
+        let of_kind = things.iter().filter(|((other, ..), _)| *other == kind);
+        let mut hits: Vec<Hit> = of_kind
+            .map(|((kind, id, source), is_exact)| Hit {
+                kind: *kind,
+                source: source.clone(),
+                id: id.clone(),
+                is_exact: *is_exact,
+            })
+            .collect();
+        hits.sort_by_key(|hit| !hit.is_exact);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        found.has_more |= hits.len() > limit;
+        hits.truncate(limit);
+        found.hits.append(&mut hits);
+    }
+    found.hits.sort_by_key(|hit| !hit.is_exact);
+    Ok(found)
+}
+
+/// The smallest text that is larger than all that begin with this one: by bytes, which for UTF-8 is by code points.
+fn end_of_prefix(prefix: &str) -> String {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        // From one code point to the next, over the gap of the surrogates, which are none.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return end;
+        }
+    }
+    // Nothing but the last code point: then only the text itself, which no control character follows.
+    format!("{prefix}\u{1}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_prefix;
+
+    #[test]
+    fn what_begins_so_lies_before_its_end_and_nothing_else_does() {
+        for (prefix, end) in [
+            ("evt_1", "evt_2"),
+            ("é", "ê"),
+            ("a\u{d7ff}", "a\u{e000}"),
+            ("a\u{10ffff}", "b"),
+            ("\u{7f}", "\u{80}"),
+        ] {
+            assert_eq!(end_of_prefix(prefix), end);
+            assert!(format!("{prefix}\u{10ffff}\u{10ffff}").as_str() < end, "{prefix}");
+            assert!(prefix < end);
+        }
+        let last = "\u{10ffff}";
+        assert!(last < end_of_prefix(last).as_str());
+    }
 }

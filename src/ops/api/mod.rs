@@ -29,7 +29,9 @@ use crate::{
     parameters::{Parameters, Wrong, whole},
     shown::safe_json,
     store::{
-        StoreError, case_groups, debts, find, mismatch,
+        StoreError, case_groups, debts,
+        find::{self, Kind},
+        mismatch,
         quarantine::{self, Page},
         report,
         workers::WorkerRow,
@@ -368,14 +370,18 @@ pub(super) async fn account(State(pool): State<Arc<Pool>>, RawQuery(query): RawQ
 }
 
 pub(super) async fn search(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let id = id(query.as_deref())?;
-    let found = pool.reader.run(async |connection| find::find(connection, &id, ROWS_DEFAULT).await).await?;
-    let pair =
-        |kind: &'static str| move |(source, id): &(String, String)| json!({ "source": source, kind: id });
+    let parameters = Parameters::of_query(query.as_deref(), &["id", "limit"])?;
+    let (id, limit) = (parameters.required_id("id")?, rows(&parameters)?);
+    let found = pool.reader.run(async |connection| find::find(connection, id, limit).await).await?;
+    let pairs = |kind: Kind, name: &'static str| -> Vec<Value> {
+        let hits = found.of(kind);
+        hits.map(|hit| json!({ "source": hit.source, name: hit.id, "exact": hit.is_exact })).collect()
+    };
     Ok(Json(json!({
-        "events": found.events.iter().map(pair("event_id")).collect::<Vec<_>>(),
-        "payments": found.payments.iter().map(pair("payment_id")).collect::<Vec<_>>(),
-        "accounts": found.accounts,
+        "events": pairs(Kind::Event, "event_id"),
+        "payments": pairs(Kind::Payment, "payment_id"),
+        "accounts": found.of(Kind::Account).map(|hit| json!(hit.id)).collect::<Vec<_>>(),
+        "has_more": found.has_more,
     }))
     .into_response())
 }

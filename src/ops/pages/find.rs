@@ -1,4 +1,4 @@
-//! One field, any id: leads to the story of what goes by it.
+//! One field, any id or its beginning: leads to the story of what goes by it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
         layout::{Frame, Place, empty, id, link, visible},
     },
     parameters::Parameters,
-    store::find::{self, Found},
+    store::find::{self, Found, Hit, Kind},
 };
 
 /// Things of each kind that are listed.
@@ -35,7 +35,7 @@ pub(in crate::ops) async fn page(
     if wanted.is_empty() {
         let hint = empty(
             "Search by id",
-            "An event, payment, operation or account id, as the provider wrote it. Press / on any page to get here.",
+            "An event, payment, operation or account id as the provider wrote it, or its beginning. Press / on any page to get here.",
         );
         return frame.page(&now, Place::Find, "Find", html! { h1 { "Find" } (field("")) (hint) });
     }
@@ -44,16 +44,14 @@ pub(in crate::ops) async fn page(
         Ok(found) => found,
         Err(cause) => return frame.unavailable(&now, Place::Find, &cause),
     };
-    if found.len() == 1
-        && let Some(only) = addresses(&found).into_iter().next()
-    {
-        return Redirect::to(&only).into_response();
+    if let Some(only) = found.only() {
+        return Redirect::to(&address(only)).into_response();
     }
     let body = html! {
         h1 { "Find" }
         (field(wanted))
-        @if found.is_empty() {
-            (empty("No results", "Ids must match exactly, also in upper and lower case. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
+        @if found.hits.is_empty() {
+            (empty("No results", "No id begins so; upper and lower case differ. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
         } @else {
             (list(wanted, &found))
         }
@@ -70,38 +68,31 @@ fn field(wanted: &str) -> Markup {
     }
 }
 
-fn event(source: &str, event: &str) -> String {
-    link("/event", &[("source", source), ("id", event)])
-}
-
-fn payment(source: &str, payment: &str) -> String {
-    link("/payment", &[("source", source), ("id", payment)])
-}
-
-fn account(account: &str) -> String {
-    link("/account", &[("id", account)])
-}
-
-fn addresses(found: &Found) -> Vec<String> {
-    let events = found.events.iter().map(|(source, id)| event(source, id));
-    let payments = found.payments.iter().map(|(source, id)| payment(source, id));
-    events.chain(payments).chain(found.accounts.iter().map(|id| account(id))).collect()
+fn address(hit: &Hit) -> String {
+    let path = match hit.kind {
+        Kind::Event => "/event",
+        Kind::Payment => "/payment",
+        Kind::Account => "/account",
+    };
+    link(path, &[("source", hit.source.as_deref().unwrap_or_default()), ("id", &hit.id)])
 }
 
 fn list(wanted: &str, found: &Found) -> Markup {
     html! {
         section.card {
-            h2 { "Results for " (visible(wanted)) }
+            h2 { "What begins with " (visible(wanted)) }
             ul.found {
-                @for (source, event_id) in &found.events {
-                    li { "Event " a href=(event(source, event_id)) { (id(event_id)) } " of " (id(source)) }
+                @for hit in &found.hits {
+                    li {
+                        @match hit.kind { Kind::Event => "Event ", Kind::Payment => "Payment ", Kind::Account => "Account " }
+                        a href=(address(hit)) { (id(&hit.id)) }
+                        @if let Some(source) = &hit.source { " of " (id(source)) }
+                        @if hit.is_exact { " " span.faint { "(exactly this id)" } }
+                    }
                 }
-                @for (source, payment_id) in &found.payments {
-                    li { "Payment " a href=(payment(source, payment_id)) { (id(payment_id)) } " of " (id(source)) }
-                }
-                @for account_id in &found.accounts {
-                    li { "Account " a href=(account(account_id)) { (id(account_id)) } }
-                }
+            }
+            @if found.has_more {
+                p.note { "There are more than these. Give more of the id." }
             }
         }
     }
