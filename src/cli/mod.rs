@@ -33,23 +33,26 @@ mod settings;
 mod statement;
 mod style;
 mod table;
+mod values;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{ErrorKind, Write},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::warn;
 
 use style::Style;
 
 use crate::{
     app::{self, AppError},
     broker::{BrokerError, topology::TopologyError},
-    config::{self, Config},
+    config::{self, Config, ConfigErrors, StrayVariables},
     shown::{safe, safe_json},
     store::{self, GrantError, PgConnection, SchemaError, StoreError},
     telemetry,
@@ -237,11 +240,12 @@ pub fn main() -> ExitCode {
     if let Command::Man(args) = &cli.command {
         return end(manual::man(command(), args));
     }
-    let config = match config::load(cli.config.as_deref(), &settings::given(&matches), |name| {
-        std::env::var(name).ok()
-    }) {
+    // A name that is not UTF-8 is none of ours.
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let stray = config::stray_variables(variables);
+    let config = match configured(cli.config.as_deref(), &settings::given(&matches), &stray) {
         Ok(config) => config,
-        Err(error) => return fail(&Failure::Usage(error.to_string())),
+        Err(failure) => return fail(&failure),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -255,9 +259,30 @@ pub fn main() -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(problem) => return fail(&Failure::Usage(problem)),
     };
+    for (variable, meant) in &stray.unknown {
+        let meant = meant.map(|setting| format!("; did you mean PAYONCE_{}?", setting.to_uppercase()));
+        warn!(variable, "this variable sets nothing{}", meant.unwrap_or_default());
+    }
     let result = runtime.block_on(run(cli.command, config, cli.config));
     telemetry.stop();
     end(result)
+}
+
+/// The settings; or all that is wrong with them, misspelled variables included.
+fn configured(
+    file: Option<&Path>,
+    flags: &BTreeMap<String, String>,
+    stray: &StrayVariables,
+) -> Result<Config, Failure> {
+    let loaded = config::load(file, flags, |name| std::env::var(name).ok());
+    match loaded {
+        Ok(config) if stray.misspelled.is_empty() => Ok(config),
+        loaded => {
+            let mut errors = stray.misspelled.clone();
+            errors.extend(loaded.err().map(|errors| errors.0).unwrap_or_default());
+            Err(Failure::Usage(ConfigErrors(errors).to_string()))
+        }
+    }
 }
 
 fn end(result: Result<(), Failure>) -> ExitCode {

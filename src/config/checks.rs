@@ -2,42 +2,43 @@
 
 use super::{AccessConfig, Config, ConfigError, HistoryConfig, TOKEN_BYTES_MIN, error};
 
-/// Limits between settings.
-pub(super) fn check_together(config: &Config) -> Result<(), ConfigError> {
+/// Limits between settings: all that do not hold.
+pub(super) fn check_together(config: &Config) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let mut wrong = |setting: &str, problem: String| errors.push(error(setting, problem));
     let worker = &config.worker;
     // With less, the broker waits for acks before any lane has a full batch, and nothing is ready when a batch ends.
     let prefetch_min = 2 * worker.lanes * worker.batch_size_max;
     if usize::from(worker.prefetch_count) < prefetch_min {
-        return Err(error(
+        wrong(
             "prefetch_count",
             format!(
                 "{} is less than 2 x lanes x batch_size_max = 2 x {} x {} = {prefetch_min}: raise it, or lower lanes or batch_size_max",
                 worker.prefetch_count, worker.lanes, worker.batch_size_max
             ),
-        ));
+        );
     }
-    check_tokens(&config.access)?;
     if config.prefix.starts_with("amq.") {
         let problem = format!(
             "{:?} begins with amq., and RabbitMQ keeps such names of exchanges and queues for itself; use another",
             config.prefix
         );
-        return Err(error("prefix", problem));
+        wrong("prefix", problem);
     }
     if config.feed.name.is_empty() || !config.feed.name.bytes().all(is_plain) {
         let problem =
             format!("{:?}: expected letters, digits, '-', '_' and '.', at least one", config.feed.name);
-        return Err(error("feed_name", problem));
+        wrong("feed_name", problem);
     }
     if config.retry.delay_max < config.retry.delay_min {
-        return Err(error(
+        wrong(
             "retry_delay_max_ms",
             format!(
                 "{} is less than retry_delay_min_ms = {}",
                 config.retry.delay_max.as_millis(),
                 config.retry.delay_min.as_millis()
             ),
-        ));
+        );
     }
     if let Some(endpoint) = &config.otlp_endpoint
         && endpoint.strip_prefix("http://").is_none_or(str::is_empty)
@@ -45,7 +46,7 @@ pub(super) fn check_together(config: &Config) -> Result<(), ConfigError> {
         let problem = format!(
             "{endpoint:?} does not begin with http:// and a host; a collector on this host or network takes traces on and encrypts them"
         );
-        return Err(error("otlp_endpoint", problem));
+        wrong("otlp_endpoint", problem);
     }
     let HistoryConfig { minutes_kept, hours_kept, days_kept, .. } = worker.history;
     for (finer, kept, coarser, longer) in [
@@ -54,31 +55,31 @@ pub(super) fn check_together(config: &Config) -> Result<(), ConfigError> {
     ] {
         if longer < kept {
             let problem = format!("{} is less than {finer} = {}", longer.as_millis(), kept.as_millis());
-            return Err(error(coarser, problem));
+            wrong(coarser, problem);
         }
     }
-    Ok(())
+    check_access(&config.access, &mut wrong);
+    errors
 }
 
 /// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
-fn check_tokens(access: &AccessConfig) -> Result<(), ConfigError> {
+fn check_access(access: &AccessConfig, wrong: &mut impl FnMut(&str, String)) {
     for (name, token) in
         [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
     {
         if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
-            return Err(error(
+            wrong(
                 name,
                 format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
-            ));
+            );
         }
     }
     if access.operator_token.is_some() && access.operator_token == access.readonly_token {
-        return Err(error("ops_readonly_token", "the same as ops_token; use two tokens".to_owned()));
+        wrong("ops_readonly_token", "the same as ops_token; use two tokens".to_owned());
     }
     if access.local_name.trim().is_empty() {
-        return Err(error("ops_local_name", "empty; name who acts".to_owned()));
+        wrong("ops_local_name", "empty; name who acts".to_owned());
     }
-    Ok(())
 }
 
 /// May stand in a URN and in the name of a Redis key as it is.

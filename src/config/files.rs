@@ -5,9 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use toml::Spanned;
 
-use super::{ConfigError, Domain, IngressConfig, SETTINGS, Setting, SubscribersConfig, error};
+use super::{
+    ConfigError, Domain, IngressConfig, SETTINGS, Setting, SubscribersConfig, error,
+    names::{is_setting, no_such_setting},
+};
 
 /// After the name of a secret: the file that holds it.
 pub(super) const FILE_SUFFIX: &str = "_file";
@@ -44,68 +48,112 @@ fn read_secret(name: &str, path: &Path) -> Result<String, ConfigError> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// What stands in the configuration file besides settings.
+/// A value in the configuration file.
+#[derive(Debug, Clone)]
+pub(super) struct FileValue {
+    pub(super) text: String,
+    /// Of the file, from 1.
+    pub(super) line: usize,
+}
+
+/// What the configuration file says.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
+pub(super) struct ConfigFile {
+    /// Settings by name.
+    pub(super) values: BTreeMap<String, FileValue>,
     /// `[ingress]`.
     pub(super) ingress: IngressConfig,
     /// `[feed]`.
     pub(super) feed: SubscribersConfig,
 }
 
-/// What the configuration file says: settings by name, and its tables.
-pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Tables), ConfigError> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| error(&format!("--config {shown}"), cause.to_string()))?;
-    let table: toml::Table =
-        // The parser's own message quotes the line, which may hold a password.
-        text.parse().map_err(|cause: toml::de::Error| error(&format!("--config {shown}"), format!("not TOML: {}", cause.message())))?;
-    let mut values = BTreeMap::new();
-    let mut tables = Tables::default();
+/// The tables alone, and whatever else there is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct IngressAlone {
+    ingress: IngressConfig,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FeedAlone {
+    feed: SubscribersConfig,
+}
+
+/// Where a value in the configuration file stands, in words.
+pub(super) fn place(line: usize) -> String {
+    format!("configuration file, line {line}")
+}
+
+/// The file, and all that cannot be used in it.
+///
+/// # Errors
+/// Where there is no file, or it is not TOML.
+pub(super) fn read_file(path: &Path) -> Result<(ConfigFile, Vec<ConfigError>), ConfigError> {
+    let named = format!("--config {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|cause| error(&named, cause.to_string()))?;
+    // The parser's own message quotes the line, which may hold a password.
+    let not_toml = |cause: toml::de::Error| {
+        let line = line_of(&text, cause.span().map_or(0, |span| span.start));
+        error(&named, format!("line {line}: not TOML: {}", cause.message()))
+    };
+    let table: BTreeMap<Spanned<String>, toml::Value> = toml::from_str(&text).map_err(not_toml)?;
+    let mut file = ConfigFile::default();
+    let mut errors = Vec::new();
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, value) in table {
-        if name == "ingress" {
-            tables.ingress = IngressConfig::from_toml(value, folder)?;
-            continue;
+        let line = line_of(&text, name.span().start);
+        let name = name.into_inner();
+        let wrong = |problem| error(&format!("{name} ({})", place(line)), problem);
+        match (name.as_str(), value) {
+            ("ingress", _) => match table_of::<IngressAlone>(&text, "ingress") {
+                Ok(IngressAlone { ingress }) => file.ingress = ingress.checked(folder, &mut errors),
+                Err(error) => errors.push(error),
+            },
+            ("feed", _) => match table_of::<FeedAlone>(&text, "feed") {
+                Ok(FeedAlone { feed }) => file.feed = feed.checked(folder, &mut errors),
+                Err(error) => errors.push(error),
+            },
+            (unknown, _) if !is_setting(unknown) => errors.push(wrong(no_such_setting(unknown))),
+            (setting, value) => match as_text(setting, value) {
+                Some(text) => {
+                    file.values.insert(name, FileValue { text, line });
+                }
+                None => errors.push(wrong("expected a text, a whole number, true or false".to_owned())),
+            },
         }
-        if name == "feed" {
-            tables.feed = SubscribersConfig::from_toml(value, folder)?;
-            continue;
-        }
-        let is_setting = |setting: &Setting| {
-            setting.name == name
-                || matches!(setting.domain, Domain::Secret)
-                    && name.strip_suffix(FILE_SUFFIX) == Some(setting.name)
-        };
-        if !SETTINGS.iter().any(is_setting) {
-            return Err(error(
-                &format!("{name} (configuration file)"),
-                "there is no such setting; payonce.example.toml lists all of them".to_owned(),
-            ));
-        }
-        let is_list =
-            SETTINGS.iter().any(|setting| setting.name == name && matches!(setting.domain, Domain::Words(_)));
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Array(words) if is_list && words.iter().all(toml::Value::is_str) => {
-                words.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
-            }
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Boolean(yes) => yes.to_string(),
-            toml::Value::Float(_)
-            | toml::Value::Datetime(_)
-            | toml::Value::Array(_)
-            | toml::Value::Table(_) => {
-                return Err(error(
-                    &format!("{name} (configuration file)"),
-                    "expected a text, a whole number, true or false".to_owned(),
-                ));
-            }
-        };
-        values.insert(name, value);
     }
-    Ok((values, tables))
+    Ok((file, errors))
+}
+
+/// One table of the whole file: so its errors have their lines.
+fn table_of<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|cause: toml::de::Error| {
+        let line = line_of(text, cause.span().map_or(0, |span| span.start));
+        error(&format!("{name} ({})", place(line)), cause.message().to_owned())
+    })
+}
+
+/// A value as a flag would have it. `None`: it is of a kind that no setting has.
+fn as_text(name: &str, value: toml::Value) -> Option<String> {
+    let is_list =
+        SETTINGS.iter().any(|setting| setting.name == name && matches!(setting.domain, Domain::Words(_)));
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Array(words) if is_list && words.iter().all(toml::Value::is_str) => {
+            Some(words.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(","))
+        }
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(yes) => Some(yes.to_string()),
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
+            None
+        }
+    }
+}
+
+/// The line that a byte is on, from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 /// Reads TOML that holds secrets.
@@ -113,10 +161,7 @@ pub(super) fn read_file(path: &Path) -> Result<(BTreeMap<String, String>, Tables
 /// # Errors
 /// The number of the line that cannot be read, from 1. Not the parser's words: they quote what they found.
 pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, usize> {
-    toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
-    })
+    toml::from_str(text).map_err(|error| line_of(text, error.span().map_or(0, |span| span.start)))
 }
 
 /// Writes TOML.

@@ -106,26 +106,23 @@ impl Default for IngressConfig {
 }
 
 impl IngressConfig {
-    /// Reads the table, and makes paths of files relative to `folder` whole.
-    pub(super) fn from_toml(table: toml::Value, folder: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = table.try_into().map_err(|cause: toml::de::Error| {
-            error("ingress (configuration file)", cause.message().to_owned())
-        })?;
+    /// Makes paths of files relative to `folder` whole, and tells of all that cannot be used.
+    pub(super) fn checked(mut self, folder: &Path, errors: &mut Vec<ConfigError>) -> Self {
+        let mut wrong = |name: &str, problem: String| {
+            errors.push(error(&format!("ingress.{name} (configuration file)"), problem));
+        };
         for (name, found, min, max) in [
-            ("connections_max", config.connections_max, 1, 1_000_000),
-            ("requests_max", config.requests_max, 1, 100_000),
-            ("headers_deadline_ms", config.headers_deadline_ms as usize, 100, 600_000),
-            ("body_deadline_ms", config.body_deadline_ms as usize, 100, 600_000),
-            ("idle_max_ms", config.idle_max_ms as usize, 100, 3_600_000),
-            ("rate_per_second_max", config.rate_per_second_max as usize, 1, 1_000_000),
-            ("rate_burst_max", config.rate_burst_max as usize, 1, 1_000_000),
-            ("channels", config.channels, 1, 64),
+            ("connections_max", self.connections_max, 1, 1_000_000),
+            ("requests_max", self.requests_max, 1, 100_000),
+            ("headers_deadline_ms", self.headers_deadline_ms as usize, 100, 600_000),
+            ("body_deadline_ms", self.body_deadline_ms as usize, 100, 600_000),
+            ("idle_max_ms", self.idle_max_ms as usize, 100, 3_600_000),
+            ("rate_per_second_max", self.rate_per_second_max as usize, 1, 1_000_000),
+            ("rate_burst_max", self.rate_burst_max as usize, 1, 1_000_000),
+            ("channels", self.channels, 1, 64),
         ] {
             if !(min..=max).contains(&found) {
-                return Err(error(
-                    &format!("ingress.{name} (configuration file)"),
-                    format!("{found} is not a whole number from {min} to {max}"),
-                ));
+                wrong(name, format!("{found} is not a whole number from {min} to {max}"));
             }
         }
         let has_port = |address: &String| {
@@ -134,34 +131,28 @@ impl IngressConfig {
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if config.forwarded_header.is_empty() || !config.forwarded_header.bytes().all(is_name) {
-            return Err(error(
-                "ingress.forwarded_header (configuration file)",
-                "expected the name of a header, such as forwarded or x-forwarded-for".to_owned(),
-            ));
+        if self.forwarded_header.is_empty() || !self.forwarded_header.bytes().all(is_name) {
+            let expected = "expected the name of a header, such as forwarded or x-forwarded-for";
+            wrong("forwarded_header", expected.to_owned());
         }
-        if config.health_addresses.len() > HEALTH_ADDRESSES_MAX
-            || !config.health_addresses.iter().all(has_port)
-        {
-            let problem = format!("expected at most {HEALTH_ADDRESSES_MAX} of the form host:port");
-            return Err(error("ingress.health_addresses (configuration file)", problem));
+        if self.health_addresses.len() > HEALTH_ADDRESSES_MAX || !self.health_addresses.iter().all(has_port) {
+            let expected = format!("expected at most {HEALTH_ADDRESSES_MAX} of the form host:port");
+            wrong("health_addresses", expected);
         }
-        if !config.certificate_gateway.iter().all(has_port) {
-            return Err(error(
-                "ingress.certificate_gateway (configuration file)",
-                "expected host:port".to_owned(),
-            ));
+        if !self.certificate_gateway.iter().all(has_port) {
+            wrong("certificate_gateway", "expected host:port".to_owned());
         }
-        if config.endpoint.len() > ENDPOINTS_MAX {
-            let problem = format!("{} endpoints, at most {ENDPOINTS_MAX} are allowed", config.endpoint.len());
-            return Err(error("ingress.endpoint (configuration file)", problem));
+        if self.endpoint.len() > ENDPOINTS_MAX {
+            wrong(
+                "endpoint",
+                format!("{} endpoints, at most {ENDPOINTS_MAX} are allowed", self.endpoint.len()),
+            );
         }
-        let files = config.endpoint.iter_mut().map(|endpoint| &mut endpoint.secrets_file);
-        let tls =
-            [&mut config.tls_certificate_file, &mut config.tls_key_file, &mut config.certificate_ca_file];
+        let files = self.endpoint.iter_mut().map(|endpoint| &mut endpoint.secrets_file);
+        let tls = [&mut self.tls_certificate_file, &mut self.tls_key_file, &mut self.certificate_ca_file];
         for path in files.chain(tls.into_iter().flatten()) {
             *path = folder.join(&*path);
         }
-        Ok(config)
+        self
     }
 }

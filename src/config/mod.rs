@@ -2,8 +2,10 @@
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
 mod checks;
+mod error;
 mod files;
 mod ingress;
+mod names;
 mod setting;
 mod settings;
 mod subscribers;
@@ -17,9 +19,12 @@ use std::{
 
 use crate::ledger::Rules;
 pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approvals};
-use files::{FILE_SUFFIX, direct_or_file, read_file};
+use error::error;
+pub use error::{ConfigError, ConfigErrors};
+use files::{FILE_SUFFIX, FileValue, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
+pub use names::{StrayVariables, stray_variables};
 use setting::listed;
 pub use setting::{Domain, Part, Setting, Unit};
 pub use settings::SETTINGS;
@@ -53,16 +58,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
     }
-}
-
-/// A setting that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{setting}: {problem}")]
-pub struct ConfigError {
-    /// Its name and where its value came from.
-    pub setting: String,
-    /// What was found and what is allowed.
-    pub problem: String,
 }
 
 /// How a pool of workers is sized, and how long it tries. See [`SETTINGS`] for limits.
@@ -237,50 +232,69 @@ pub struct Config {
 /// `flags` holds what the command line set, by setting name; `variable` looks up the environment.
 ///
 /// # Errors
-/// [`ConfigError`] names the setting, where its value came from, the value (unless it is a secret) and what is allowed.
+/// [`ConfigErrors`]: each names the setting, where its value came from, the value (unless it is a secret) and what is allowed.
 pub fn load(
     file: Option<&Path>,
     flags: &BTreeMap<String, String>,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Config, ConfigError> {
-    let (file, tables) = file.map(read_file).transpose()?.unwrap_or_default();
+) -> Result<Config, ConfigErrors> {
+    let (file, mut errors) = file.map(read_file).transpose()?.unwrap_or_default();
     let mut values = BTreeMap::new();
     for setting in SETTINGS {
-        let from_flag = flags
-            .get(setting.name)
-            .map(|value| (format!("flag --{}", setting.name.replace('_', "-")), value.clone()));
-        let from_variable = || {
-            let named = |name: &str| variable(name).filter(|value| !value.is_empty());
-            direct_or_file(setting, &setting.variable(), "_FILE", named)
-        };
-        let from_file = || {
-            // An empty secret is none, as in a variable.
-            let is_none = |value: &String| matches!(setting.domain, Domain::Secret) && value.is_empty();
-            let named = |name: &str| file.get(name).filter(|value| !is_none(value)).cloned();
-            let found = direct_or_file(setting, setting.name, FILE_SUFFIX, named)?;
-            Ok(found.map(|(_, value)| ("configuration file".to_owned(), value)))
-        };
-        let found = match from_flag {
-            Some(found) => Some(found),
-            None => match from_variable()? {
-                Some(found) => Some(found),
-                None => from_file()?,
-            },
-        };
-        let value = match found {
-            None => setting.default.to_owned(),
-            Some((from, value)) => setting.read(&value).ok_or_else(|| {
-                let is_secret = matches!(setting.domain, Domain::Secret);
-                let shown = if is_secret { "the value".to_owned() } else { format!("{value:?}") };
-                error(&format!("{} ({from})", setting.name), format!("{shown} is not {}", setting.allowed()))
-            })?,
-        };
-        values.insert(setting.name, value);
+        match found(setting, flags, &variable, &file.values).and_then(|found| checked(setting, found)) {
+            Ok(value) => {
+                values.insert(setting.name, value);
+            }
+            Err(error) => errors.push(error),
+        }
     }
-    let mut config = build(&Values(values))?;
-    config.ingress = tables.ingress;
-    config.feed.subscribers = tables.feed.subscriber;
-    Ok(config)
+    // Limits between settings hold only where each by itself can be used.
+    if errors.is_empty() {
+        let mut config = build(&Values(values))?;
+        errors = checks::check_together(&config);
+        config.ingress = file.ingress;
+        config.feed.subscribers = file.feed.subscriber;
+        if errors.is_empty() {
+            return Ok(config);
+        }
+    }
+    Err(ConfigErrors(errors))
+}
+
+/// A value, and where it came from.
+type Found = Option<(String, String)>;
+
+fn found(
+    setting: &Setting,
+    flags: &BTreeMap<String, String>,
+    variable: &impl Fn(&str) -> Option<String>,
+    file: &BTreeMap<String, FileValue>,
+) -> Result<Found, ConfigError> {
+    if let Some(value) = flags.get(setting.name) {
+        return Ok(Some((format!("flag --{}", setting.name.replace('_', "-")), value.clone())));
+    }
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if let Some(found) = direct_or_file(setting, &setting.variable(), "_FILE", set)? {
+        return Ok(Some(found));
+    }
+    // An empty secret is none, as in a variable.
+    let is_none = |value: &FileValue| matches!(setting.domain, Domain::Secret) && value.text.is_empty();
+    let in_file = |name: &str| file.get(name).filter(|value| !is_none(value));
+    let text = |name: &str| in_file(name).map(|value| value.text.clone());
+    let found = direct_or_file(setting, setting.name, FILE_SUFFIX, text)?;
+    Ok(found.map(|(name, value)| {
+        let line = in_file(&name).map(|value| value.line).unwrap_or_default();
+        (files::place(line), value)
+    }))
+}
+
+fn checked(setting: &Setting, found: Found) -> Result<String, ConfigError> {
+    let Some((from, value)) = found else { return Ok(setting.default.to_owned()) };
+    setting.read(&value).ok_or_else(|| {
+        let is_secret = matches!(setting.domain, Domain::Secret);
+        let shown = if is_secret { "the value".to_owned() } else { format!("{value:?}") };
+        error(&format!("{} ({from})", setting.name), format!("{shown} is not {}", setting.allowed()))
+    })
 }
 
 struct Values(BTreeMap<&'static str, String>);
@@ -313,7 +327,7 @@ impl Values {
 }
 
 fn build(values: &Values) -> Result<Config, ConfigError> {
-    let config = Config {
+    Ok(Config {
         database_url: values.secret("database_url"),
         redis_url: values.secret("redis_url"),
         amqp_url: values.secret("amqp_url"),
@@ -400,9 +414,7 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
         log_level: values.text("log_level"),
         log_json: values.text("log_format") == "json",
         ingress: IngressConfig::default(),
-    };
-    checks::check_together(&config)?;
-    Ok(config)
+    })
 }
 
 /// What is set; else two full batches for each lane, and no fewer than payonce always took: what is set aside counts too, and must
@@ -420,8 +432,4 @@ fn prefetch_count(values: &Values) -> Result<u16, ConfigError> {
         );
         error("prefetch_count", problem)
     })
-}
-
-fn error(setting: &str, problem: String) -> ConfigError {
-    ConfigError { setting: setting.to_owned(), problem }
 }

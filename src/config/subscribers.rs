@@ -77,26 +77,23 @@ pub struct SubscribersConfig {
 }
 
 impl SubscribersConfig {
-    /// Reads the table, and makes paths of files relative to `folder` whole.
-    pub(super) fn from_toml(table: toml::Value, folder: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = table.try_into().map_err(|cause: toml::de::Error| {
-            error("feed (configuration file)", cause.message().to_owned())
-        })?;
-        if config.subscriber.len() > SUBSCRIBERS_MAX {
+    /// Makes paths of files relative to `folder` whole, and tells of all that cannot be used.
+    pub(super) fn checked(mut self, folder: &Path, errors: &mut Vec<ConfigError>) -> Self {
+        if self.subscriber.len() > SUBSCRIBERS_MAX {
             let problem =
-                format!("{} subscribers, at most {SUBSCRIBERS_MAX} are allowed", config.subscriber.len());
-            return Err(error("feed.subscriber (configuration file)", problem));
+                format!("{} subscribers, at most {SUBSCRIBERS_MAX} are allowed", self.subscriber.len());
+            errors.push(error("feed.subscriber (configuration file)", problem));
         }
         let mut names = BTreeSet::new();
-        for subscriber in &mut config.subscriber {
-            check(subscriber)?;
+        for subscriber in &mut self.subscriber {
+            errors.extend(check(subscriber).err());
             if !names.insert(subscriber.name.clone()) {
-                return Err(problem(subscriber, "name", "another subscriber has it too".to_owned()));
+                errors.push(problem(subscriber, "name", "another subscriber has it too".to_owned()));
             }
             subscriber.secrets_file = folder.join(&subscriber.secrets_file);
             subscriber.ca_file = subscriber.ca_file.take().map(|path| folder.join(path));
         }
-        Ok(config)
+        self
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path};
 
-use payonce::config::{Config, Domain, SETTINGS, Unit, load};
+use payonce::config::{Config, Domain, SETTINGS, Unit, load, stray_variables};
 
 const EXAMPLE: &str = include_str!("../../payonce.example.toml");
 
@@ -148,6 +148,79 @@ fn a_file_that_cannot_be_used_is_refused_in_words() {
     refused(from_file("lanes == 4"), &["not TOML"]);
     let missing = load(Some(Path::new("/nowhere/payonce.toml")), &BTreeMap::new(), |_| None);
     refused(missing.map_err(|error| error.to_string()), &["/nowhere/payonce.toml"]);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_with_its_line_and_what_was_meant() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let text = "# a comment\nlanse = 4\nbatch_size_max = 0\n\nmarker_ttl = \"1h\"\nredis_url_fle = \"x\"\n[ingress]\nchannels = 99\nrequests_max = 0\n\
+                [[feed.subscriber]]\nname = \"a b\"\nurl = \"https://h\"\nsecrets_file = \"s\"\n";
+    file.write_all(text.as_bytes()).unwrap();
+    let variable = |name: &str| (name == "PAYONCE_LOG_FORMAT").then(|| "xml".to_owned());
+    let loaded = load(Some(file.path()), &flags(&[("prefetch_count", "1")]), variable);
+    let said = loaded.expect_err("it must be refused").to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    for (line, words) in [
+        ("lanse (configuration file, line 2): ", "did you mean lanes?"),
+        ("batch_size_max (configuration file, line 3): ", "\"0\" is not a whole number from 1 to 5000"),
+        ("marker_ttl (configuration file, line 5): ", "did you mean marker_ttl_ms?"),
+        ("redis_url_fle (configuration file, line 6): ", "did you mean redis_url?"),
+        ("ingress.channels (configuration file): ", "99 is not a whole number from 1 to 64"),
+        ("ingress.requests_max (configuration file): ", "0 is not"),
+        ("feed.subscriber \"a b\", name (configuration file): ", "expected 1 to 50 letters"),
+        ("prefetch_count (flag --prefetch-count): ", "\"1\" is not"),
+        ("log_format (PAYONCE_LOG_FORMAT): ", "\"xml\" is not one of"),
+    ] {
+        let found = lines.iter().filter(|found| found.starts_with(line) && found.contains(words)).count();
+        assert_eq!(found, 1, "{line}{words} is not once in: {said}");
+    }
+    assert_eq!(lines.len(), 9, "{said}");
+    // A table that is none, and limits between settings, of which two do not hold.
+    refused(
+        from_file("lanes = 4\n\n[ingress]\nchannles = 2\n"),
+        &["ingress (configuration file, line 4)", "channles"],
+    );
+    refused(from_file("lanes = 2\n\n amqp_url = x"), &["line 3", "not TOML"]);
+    let narrow = from_flags(&[("prefetch_count", "100"), ("ops_local_name", " "), ("feed_name", "a b")]);
+    refused(narrow, &["prefetch_count: 100", "ops_local_name: empty", "feed_name: \"a b\""]);
+}
+
+#[test]
+fn a_variable_that_sets_nothing_is_refused_where_it_was_meant_for_a_setting_and_told_else() {
+    let stray = |names: &[&str]| stray_variables(names.iter().map(|name| (*name).to_owned()));
+    for setting in SETTINGS {
+        let known = [setting.variable(), format!("{}_FILE", setting.variable())];
+        let known = if matches!(setting.domain, Domain::Secret) { &known[..] } else { &known[..1] };
+        assert_eq!(stray_variables(known.iter().cloned()), Default::default(), "{known:?}");
+    }
+    for (variable, meant) in [
+        ("PAYONCE_LANSE", "PAYONCE_LANES"),
+        ("PAYONCE_DATABASE_URI", "PAYONCE_DATABASE_URL"),
+        ("PAYONCE_REDIS_URL_FIL", "PAYONCE_REDIS_URL"),
+        ("PAYONCE_BATCHSIZE_MAX", "PAYONCE_BATCH_SIZE_MAX"),
+        ("PAYONCE_lanes2", "PAYONCE_LANES"),
+    ] {
+        let found = stray(&["HOME", variable]).misspelled;
+        let words = format!("{variable}: there is no such setting; did you mean {meant}?");
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [words]);
+    }
+    let found = stray(&["PAYONCE_MARKER_TTL", "PAYONCE_BANANA"]);
+    assert_eq!(found.misspelled, []);
+    let expected =
+        [("PAYONCE_MARKER_TTL".to_owned(), Some("marker_ttl_ms")), ("PAYONCE_BANANA".to_owned(), None)];
+    assert_eq!(found.unknown, expected);
+    // What Kubernetes tells of services named payonce and payonce-ops, and what others of payonce read.
+    let others = [
+        "PAYONCE_SERVICE_HOST",
+        "PAYONCE_SERVICE_PORT_HTTP",
+        "PAYONCE_PORT",
+        "PAYONCE_OPS_PORT_9300_TCP_ADDR",
+        "PAYONCE_CONFIG",
+        "PAYONCE_RABBITMQ_MANAGEMENT_URL",
+        "PAYONCE_GRANT_WORKER",
+        "XPAYONCE_LANSE",
+    ];
+    assert_eq!(stray(&others), Default::default());
 }
 
 #[test]

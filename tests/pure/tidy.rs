@@ -107,7 +107,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 22] = [
+const PLACES: [(&str, &[&str]); 23] = [
     // In its crate only.
     ("sqlx", &[]),
     ("async_rs", &["broker"]),
@@ -116,6 +116,7 @@ const PLACES: [(&str, &[&str]); 22] = [
     ("axum", &["api", "ops"]),
     ("backoff", &["retry"]),
     ("toml", &["config"]),
+    ("strsim", &["config"]),
     ("tracing_subscriber", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
