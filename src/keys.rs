@@ -18,7 +18,7 @@ use tracing::{error, info};
 use crate::{
     config::{from_toml, to_toml},
     metrics,
-    signature::{Headers, KEYS_MAX, Key, KeyError, Policy, Refusal, Rule},
+    signature::{Headers, KEYS_MAX, Key, Policy, Refusal, Rule},
 };
 
 /// How often a running worker looks at the file; a change is in force after two looks. A new key is needed before the first callback that
@@ -254,12 +254,17 @@ fn rule(entry: &Entry) -> Result<Rule, String> {
     let policy = Policy::parse(&entry.signatures).ok_or_else(|| {
         format!("signatures: expected one of {}", Policy::ALL.map(Policy::as_str).join(", "))
     })?;
-    let keys: Result<Vec<Key>, KeyError> = entry.keys.iter().map(|text| Key::parse(text)).collect();
-    let keys = keys.map_err(|problem| format!("keys: {problem}"))?;
-    if keys.len() > KEYS_MAX {
-        return Err(format!("keys: {} of them, at most {KEYS_MAX} are allowed", keys.len()));
+    let count = entry.keys.len();
+    if count > KEYS_MAX {
+        return Err(format!("keys: {count} of them, at most {KEYS_MAX} are allowed"));
     }
-    Ok(Rule { policy, keys })
+    let parse = |(at, text): (usize, &String)| {
+        Key::parse(text).map_err(|problem| {
+            format!("keys: number {} of {count}: {problem}; `payonce keys generate` makes one", at + 1)
+        })
+    };
+    let keys: Result<Vec<Key>, String> = entry.keys.iter().enumerate().map(parse).collect();
+    Ok(Rule { policy, keys: keys? })
 }
 
 fn write_secret(path: &Path, text: &str) -> io::Result<()> {

@@ -102,7 +102,7 @@ pub async fn run_ingress(
     let connecting = tokio::spawn(connecting);
     let listener = ops::bind(listen).await.map_err(AppError::Usage)?;
     let watched = outbox.clone();
-    let serving = serve_health(health, Arc::new(move || watched.is_ready()), &stop).await?;
+    let serving = serve_health(&config.tls, health, Arc::new(move || watched.is_ready()), &stop).await?;
     let address = listener.local_addr().unwrap_or(listen);
     info!(address = %address, endpoints = endpoints.iter().count(), tls = tls.is_some(), "taking webhooks");
     let desk = Arc::new(Desk::new(endpoints, outbox, certificates, &config.ingress));

@@ -4,6 +4,7 @@ mod ingress;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -15,9 +16,10 @@ use crate::{
     api,
     balances::Balances,
     broker::{self, Names},
-    config::{Config, Secret},
+    config::{Config, Secret, TlsConfig},
     dedupe::Dedupe,
     feed,
+    ingress::verify::valid_until_s,
     keys::{KEYS_REFRESH_PAUSE, Keys},
     metrics,
     operators::Operators,
@@ -131,7 +133,7 @@ pub async fn run_worker(config: Config, listen: Option<SocketAddr>) -> Result<()
     let name = process_name("payonce-worker");
     let readiness = Readiness::default();
     let ready = readiness.clone();
-    let serving = serve_health(listen, Arc::new(move || ready.is_ready()), &stop).await?;
+    let serving = serve_health(&config.tls, listen, Arc::new(move || ready.is_ready()), &stop).await?;
     metrics::worker_starts();
     let worker = Worker {
         database: Arc::new(database(&config, &name)?),
@@ -166,7 +168,7 @@ pub async fn run_api(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let tokens = api::Tokens::open(path).map_err(AppError::Usage)?;
     warn_of_risks(&config);
     let stop = stop_on_signal()?;
-    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let prometheus = install_metrics(&config.tls)?;
     let mut reads_from = config.clone();
     reads_from.database_url = config.api_database_url.or(config.database_url);
     let database = database(&reads_from, &process_name("payonce-api"))?;
@@ -206,6 +208,7 @@ pub async fn run_feed(
                 })?)
             }
         };
+    let links = config.tls.clone();
     let feed = feed::Feed {
         balances,
         subscribers: feed::Subscriber::open_all(&config.feed).map_err(AppError::Usage)?,
@@ -219,20 +222,30 @@ pub async fn run_feed(
         readiness,
         name,
     };
-    let serving = serve_health(listen, Arc::new(move || ready.is_ready()), &stop).await?;
+    let serving = serve_health(&links, listen, Arc::new(move || ready.is_ready()), &stop).await?;
     let result = feed::run(feed, stop.clone()).await;
     stop.cancel();
     drop(serving.await);
     Ok(result?)
 }
 
+/// This process's recorder, with what can be told at once.
+fn install_metrics(tls: &TlsConfig) -> Result<PrometheusHandle, AppError> {
+    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    // One that cannot be read is refused by name where it is used.
+    let pem = tls.certificate_file.as_deref().and_then(|file| std::fs::read(file).ok());
+    metrics::limits::link_certificate(pem.and_then(|pem| valid_until_s(&pem)));
+    Ok(prometheus)
+}
+
 /// Health and metrics of a process that is not looked at by people; without an address a task that has nothing to do.
 async fn serve_health(
+    tls: &TlsConfig,
     listen: Option<SocketAddr>,
     ready: Arc<dyn Fn() -> bool + Send + Sync>,
     stop: &CancellationToken,
 ) -> Result<JoinHandle<()>, AppError> {
-    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let prometheus = install_metrics(tls)?;
     let Some(address) = listen else { return Ok(tokio::spawn(async {})) };
     let listener = ops::bind(address).await.map_err(AppError::Usage)?;
     let address = listener.local_addr().unwrap_or(address);
@@ -254,7 +267,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
     let keys = case_keys(&config)?;
     warn_of_risks(&config);
     let stop = stop_on_signal()?;
-    let prometheus = metrics::install().map_err(|error| AppError::Failed(error.to_string()))?;
+    let prometheus = install_metrics(&config.tls)?;
     let process_name = process_name("payonce-ops");
     let database = Arc::new(database(&config, &process_name)?);
     let dedupe = Arc::new(dedupe(&config)?);
@@ -285,6 +298,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         prometheus,
         by_source: metrics::BySource::new(config.source_labels_max),
         audit_pause: config.audit_pause,
+        waits: ops::Waits { for_payment: config.worker.waiting_max, for_funds: config.worker.order_wait },
         rules: config.worker.rules,
         access,
         edge: ops::EdgeSources {

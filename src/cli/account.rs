@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, adjust, print_json, quarantine, report::DaysArgs, statement, table, with_database};
+use super::{Failure, adjust, print_json, report::DaysArgs, statement, table, values, with_database};
 use crate::{
     config::Config,
     ledger::{AccountId, AccountStatus, Currency},
@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     change: Option<Change>,
     /// The account: CloudEvents `subject`.
-    #[arg(allow_hyphen_values = true, required = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true, required = true)]
     id: Option<String>,
     #[command(flatten)]
     days: DaysArgs,
@@ -74,13 +74,13 @@ struct How {
     #[arg(value_parser = adjust::account_id, allow_hyphen_values = true)]
     id: AccountId,
     /// Kept in the audit log.
-    #[arg(long, value_parser = quarantine::words, value_name = "TEXT")]
+    #[arg(long, value_parser = values::words, value_name = "TEXT")]
     why: String,
     /// Who does this, kept in the audit log.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
     by: String,
     /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
-    #[arg(long, value_parser = quarantine::name, value_name = "KEY", allow_hyphen_values = true)]
+    #[arg(long, value_parser = values::name, value_name = "KEY", allow_hyphen_values = true)]
     idempotency_key: Option<String>,
     /// One JSON object in place of text.
     #[arg(long)]

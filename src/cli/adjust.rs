@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Failure, approvals, print_json, quarantine, table};
+use super::{Failure, approvals, print_json, table, values};
 use crate::{
     app,
     config::Config,
@@ -38,13 +38,13 @@ pub(super) struct Args {
     #[arg(value_parser = currency)]
     currency: Currency,
     /// Kept in the audit log.
-    #[arg(long, value_parser = quarantine::words, value_name = "TEXT")]
+    #[arg(long, value_parser = values::words, value_name = "TEXT")]
     why: String,
     /// What makes it once: 1 to 200 bytes [default: a random one, which is printed].
     #[arg(long, value_parser = event_id, value_name = "ID", allow_hyphen_values = true)]
     id: Option<EventId>,
     /// Who does this, kept in the audit log.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
     by: String,
     /// One JSON object in place of text.
     #[arg(long)]

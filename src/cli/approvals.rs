@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Failure, print_json, quarantine, table, with_database};
+use super::{Failure, print_json, table, values, with_database};
 use crate::{
     app,
     config::Config,
@@ -58,7 +58,7 @@ pub(super) enum Command {
         /// The proposal.
         id: i64,
         /// Kept with the proposal.
-        #[arg(long, value_parser = quarantine::words, value_name = "TEXT")]
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
         why: String,
         #[command(flatten)]
         who: Who,
@@ -68,7 +68,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct Who {
     /// Who decides, kept in the audit log beside who proposed.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
     by: String,
     /// One JSON object in place of text.
     #[arg(long)]

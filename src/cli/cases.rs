@@ -10,6 +10,7 @@ use crate::{
     signature,
     store::{
         case_groups::{self, CASES_READ_MAX, CaseGroup, CaseGroups},
+        mismatch::{self, Field},
         quarantine::{self, CaseDetail, Filter, Page},
     },
 };
@@ -53,7 +54,7 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: boo
     }
     table::align_right(&mut rows, &[0, 3, 5]);
     say!("{rows}");
-    say!("{} of {total} cases", cases.len());
+    say!("{} of {}", cases.len(), table::count(total, "case"));
     if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
         say!("Next page: --before {}", last.id);
     }
@@ -104,8 +105,12 @@ fn sums(group: &CaseGroup) -> Vec<String> {
 
 /// One case with its message.
 pub(super) async fn show(config: &Config, id: i64, json: bool) -> Result<(), Failure> {
-    let found = with_database(config, async |connection| quarantine::show(connection, id).await).await?;
-    let Some(mut detail) = found else {
+    let found = with_database(config, async |connection| {
+        let Some(detail) = quarantine::show(connection, id).await? else { return Ok(None) };
+        let fields = mismatch::fields(connection, &detail).await?;
+        Ok(Some((detail, fields)))
+    });
+    let Some((mut detail, fields)) = found.await? else {
         return Err(Failure::No(format!(
             "there is no case {id}; `payonce quarantine list --state all` shows those there are"
         )));
@@ -119,10 +124,29 @@ pub(super) async fn show(config: &Config, id: i64, json: bool) -> Result<(), Fai
         let is_text = matches!(body, std::borrow::Cow::Borrowed(_));
         value["body"] = if is_text { json!(body) } else { json!(null) };
         value["body_hex"] = json!(detail.body.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        value["difference"] = json!(fields);
         return print_json(&value);
     }
     print(&detail, &body);
+    print_difference(&fields);
     Ok(())
+}
+
+/// Both contents of one key, where the case is about that.
+fn print_difference(fields: &[Field]) {
+    if fields.is_empty() {
+        return;
+    }
+    let mut rows = table::new(&["field", "first", "received in this case", ""]);
+    for field in fields {
+        rows.add_row([
+            field.field.to_owned(),
+            table::optional(field.first.as_ref()),
+            table::optional(field.received.as_ref()),
+            if field.differs { "differs".to_owned() } else { String::new() },
+        ]);
+    }
+    say!("{rows}");
 }
 
 fn print(detail: &CaseDetail, body: &str) {

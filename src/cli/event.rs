@@ -3,20 +3,23 @@
 use super::{
     Failure, print_json,
     style::{self, Style},
-    table, with_database,
+    table, values, with_database,
 };
 use crate::{
     config::Config,
-    store::report::{self, EventStory},
+    store::{
+        actions::CaseAct,
+        report::{self, EventStory},
+    },
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The provider: CloudEvents `source`, such as /providers/stripe.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true)]
     source: String,
     /// The provider's id of the event: CloudEvents `id`.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true)]
     id: String,
     /// One JSON object in place of text.
     #[arg(long)]
@@ -69,7 +72,9 @@ fn print(story: &EventStory) {
             table::count(case.attempts, "time"),
             table::time(case.last_seen_at),
         );
-        if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
+        // What the audit log does not have: a case that was ended by another callback, or by the clock.
+        let is_of_a_person = story.acts.iter().any(|of| of.case_id == case.id);
+        if let (Some(at), Some(by), false) = (case.resolved_at, &case.resolved_by, is_of_a_person) {
             say!(
                 "  {:<11}  {}  by {}: {}",
                 case.state,
@@ -78,6 +83,16 @@ fn print(story: &EventStory) {
                 table::optional(case.resolved_why.as_ref())
             );
         }
+    }
+    for CaseAct { case_id, act } in &story.acts {
+        say!(
+            "  {:<11}  {}  case {case_id}, by {}: {}: {}",
+            act.action,
+            table::time(act.began_at),
+            table::safe(&act.who),
+            table::safe(&act.why),
+            table::safe(act.result.as_deref().unwrap_or("at work, or cut short"))
+        );
     }
     for copies in &story.duplicates {
         say!(

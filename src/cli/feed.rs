@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Subcommand;
 
-use super::{Failure, print_json, quarantine, table};
+use super::{Failure, print_json, table, values};
 use crate::{
     app,
     config::{Config, SubscriberConfig},
@@ -67,7 +67,7 @@ enum Subscribers {
         /// The subscriber's name in the configuration file.
         name: String,
         /// The account.
-        #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+        #[arg(long, value_parser = values::id, value_name = "ID", allow_hyphen_values = true)]
         account: String,
         /// The first version to send.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
@@ -88,10 +88,10 @@ enum Subscribers {
 #[derive(Debug, clap::Args)]
 struct By {
     /// Who does this, kept in the audit log.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = quarantine::name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
     by: String,
     /// Kept in the audit log.
-    #[arg(long, default_value = "by hand", value_parser = quarantine::words, value_name = "TEXT")]
+    #[arg(long, default_value = "by hand", value_parser = values::words, value_name = "TEXT")]
     why: String,
 }
 
@@ -127,11 +127,16 @@ async fn work_subscribers(config: &Config, command: Subscribers) -> Result<(), F
         Subscribers::Enable { name, by } => {
             let feed = feed_of(&config.feed.name, &name);
             let chosen = format!("subscriber {feed}");
-            if subscribers::enable(&mut connection, &feed, &by.line(Act::Enable, &chosen)).await? {
-                say!("{name} is enabled; a running feed sends what it has not taken");
-                return Ok(());
+            match subscribers::enable(&mut connection, &feed, &by.line(Act::Enable, &chosen)).await? {
+                Some(true) => {
+                    say!("{name} is enabled; a running feed sends what it has not taken");
+                    Ok(())
+                }
+                Some(false) => Err(Failure::No(format!(
+                    "{name} was enabled already, and nothing of it waits to be tried again"
+                ))),
+                None => Err(unknown(&name)),
             }
-            Err(unknown(&name))
         }
         Subscribers::Disable { name, by } => {
             let feed = feed_of(&config.feed.name, &name);

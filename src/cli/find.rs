@@ -2,10 +2,9 @@
 
 use serde_json::json;
 
-use super::{Failure, print_json, table, with_database};
+use super::{Failure, print_json, table, values, with_database};
 use crate::{
     config::Config,
-    parameters::{Wrong, checked_id},
     store::find::{self, Kind},
 };
 
@@ -16,7 +15,7 @@ use crate::{
 )]
 pub(super) struct Args {
     /// An event, operation, payment or account id, or the beginning of one.
-    #[arg(value_parser = text, allow_hyphen_values = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true)]
     text: String,
     /// How many events, payments and accounts to show, of each.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000), value_name = "N")]
@@ -24,10 +23,6 @@ pub(super) struct Args {
     /// One JSON object a line in place of text.
     #[arg(long)]
     json: bool,
-}
-
-fn text(text: &str) -> Result<String, String> {
-    checked_id("TEXT", text).map(str::to_owned).map_err(|Wrong(words)| words)
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 use clap::{Subcommand, builder::PossibleValuesParser};
 use time::Duration;
 
-use super::{Failure, approvals, cases, dry_run, print_json, progress, remove, table, with_database};
+use super::{Failure, approvals, cases, dry_run, print_json, progress, remove, table, values, with_database};
 use crate::{
     app,
     config::Config,
@@ -27,11 +27,6 @@ use crate::{
 const STATES: [&str; 4] = ["waiting", "open", "replayed", "discarded"];
 /// Named cases that are not there, of which a refusal speaks one by one.
 const ABSENT_MAX: usize = 10;
-
-/// Of `--why`, in bytes.
-const WORDS_BYTES_MAX: usize = 1_000;
-/// Of `--by`, in bytes: what `operator_actions.who` holds.
-const NAME_BYTES_MAX: usize = 200;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -78,7 +73,7 @@ pub(super) enum Command {
         #[command(flatten)]
         how: How,
         /// Kept with the cases that this ends.
-        #[arg(long, default_value = "replayed by hand", value_parser = words, value_name = "TEXT")]
+        #[arg(long, default_value = "replayed by hand", value_parser = values::words, value_name = "TEXT")]
         why: String,
         /// Change nothing: say what would become of each case now, and of the money.
         #[arg(long)]
@@ -93,7 +88,7 @@ pub(super) enum Command {
         #[command(flatten)]
         how: How,
         /// Kept with the cases.
-        #[arg(long, value_parser = words, value_name = "TEXT")]
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
         why: String,
         /// Do not ask. Needed where standard input or error is no terminal.
         #[arg(long)]
@@ -106,7 +101,7 @@ pub(super) enum Command {
         #[command(flatten)]
         how: How,
         /// Kept in the audit log.
-        #[arg(long, value_parser = words, value_name = "TEXT")]
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
         why: String,
     },
     /// Hands an open or waiting case to the account that it really belongs to, and decides it at once. Its key is used up: a late copy is
@@ -115,10 +110,10 @@ pub(super) enum Command {
         /// The case. Its message must be a callback.
         id: i64,
         /// The account that it belongs to. It must be open.
-        #[arg(long, value_parser = account, value_name = "ID", allow_hyphen_values = true)]
+        #[arg(long, value_parser = values::account, value_name = "ID", allow_hyphen_values = true)]
         account: AccountId,
         /// Kept with the case, and in the audit log beside both accounts.
-        #[arg(long, value_parser = words, value_name = "TEXT")]
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
         why: String,
         #[command(flatten)]
         by: By,
@@ -132,19 +127,22 @@ pub(super) struct Which {
     #[arg(value_name = "ID")]
     ids: Vec<i64>,
     /// Quarantined for this reason.
-    #[arg(long, value_parser = reason, value_name = "REASON")]
+    #[arg(long, value_parser = values::reason, value_name = "REASON")]
     reason: Option<Reason>,
     /// From this provider.
-    #[arg(long, value_name = "SOURCE", allow_hyphen_values = true)]
+    #[arg(long, value_parser = values::id, value_name = "SOURCE", allow_hyphen_values = true)]
     source: Option<String>,
+    /// Without a source: those of which none could be read.
+    #[arg(long, conflicts_with = "source")]
+    without_source: bool,
     /// About this account.
-    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long, value_parser = values::id, value_name = "ID", allow_hyphen_values = true)]
     account: Option<String>,
     /// First seen longer ago than this: a number and s, m, h or d.
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = values::age, value_name = "AGE", allow_hyphen_values = true)]
     older_than: Option<Duration>,
     /// First seen within this: a number and s, m, h or d.
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = values::age, value_name = "AGE", allow_hyphen_values = true)]
     newer_than: Option<Duration>,
 }
 
@@ -161,10 +159,10 @@ pub(super) struct How {
 #[derive(Debug, clap::Args)]
 pub(super) struct By {
     /// Who does this, stored in the audit log.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
     by: String,
     /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
-    #[arg(long, value_parser = name, value_name = "KEY", allow_hyphen_values = true)]
+    #[arg(long, value_parser = values::name, value_name = "KEY", allow_hyphen_values = true)]
     idempotency_key: Option<String>,
     /// One JSON object in place of text.
     #[arg(long)]
@@ -182,6 +180,7 @@ impl Which {
             states: states.to_vec(),
             reason: self.reason,
             source: self.source,
+            without_source: self.without_source,
             account_id: self.account,
             id_max: None,
             seen_before: before(self.older_than),
@@ -203,6 +202,7 @@ impl Which {
         let names_some = !filter.ids.is_empty()
             || filter.reason.is_some()
             || filter.source.is_some()
+            || filter.without_source
             || filter.account_id.is_some()
             || filter.seen_before.is_some()
             || filter.seen_since.is_some();
@@ -402,41 +402,4 @@ fn confirm(sums: &Sums) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::No("nothing was discarded".to_owned()))
-}
-
-fn reason(name: &str) -> Result<Reason, String> {
-    Reason::parse(name).ok_or_else(|| format!("expected one of {}", Reason::names()))
-}
-
-fn account(text: &str) -> Result<AccountId, String> {
-    AccountId::new(text).map_err(|error| error.to_string())
-}
-
-pub(super) fn words(text: &str) -> Result<String, String> {
-    at_most(WORDS_BYTES_MAX, text)
-}
-
-pub(super) fn name(text: &str) -> Result<String, String> {
-    at_most(NAME_BYTES_MAX, text)
-}
-
-fn at_most(bytes_max: usize, text: &str) -> Result<String, String> {
-    let is_short = text.len() <= bytes_max && !text.chars().any(char::is_control);
-    (is_short && !text.trim().is_empty())
-        .then(|| text.to_owned())
-        .ok_or_else(|| format!("expected 1 to {bytes_max} bytes without control characters"))
-}
-
-pub(super) fn age(text: &str) -> Result<Duration, String> {
-    let expected = || "expected a number and s, m, h or d, such as 90m".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(expected)?;
-    let number: i64 =
-        number.parse().ok().filter(|number| (0..=1_000_000).contains(number)).ok_or_else(expected)?;
-    match unit {
-        "s" => Ok(Duration::seconds(number)),
-        "m" => Ok(Duration::minutes(number)),
-        "h" => Ok(Duration::hours(number)),
-        "d" => Ok(Duration::days(number)),
-        _ => Err(expected()),
-    }
 }

@@ -20,13 +20,13 @@ pub(super) struct Args {
     source: Option<String>,
     /// Discarded longer ago than this: a number and s, m, h or d. Providers send again for up to 30 days, and a callback whose case is
     /// removed is decided as a new one.
-    #[arg(long, value_parser = super::quarantine::age, default_value = "30d", value_name = "AGE")]
+    #[arg(long, value_parser = super::values::age, default_value = "30d", value_name = "AGE")]
     older_than: time::Duration,
     /// Kept with the count of what is removed.
-    #[arg(long, value_parser = super::quarantine::words, value_name = "TEXT")]
+    #[arg(long, value_parser = super::values::words, value_name = "TEXT")]
     why: String,
     /// Who does this, kept beside it.
-    #[arg(long, env = "USER", default_value = "operator", value_parser = super::quarantine::name, value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "operator", value_parser = super::values::name, value_name = "NAME")]
     by: String,
     /// One JSON object in place of text.
     #[arg(long)]

@@ -12,9 +12,12 @@ use std::{
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request as HttpRequest, Response, StatusCode, Version,
+    HeaderMap, Method, Request as HttpRequest, Response, StatusCode, Version,
     body::{Body, Bytes, Incoming},
-    header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{
+        ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+        TRANSFER_ENCODING,
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -218,7 +221,9 @@ impl Desk {
             return (counted, answer);
         }
         // Whether a signature is over the packed or the unpacked bytes is anybody's guess.
-        if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        if is_coded(&head.headers, &CONTENT_ENCODING, "identity")
+            || is_coded(&head.headers, &TRANSFER_ENCODING, "chunked")
+        {
             return no(Counted::Malformed, 415);
         }
         let mut room = self.bodies.room(sender);
@@ -384,4 +389,13 @@ fn response(answer: &Answer) -> Response<Full<Bytes>> {
         }
     }
     response
+}
+
+/// Whether a request says that its bytes are packed, in any other way than the plain one.
+fn is_coded(headers: &HeaderMap, name: &HeaderName, plain: &str) -> bool {
+    let is_plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case(plain);
+    headers
+        .get_all(name)
+        .iter()
+        .any(|line| line.to_str().map_or(true, |line| line.split(',').any(|coding| !is_plain(coding.trim()))))
 }

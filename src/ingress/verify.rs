@@ -243,6 +243,12 @@ impl Certificate {
     }
 }
 
+/// The last second at which the first certificate of a PEM file is valid, since 1970; `None`: there is none in it.
+#[must_use]
+pub fn valid_until_s(pem: &[u8]) -> Option<i64> {
+    Certificate::from_pem(pem).ok().map(|certificate| certificate.not_after_s())
+}
+
 /// AES-256-GCM with the tag at the end of the ciphertext; `None` where it does not open.
 #[must_use]
 pub fn open_aes_256_gcm(key: &[u8], nonce: &[u8], associated: &[u8], ciphertext: &[u8]) -> Option<Vec<u8>> {

@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod debts;
 pub mod ingress;
+pub mod limits;
 pub mod webhooks;
 
 use std::{

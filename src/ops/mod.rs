@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::Access;
 pub use edge::EdgeSources;
 use pool::Pool;
-pub use pool::{Setup, serve_pool};
+pub use pool::{Setup, Waits, serve_pool};
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 

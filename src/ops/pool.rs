@@ -65,6 +65,17 @@ pub struct Setup {
     pub edge: EdgeSources,
     /// What people do here.
     pub operators: Operators,
+    /// For how long callbacks wait.
+    pub waits: Waits,
+}
+
+/// For how long a callback waits before it is an open case, by the settings of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// For another callback (`waiting_max_ms`).
+    pub for_payment: Duration,
+    /// For money or an account (`order_wait_ms`).
+    pub for_funds: Duration,
 }
 
 /// What every page reads from.
@@ -81,6 +92,7 @@ pub(super) struct Pool {
     pub(super) stop: CancellationToken,
     prometheus: PrometheusHandle,
     by_source: BySource,
+    waits: Waits,
 }
 
 /// Serves health, metrics, pages and API of all workers until `stop`.
@@ -103,6 +115,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         stop: stop.clone(),
         prometheus: setup.prometheus,
         by_source: setup.by_source,
+        waits: setup.waits,
     });
     let sources = Sources {
         audit,
@@ -227,6 +240,6 @@ async fn ready(State(pool): State<Arc<Pool>>) -> Response {
 }
 
 async fn metrics(State(pool): State<Arc<Pool>>) -> Response {
-    scrape::refresh(&pool.reader, &pool.by_source, &pool.watch.now()).await;
+    scrape::refresh(&pool.reader, &pool.by_source, pool.waits, &pool.watch.now()).await;
     exposition(&pool.prometheus)
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tracing::warn;
 
-use super::watch::{Link, Now};
+use super::{
+    pool::Waits,
+    watch::{Link, Now},
+};
 use crate::{
     ledger::Reason,
     metrics::{self, BySource},
@@ -18,17 +21,19 @@ use crate::{
         history,
         quarantine::{self, Filter, Sums},
         report::TotalRow,
+        sizes::{self, Sizes},
         subscribers::{self, WebhookRow},
+        waiting,
         workers::{self, WorkerRow},
     },
 };
 
 /// Sets every counter and gauge. Without PostgreSQL those that come from it stay as they were the last time, and a gauge says so.
-pub(super) async fn refresh(reader: &Reader, by_source: &BySource, now: &Now) {
+pub(super) async fn refresh(reader: &Reader, by_source: &BySource, waits: Waits, now: &Now) {
     let read = read(reader).await;
     metrics::server_up("postgresql", read.is_ok());
     match &read {
-        Ok(read) => tell(by_source, read),
+        Ok(read) => tell(by_source, waits, read),
         Err(cause) => {
             warn!(cause = %cause, "PostgreSQL does not answer; its metrics are those of the last time")
         }
@@ -52,6 +57,8 @@ struct Read {
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
+    waiting: [(Reason, Option<OffsetDateTime>); 2],
+    sizes: Sizes,
 }
 
 fn in_state(state: &'static str) -> Filter {
@@ -71,12 +78,14 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
+                waiting: waiting::oldest(connection).await?,
+                sizes: sizes::sizes(connection).await?,
             })
         })
         .await
 }
 
-fn tell(by_source: &BySource, read: &Read) {
+fn tell(by_source: &BySource, waits: Waits, read: &Read) {
     let totals = read.totals.iter();
     by_source
         .set_totals(totals.map(|row| (row.kind.as_str(), row.source.as_str(), row.label.as_str(), row.n)));
@@ -108,13 +117,20 @@ fn tell(by_source: &BySource, read: &Read) {
         metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
     }
     for (state, sums) in &read.stuck {
-        metrics::cases::set_oldest(
-            state,
-            sums.oldest.map(|at| (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()),
-        );
+        metrics::cases::set_oldest(state, sums.oldest.map(since_1970_s));
     }
     let money = read.stuck.iter().flat_map(|(state, sums)| {
         sums.money.iter().map(move |(currency, amount)| (*state, currency.as_str(), *amount))
     });
     metrics::cases::set_money(money);
+    for (reason, oldest) in read.waiting {
+        let max = if reason == Reason::WaitingForFunds { waits.for_funds } else { waits.for_payment };
+        metrics::limits::waiting(reason.as_str(), oldest.map(since_1970_s), max);
+    }
+    let tables = read.sizes.tables.iter().map(|(table, bytes)| (table.as_str(), *bytes));
+    metrics::limits::sizes(read.sizes.database_bytes, tables);
+}
+
+fn since_1970_s(at: OffsetDateTime) -> f64 {
+    (at - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
 }

@@ -87,3 +87,52 @@ async fn what_is_stuck_is_said_with_its_money_by_page_api_and_command_line() {
     dashboard.stop().await;
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_group_without_a_source_leads_to_its_cases_and_to_no_others() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish_raw(&[("k".to_owned(), b"{".to_vec()), ("k".to_owned(), b"[".to_vec())]).await;
+    // Readable as far as its source, and malformed all the same.
+    let with_source = br#"{"specversion":"1.0","id":"m","source":"/providers/test","type":"deposit.succeeded","subject":"a","data":{"amount":"x"}}"#;
+    world.publish_raw(&[("k".to_owned(), with_source.to_vec())]).await;
+    world.settled(3).await;
+    worker.stop().await;
+    let unread = world.number("select count(*) from quarantine where source is null").await;
+    let all = world.number("select count(*) from quarantine").await;
+    assert!(all == 3 && unread >= 2, "{unread} of {all}");
+    sqlx::raw_sql(
+        "update quarantine set source = '/providers/test' where id = (select max(id) from quarantine)",
+    )
+    .execute(&mut world.connect().await)
+    .await
+    .unwrap();
+    let dashboard = Dashboard::start(&world).await;
+    let page = dashboard.get("/quarantine").await.body;
+    let link = "/quarantine?state=open&amp;reason=malformed&amp;without_source=yes";
+    assert!(page.contains(&format!("{link}\"")), "{link} is not in {page}");
+    let listed = dashboard.get(&link.replace("&amp;", "&")).await.body;
+    assert!(
+        listed.contains("2 in all") && listed.contains("name=\"without_source\" value=\"yes\""),
+        "{listed}"
+    );
+    let answer = dashboard.get("/api/quarantine?without_source=yes").await.json();
+    assert_eq!(answer["cases"].as_array().map(Vec::len), Some(2));
+    assert_eq!(dashboard.get("/api/quarantine?without_source=yes&source=s").await.status, 400);
+    assert_eq!(dashboard.get("/api/quarantine?without_source=no").await.status, 400);
+    let output = world.program(&["quarantine", "list", "--without-source", "--json"]).output().await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 2);
+    // What is done to the group is done to it alone.
+    let discard = ["quarantine", "discard", "--without-source", "--why", "w", "--yes", "--json"];
+    let output = world.program(&discard).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        world.number("select count(*) from quarantine where state = 'open' and source is not null").await,
+        1
+    );
+    assert_eq!(world.number("select count(*) from quarantine where state = 'discarded'").await, 2);
+    let log = dashboard.get("/audit-log").await.body;
+    assert!(log.contains("without a source"), "{log}");
+    dashboard.stop().await;
+    world.close().await;
+}

@@ -5,7 +5,7 @@ use std::{process::Output, time::Duration};
 use payonce::store::Database;
 use serde_json::Value;
 
-use crate::support::{Event, World};
+use crate::support::{Dashboard, Event, World};
 
 async fn run(world: &World, arguments: &[&str]) -> Output {
     world.program(arguments).output().await.expect("the payonce binary runs")
@@ -223,5 +223,84 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().await.unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn an_argument_that_no_callback_could_have_is_refused_with_what_is_expected() {
+    let world = World::new().await;
+    let long = "x".repeat(201);
+    for (arguments, words) in [
+        (vec!["account", ""], "expected 1 to 200 bytes"),
+        (vec!["account", &long], "expected 1 to 200 bytes"),
+        (vec!["event", "", "e"], "expected 1 to 200 bytes"),
+        (vec!["event", "s", "a\nb"], "without control characters"),
+        (vec!["find", ""], "expected 1 to 200 bytes"),
+        (vec!["quarantine", "list", "--account", ""], "expected 1 to 200 bytes"),
+        (vec!["quarantine", "list", "--source", ""], "expected 1 to 200 bytes"),
+        (vec!["quarantine", "list", "--newer-than", "-1h"], "expected a number from 0 and s, m, h or d"),
+        (vec!["quarantine", "list", "--older-than", "1w"], "expected a number from 0 and s, m, h or d"),
+        (vec!["quarantine", "list", "--source", "s", "--without-source"], "cannot be used with"),
+    ] {
+        let output = run(&world, &arguments).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_variable_that_was_meant_for_a_setting_is_refused_and_one_that_sets_nothing_is_told() {
+    let world = World::new().await;
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut command = world.program(&["find", "nothing"]);
+    let output = command.env("PAYONCE_LANSE", "4").env("PAYONCE_LOG_LEVEL", "loud").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let lines = said(&output);
+    for words in [
+        "PAYONCE_LANSE: there is no such setting; did you mean PAYONCE_LANES?",
+        "log_level (PAYONCE_LOG_LEVEL)",
+    ] {
+        assert!(lines.contains(words), "{words} is not in {lines}");
+    }
+    let mut command = world.program(&["find", "nothing"]);
+    let output = command.env("PAYONCE_MARKER_TTL", "1h").output().await.unwrap();
+    let lines = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    assert!(lines.contains("sets nothing") && lines.contains("PAYONCE_MARKER_TTL_MS"), "{lines}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_story_of_an_event_has_every_act_of_a_person_not_the_last_alone() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world.publish(&[Event::payment("payment.succeeded", "e1", "nobody", "p1", 5)]).await;
+    world.settled(1).await;
+    worker.stop().await;
+    for (verb, why) in [("discard", "a first thought"), ("reopen", "a second one"), ("discard", "a third")] {
+        let mut arguments = vec!["quarantine", verb, "--all", "--why", why, "--by", "alice"];
+        arguments.extend((verb == "discard").then_some("--yes"));
+        assert_eq!(run(&world, &arguments).await.status.code(), Some(0), "{verb}");
+    }
+    let text = String::from_utf8(run(&world, &["event", "/providers/test", "e1"]).await.stdout).unwrap();
+    let told: Vec<&str> = ["a first thought", "a second one", "a third"]
+        .into_iter()
+        .filter(|why| text.matches(why).count() == 1)
+        .collect();
+    assert_eq!(told.len(), 3, "{text}");
+    let story = json(&run(&world, &["event", "/providers/test", "e1", "--json"]).await);
+    let acts: Vec<&str> =
+        story["acts"].as_array().unwrap().iter().map(|act| act["action"].as_str().unwrap()).collect();
+    assert_eq!(acts, ["discard", "reopen", "discard"]);
+    assert_eq!(
+        (&story["acts"][0]["case_id"], &story["acts"][0]["who"]),
+        (&story["quarantined"][0]["id"], &"alice".into())
+    );
+    let dashboard = Dashboard::start(&world).await;
+    let page = dashboard.get("/event?source=%2Fproviders%2Ftest&id=e1").await.body;
+    assert!(page.matches("by alice").count() == 3 && page.contains("a second one"), "{page}");
+    dashboard.stop().await;
     world.close().await;
 }

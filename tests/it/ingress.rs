@@ -56,8 +56,27 @@ async fn what_is_not_a_webhook_of_the_endpoint_is_refused_and_leaves_nothing_on_
     }
     let answer = ingress.request("GET", "/stripe", &[], b"").await;
     assert!(answer.status == 405 && answer.head.contains("allow: post"), "{answer:?}");
+    assert_eq!(
+        ingress.request("POST", "/adyen", &[], br#"{"id": 1}"#).await.status,
+        400,
+        "neither of Adyen's"
+    );
+    let platform = br#"{"type": "balancePlatform.transfer.updated", "data": {}}"#;
+    assert_eq!(ingress.request("POST", "/adyen", &[], platform).await.status, 401, "unsigned");
     let packed = [("content-encoding", "gzip")];
     assert_eq!(ingress.request("POST", "/stripe", &packed, b"x").await.status, 415);
+    assert_eq!(
+        ingress.request("POST", "/stripe", &[("content-encoding", "Identity")], b"x").await.status,
+        401
+    );
+    for coding in ["gzip, chunked", "GZIP,chunked"] {
+        let mut stream = TcpStream::connect(ingress.address).await.unwrap();
+        let request = format!(
+            "POST /stripe HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: {coding}\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(answered(stream).await.status, 415, "{coding}");
+    }
     let large = vec![b' '; 1_048_577];
     assert_eq!(ingress.request("POST", "/stripe", &[], &large).await.status, 413, "too large");
     let mut stream = TcpStream::connect(ingress.address).await.unwrap();

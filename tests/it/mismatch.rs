@@ -111,6 +111,21 @@ async fn a_mismatch_is_shown_field_by_field() {
         let page = dashboard.get(&format!("/quarantine/{case}")).await.body;
         assert_eq!(page.matches("<strong>differs</strong>").count(), expected.len(), "{page}");
     }
+    // In words that a person can read out, and side by side on the command line too.
+    let details =
+        "select count(*) from quarantine where reason = 'payload_mismatch' and detail ~ '[0-9a-f]{16}'";
+    assert_eq!(world.number(details).await, 0, "no hashes");
+    let id =
+        world.number("select min(id) from quarantine where reason = 'payload_mismatch'").await.to_string();
+    let output = world.program(&["quarantine", "show", &id]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("same source and event id") && text.contains("differs") && text.contains("1001"),
+        "{text}"
+    );
+    let output = world.program(&["quarantine", "show", &id, "--json"]).output().await.unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["difference"].as_array().map(Vec::len), Some(11));
     dashboard.stop().await;
     world.close().await;
 }

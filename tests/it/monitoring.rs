@@ -68,7 +68,8 @@ fn every_alert_is_valid_is_tested_and_has_its_page_in_the_runbook() {
             runbook.contains(&format!("\n### {alert}\n")),
             "docs/monitoring.md does not say what to do about {alert}"
         );
-        assert!(read(RULES).contains(&format!("docs/monitoring.md#{}\n", alert.to_lowercase())), "{alert}");
+        let link = format!("docs/monitoring.md\" }}}}#{}'\n", alert.to_lowercase());
+        assert!(read(RULES).contains(&link), "{alert}: {link}");
     }
 }
 
@@ -273,6 +274,9 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         ("payonce_server_up{server=\"redis\"}", 1.0),
         ("payonce_backlog_messages{queue=\"callbacks\"}", 0.0),
         ("payonce_audit_ok", 1.0),
+        ("payonce_waiting_oldest_timestamp_seconds{reason=\"waiting_for_payment\"}", 0.0),
+        ("payonce_waiting_max_seconds{reason=\"waiting_for_payment\"}", 259_200.0),
+        ("payonce_link_certificate_not_after_timestamp_seconds", f64::INFINITY),
     ];
     for (series, number) in expected {
         eventually(series, Some(number), || async { value(&scrape(&ops_address).await, series) }).await;
@@ -288,6 +292,9 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     })
     .await;
     let (of_worker, of_ops) = (scrape(&worker_address).await, scrape(&ops_address).await);
+    let ledger = value(&of_ops, "payonce_table_bytes{table=\"ledger\"}").expect("the size of the ledger");
+    let database = value(&of_ops, "payonce_database_bytes").expect("the size of the database");
+    assert!(0.0 < ledger && ledger < database, "{ledger} of {database}");
     let edge = Edge::start().await;
     assert_eq!(post_bytes(&edge.address, "/stripe", &[], b"{}").await, 401);
     let of_ingress = scrape(&edge.health).await;

@@ -139,6 +139,24 @@ async fn a_line_of_any_length_is_refused_by_number_and_the_next_one_is_sent() {
     world.close().await;
 }
 
+/// What is no callback has no key by which it could be followed: to say nothing of it would be to say that all is well.
+#[tokio::test]
+async fn waiting_says_of_how_many_lines_nothing_can_be_said() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let file = file_of(&[Event::deposit("d1", "a", 100)]);
+    let good = std::fs::read(file.path()).unwrap();
+    std::fs::write(file.path(), [&good[..], b"{\"nonsense\": 1}\nmore of it\n"].concat()).unwrap();
+    let output = ended(publish(&world, &file, &["--wait", "--unchecked"]).spawn().unwrap()).await;
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!((&report["published"], &report["settled"]["applied"]), (&json!(3), &json!(1)));
+    assert_eq!(report["settled"]["unfollowed"], 2);
+    world.settled(3).await;
+    worker.stop().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_broker_with_an_alarm_is_named_and_waited_for_but_not_for_ever() {
     let rabbitmq = OwnServer::start("rabbitmq", "PAYONCE_AMQP_URL").await;

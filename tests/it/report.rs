@@ -238,14 +238,14 @@ async fn the_page_and_its_api_make_the_report_that_the_command_makes() {
     let bearer = [("authorization", token.as_str())];
     let get = async |path: &str| dashboard.send("GET", path, &bearer, "").await;
     // Made again as it was then, and so the same whoever makes it.
-    let asked = "month=2026-10&by=occurred&time_zone=Europe%2FBerlin&at=2100-01-01T00:00:00Z";
+    let asked = "month=2026-10&by=occurred&time_zone=Asia%2FTokyo&at=2100-01-01T00:00:00Z";
     let flags = [
         "--month",
         "2026-10",
         "--by",
         "occurred",
         "--time-zone",
-        "Europe/Berlin",
+        "Asia/Tokyo",
         "--at",
         "2100-01-01T00:00:00Z",
     ];
@@ -265,7 +265,7 @@ async fn the_page_and_its_api_make_the_report_that_the_command_makes() {
         assert_eq!(answer.header("content-disposition"), name);
     }
     let page = get(&format!("/reports?{asked}")).await;
-    // The evening of the 31st is over in Berlin: what came at 22:30 UTC is of October no longer, but of November.
+    // In Tokyo the evening of the 31st is the next morning: what came at 22:30 UTC is of November.
     for words in [
         "2026-10-02",
         "2.00",

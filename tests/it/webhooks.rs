@@ -330,6 +330,8 @@ async fn a_person_has_an_account_sent_again_from_a_version_on_and_forgets_a_subs
     assert_eq!(world.number(says).await, 1);
     post(&mut connection, "a", 9..=9).await;
     assert_eq!(subscribers(&world, &file, &["enable", "s", "--by", "bob"]).await.0, Some(0));
+    let (code, said) = subscribers(&world, &file, &["enable", "s", "--by", "bob"]).await;
+    assert!(code == Some(1) && said.contains("was enabled already"), "{said}");
     receiver.has_taken("a", 9).await;
     let (code, said) = subscribers(&world, &file, &["forget", "s"]).await;
     assert!(code == Some(2) && said.contains("take it out first"), "{said}");

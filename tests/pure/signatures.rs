@@ -218,6 +218,12 @@ fn a_keys_file_with_a_mistake_is_refused_by_place_and_without_its_secrets() {
         (format!("[sources.\"/s\"]\nsignatures = \"required\"\nkeys = [\"{broken}\"]\n"), "\"/s\""),
         (
             format!(
+                "[sources.\"/s\"]\nsignatures = \"required\"\nkeys = [\"{SECRET}\", \"whsec_c2hvcnQ=\"]\n"
+            ),
+            "source \"/s\": keys: number 2 of 2: whsec_: expected base64 of 24 to 64 bytes; `payonce keys generate`",
+        ),
+        (
+            format!(
                 "[sources.\"/s\"]\nsignatures = \"off\"\nkeys = [{}]\n",
                 format!("\"{SECRET}\",").repeat(9)
             ),

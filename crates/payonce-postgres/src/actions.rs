@@ -391,6 +391,34 @@ pub async fn show(connection: &mut PgConnection, action: i64) -> Result<Option<A
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(action).fetch_optional(connection).await?)
 }
 
+/// A line about a case.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct CaseAct {
+    /// The case; a line may be about several.
+    pub case_id: i64,
+    /// The line.
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    pub act: ActionRow,
+}
+
+/// The newest lines about any of these cases, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn of_cases(
+    connection: &mut PgConnection,
+    cases: &[i64],
+    limit: i64,
+) -> Result<Vec<CaseAct>, StoreError> {
+    let sql = format!(
+        "select * from (select case_id, {COLUMNS} from operator_action_cases join operator_actions on id = action_id
+                        where case_id = any($1) order by action_id desc, case_id limit $2) as newest
+         order by id, case_id"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(cases).bind(limit).fetch_all(connection).await?)
+}
+
 /// The newest lines about one case.
 ///
 /// # Errors

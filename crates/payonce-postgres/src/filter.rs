@@ -19,6 +19,8 @@ pub struct Filter {
     pub reason: Option<Reason>,
     /// From this provider.
     pub source: Option<String>,
+    /// Without a source: those of which none could be read.
+    pub without_source: bool,
     /// About this account.
     pub account_id: Option<String>,
     /// No newer than this case: what a person saw when they chose.
@@ -45,6 +47,9 @@ impl fmt::Display for Filter {
         }
         if let Some(source) = &self.source {
             parts.push(format!("source {source}"));
+        }
+        if self.without_source {
+            parts.push("without a source".to_owned());
         }
         if let Some(account_id) = &self.account_id {
             parts.push(format!("account {account_id}"));
@@ -97,6 +102,9 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     if let Some(source) = &filter.source {
         // The second condition is that of the index, which the look-ups of workers must not use.
         query.push(" and source = ").push_bind(source.clone()).push(" and source <> ''");
+    }
+    if filter.without_source {
+        query.push(" and source is null");
     }
     if let Some(account_id) = &filter.account_id {
         query.push(" and account_id = ").push_bind(account_id.clone());

@@ -64,7 +64,7 @@ impl Found {
 /// id by which it was found, which is null where the index has an entry that does not count.
 ///
 /// `coalesce(operation_id, payment_id)` and its condition are those of `ledger_operation` and `quarantine_operation_owner`, word for word.
-const LOOK_UPS: [(Kind, &str); 8] = [
+const LOOK_UPS: [(Kind, &str); 9] = [
     (
         Kind::Event,
         "select source, event_id, event_id from ledger where event_id >= $1 and event_id < $2 order by event_id limit $3",
@@ -89,11 +89,22 @@ const LOOK_UPS: [(Kind, &str); 8] = [
                 and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
          order by coalesce(operation_id, payment_id) limit $3",
     ),
-    // That of a deposit has no row in `payments`.
+    // Not in `payments`, where that of a deposit has no row; and not in the view of both, which is not read in the order of their indexes.
     (
         Kind::Payment,
-        "select source, payment_id, payment_id from ledger_of_payments
-         where payment_id >= $1 and payment_id < $2 order by payment_id limit $3",
+        "select source, payment_id, payment_id from ledger
+         where payment_id >= $1 and payment_id < $2
+           and (operation_id is not null or repeats_payment_id is not null
+                or type not in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+         order by payment_id limit $3",
+    ),
+    (
+        Kind::Payment,
+        "select source, payment_id, case when operation_id is null then payment_id end from ledger
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and leg = 0 and repeats_payment_id is null
+           and (operation_id is not null or payment_id is not null
+                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+         order by coalesce(operation_id, payment_id) limit $3",
     ),
     (
         Kind::Payment,

@@ -49,6 +49,7 @@ mod rows;
 mod schema;
 mod server;
 pub mod settling;
+pub mod sizes;
 pub mod statement;
 pub mod subscribers;
 pub mod waiting;

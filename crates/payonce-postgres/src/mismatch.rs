@@ -63,7 +63,11 @@ pub async fn fields(connection: &mut PgConnection, detail: &CaseDetail) -> Resul
               where event_id = $2 and source = $1 and leg = 0 limit 1)
              union all
              (select 2, array[{of_ledger}] from ledger
-              where operation_id = $4 and type = $3 and source = $1 and leg = 0 limit 1)
+              where coalesce(operation_id, payment_id) = $4 and operation_id = $4 and type = $3 and source = $1
+                and leg = 0 and repeats_payment_id is null
+                and (operation_id is not null or payment_id is not null
+                     and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+              limit 1)
              union all
              (select 3, array[{of_case}] from quarantine
               where event_id = $2 and source = $1 and type is not null and id < $5 order by id limit 1)

@@ -136,7 +136,8 @@ impl fmt::Display for Sums {
             parts.push(format!("{} of an unknown amount", self.unreadable));
         }
         let plural = if self.cases == 1 { "" } else { "s" };
-        write!(f, "{} case{plural}: {}", self.cases, parts.join(", "))
+        write!(f, "{} case{plural}", self.cases)?;
+        if parts.is_empty() { Ok(()) } else { write!(f, ": {}", parts.join(", ")) }
     }
 }
 
@@ -407,4 +408,20 @@ pub async fn load_unproven(
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sums;
+
+    #[test]
+    fn sums_are_a_whole_sentence_whatever_is_known_of_the_money() {
+        let said = |cases, money: &[(&str, i128)], unreadable| {
+            let money = money.iter().map(|(currency, amount)| ((*currency).to_owned(), *amount)).collect();
+            Sums { cases, money, unreadable, ..Sums::default() }.to_string()
+        };
+        assert_eq!(said(0, &[], 0), "0 cases");
+        assert_eq!(said(1, &[("EUR", 5)], 0), "1 case: 5 EUR in minor units");
+        assert_eq!(said(2, &[], 2), "2 cases: 2 of an unknown amount");
+    }
 }

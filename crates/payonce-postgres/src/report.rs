@@ -4,7 +4,13 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    actions::{self, CaseAct},
+};
+
+/// Lines of the audit log about the cases of one event.
+const ACTS_MAX: i64 = 100;
 
 /// A ledger row, as operators see it. Amounts are minor units.
 #[derive(Debug, Clone, Serialize, FromRow)]
@@ -128,6 +134,8 @@ pub struct EventStory {
     pub applied: Option<LedgerRow>,
     /// Its cases; several where one key came with several contents.
     pub quarantined: Vec<CaseRow>,
+    /// What people did to its cases, oldest first; of more than 100 lines of the audit log the newest.
+    pub acts: Vec<CaseAct>,
     /// The copies that followed it.
     pub duplicates: Vec<DuplicateRow>,
 }
@@ -220,6 +228,11 @@ pub async fn event(
     .bind(event_id)
     .fetch_all(&mut *connection)
     .await?;
+    let cases: Vec<i64> = quarantined.iter().map(|case| case.id).collect();
+    let acts = match cases[..] {
+        [] => Vec::new(),
+        _ => actions::of_cases(connection, &cases, ACTS_MAX).await?,
+    };
     let duplicates: Vec<DuplicateRow> = sqlx::query_as(
         "select layer, sum(copies)::bigint as copies, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at
          from duplicates_of_keys where source = $1 and event_id = $2 group by layer order by min(first_seen_at), layer",
@@ -236,6 +249,7 @@ pub async fn event(
         event_id: event_id.to_owned(),
         applied,
         quarantined,
+        acts,
         duplicates,
     }))
 }

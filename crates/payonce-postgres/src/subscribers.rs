@@ -10,31 +10,43 @@ use super::{
     webhooks,
 };
 
-/// All that it has not taken is tried at once, as if nothing had failed. False: there is no such subscriber.
+/// All that it has not taken is tried at once, as if nothing had failed. `None`: there is no such subscriber. False: it was enabled, and nothing of
+/// it was waiting to be tried again; then nothing was done.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn enable(connection: &mut PgConnection, name: &str, line: &Line<'_>) -> Result<bool, StoreError> {
+pub async fn enable(
+    connection: &mut PgConnection,
+    name: &str,
+    line: &Line<'_>,
+) -> Result<Option<bool>, StoreError> {
     let mut transaction = connection.begin().await?;
-    let enabled = sqlx::query(
+    let was_disabled: Option<bool> =
+        sqlx::query_scalar("select disabled_at is not null from webhooks where name = $1 for update")
+            .bind(name)
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let Some(was_disabled) = was_disabled else { return Ok(None) };
+    let accounts = sqlx::query(
+        "update webhook_accounts set due_at = clock_timestamp(), attempts = 0, failing_since = null where subscriber = $1 and attempts > 0",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    if !was_disabled && accounts == 0 {
+        transaction.rollback().await?;
+        return Ok(Some(false));
+    }
+    sqlx::query(
         "update webhooks set disabled_at = null, disabled_why = null, failing_since = null, acts = acts + 1 where name = $1",
     )
     .bind(name)
     .execute(&mut *transaction)
     .await?;
-    sqlx::query(
-        "update webhook_accounts set due_at = clock_timestamp(), attempts = 0, failing_since = null where subscriber = $1 and attempts > 0",
-    )
-    .bind(name)
-    .execute(&mut *transaction)
-    .await?;
-    if enabled.rows_affected() == 0 {
-        transaction.rollback().await?;
-        return Ok(false);
-    }
     actions::note(&mut transaction, line, "enabled").await?;
     transaction.commit().await?;
-    Ok(true)
+    Ok(Some(true))
 }
 
 /// Nothing more is sent to it, until it is enabled; what it has not taken is kept. `None`: there is no such subscriber. False: it was disabled.

@@ -21,6 +21,22 @@ const TRANSFERS_IN_A_ROW_MAX: usize = 8;
 /// Waiting callbacks that a batch looks at in all.
 const WAITING_MAX: i64 = 1_000;
 
+/// Since when the callback has waited that has waited longest, for a payment and for money; `None`: none waits.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn oldest(
+    connection: &mut PgConnection,
+) -> Result<[(Reason, Option<OffsetDateTime>); 2], StoreError> {
+    let mut of = async |reason: Reason| {
+        // The index over (reason, waits_since) of those that wait.
+        let oldest = "select min(waits_since) from quarantine where state = 'waiting' and reason = $1";
+        let found = sqlx::query_scalar(oldest).bind(reason.as_str()).fetch_one(&mut *connection).await?;
+        Ok::<_, StoreError>((reason, found))
+    };
+    Ok([of(Reason::WaitingForPayment).await?, of(Reason::WaitingForFunds).await?])
+}
+
 /// What waits for the payments of the batch and for these, and for money of its accounts, `found` ones included, and of those that a waiting transfer
 /// brings money to in turn; then what else waits for the payments of those.
 pub(super) async fn load_waiting(

@@ -89,6 +89,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         has_warned: false,
         unconfirmed: VecDeque::new(),
         published: 0,
+        unfollowed: 0,
         refused: Vec::new(),
         followed,
         progress: progress_bar(&args.files),
@@ -138,6 +139,8 @@ struct Sending {
     /// In the order they were sent.
     unconfirmed: VecDeque<Sent>,
     published: u64,
+    /// Of these: what is no callback, and has no key by which anybody could say what became of it.
+    unfollowed: u64,
     refused: Vec<RefusedLine>,
     /// What is to be waited for; `None`: nothing.
     followed: Option<Followed>,
@@ -258,8 +261,10 @@ impl Sending {
                 continue;
             }
             self.published += 1;
-            if let (Some(followed), Some((key, content))) = (&mut self.followed, &sent.callback) {
-                followed.confirmed(key, *content);
+            match (&mut self.followed, &sent.callback) {
+                (Some(followed), Some((key, content))) => followed.confirmed(key, *content),
+                (Some(_), None) => self.unfollowed += 1,
+                (None, _) => {}
             }
             self.progress.inc(sent.bytes_read as u64);
             if !self.progress.is_hidden() {
@@ -353,11 +358,18 @@ fn report(sending: &Sending, outcome: Option<&Outcome>, json: bool) -> Result<()
         let mut report = json!({ "published": sending.published, "refused": sending.refused });
         if let Some(outcome) = outcome {
             report["settled"] = json!(outcome);
+            report["settled"]["unfollowed"] = json!(sending.unfollowed);
         }
         print_json(&report)?;
     } else {
         say!("Published {}, confirmed by the broker.", table::count(sending.published, "callback"));
         outcome.into_iter().for_each(print_outcome);
+        if sending.unfollowed > 0 {
+            say!(
+                "{} sent that is no callback: it has no key to follow it by. `payonce quarantine list --reason malformed` shows what became of it.",
+                table::count(sending.unfollowed, "line")
+            );
+        }
     }
     let mut problems = Vec::new();
     if !sending.refused.is_empty() {

@@ -50,6 +50,8 @@ pub(in crate::ops) struct Asking {
     ids: Vec<i64>,
     reason: Option<String>,
     source: Option<String>,
+    #[serde(default)]
+    without_source: bool,
     account: Option<String>,
     #[serde(default)]
     all: bool,
@@ -123,6 +125,9 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: As
     for (name, part) in parts.into_iter().filter_map(|(name, part)| Some((name, part.as_deref()?))) {
         checked_id(name, part)?;
     }
+    if asking.without_source && asking.source.is_some() {
+        return Err(Problem::Wrong("source, without_source: expected one of them, not both".to_owned()));
+    }
     if asking.all && !asking.ids.is_empty() {
         return Err(Problem::Wrong("ids, all: expected one of them, not both".to_owned()));
     }
@@ -135,12 +140,16 @@ async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: As
         ids: asking.ids,
         states: verb.states().to_vec(),
         reason,
+        without_source: asking.without_source,
         source: asking.source,
         account_id: asking.account,
         ..Filter::default()
     };
-    let names_some =
-        !filter.ids.is_empty() || reason.is_some() || filter.source.is_some() || filter.account_id.is_some();
+    let names_some = !filter.ids.is_empty()
+        || reason.is_some()
+        || filter.source.is_some()
+        || filter.without_source
+        || filter.account_id.is_some();
     if !names_some && !asking.all {
         return Err(Problem::Wrong(
             "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),

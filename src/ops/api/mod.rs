@@ -247,7 +247,7 @@ pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, RawQuery(query): R
 }
 
 pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let known = ["state", "reason", "source", "account", "before", "limit"];
+    let known = ["state", "reason", "source", "without_source", "account", "before", "limit"];
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let asked = Asked::of(&parameters)?;
     let limit = rows(&parameters)?;
@@ -261,7 +261,7 @@ pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
 
 /// The cases in groups, with their money.
 pub(super) async fn case_groups(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let known = ["state", "reason", "source", "account"];
+    let known = ["state", "reason", "source", "without_source", "account"];
     let filter = Asked::of(&Parameters::of_query(query.as_deref(), &known)?)?.filter();
     let read = pool.reader.run(async |connection| case_groups::groups(connection, &filter).await);
     answer(&read.await?)

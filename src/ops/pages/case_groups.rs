@@ -5,15 +5,12 @@ use maud::{Markup, html};
 use crate::{
     answers::money,
     ops::layout::{ago, id_or_dash, link, number, visible},
-    store::case_groups::{CASES_READ_MAX, CaseGroup, CaseGroups},
+    store::case_groups::{CASES_READ_MAX, CaseGroups},
 };
 
-/// A row leads to the cases of its group, which can be acted on together there. A group without a source has no such list, unless it is the only
-/// one of its reason: no filter says "without".
+/// A row leads to the cases of its group, which can be acted on together there.
 pub(super) fn table(found: &CaseGroups, account: &str) -> Markup {
     let CaseGroups { groups, other_cases, has_more } = found;
-    let is_alone =
-        |group: &CaseGroup| groups.iter().filter(|other| other.reason == group.reason).count() == 1;
     html! {
         div.scroll tabindex="0" role="region" aria-label="Groups of cases" {
             table {
@@ -24,14 +21,13 @@ pub(super) fn table(found: &CaseGroups, account: &str) -> Markup {
                 tbody {
                     @for group in groups {
                         @let source = group.source.as_deref().unwrap_or_default();
-                        @let cases =
-                            [("state", group.state.as_str()), ("reason", &group.reason), ("source", source), ("account", account)];
+                        @let without_source = if group.source.is_none() { "yes" } else { "" };
+                        @let cases = [
+                            ("state", group.state.as_str()), ("reason", &group.reason), ("source", source),
+                            ("without_source", without_source), ("account", account),
+                        ];
                         tr {
-                            td {
-                                @if group.source.is_some() || (is_alone(group) && *other_cases == 0) {
-                                    a href=(link("/quarantine", &cases)) { (group.reason) }
-                                } @else { (group.reason) }
-                            }
+                            td { a href=(link("/quarantine", &cases)) { (group.reason) } }
                             td { (id_or_dash(group.source.as_deref())) }
                             td.n { (number(group.cases)) }
                             td.n {

@@ -35,7 +35,7 @@ pub(super) const COUNT_MAX: i64 = 100_001;
 pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
 
 /// What the forms here send: which cases, what to do, and who may.
-const FORM_NAMES: [&str; 12] = [
+const FORM_NAMES: [&str; 13] = [
     "csrf",
     "verb",
     "why",
@@ -46,6 +46,7 @@ const FORM_NAMES: [&str; 12] = [
     "state",
     "reason",
     "source",
+    "without_source",
     "account",
     "id_max",
 ];
@@ -56,6 +57,8 @@ pub(in crate::ops) struct Asked {
     state: &'static str,
     reason: &'static str,
     source: String,
+    /// `yes`, or empty.
+    without_source: &'static str,
     account: String,
     before: i64,
     /// The newest case when the first page was made.
@@ -64,7 +67,7 @@ pub(in crate::ops) struct Asked {
 
 impl Asked {
     /// What an address may name.
-    const NAMES: [&str; 6] = ["state", "reason", "source", "account", "before", "id_max"];
+    const NAMES: [&str; 7] = ["state", "reason", "source", "without_source", "account", "before", "id_max"];
 
     /// From the parameters of an address or a form. What is missing is any; where one cannot be used, nothing else is meant by it.
     pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
@@ -72,8 +75,14 @@ impl Asked {
         let expected = states().collect::<Vec<_>>().join(", ");
         let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
         let reason = parameters.choice("reason", Reason::parse, &Reason::names())?;
+        let yes = |text: &str| (text == "yes").then_some("yes");
+        let without_source = parameters.choice("without_source", yes, "yes")?.unwrap_or_default();
         let id = |name| Ok(parameters.id(name)?.map(|id| id.trim().to_owned()).unwrap_or_default());
+        if !without_source.is_empty() && parameters.id("source")?.is_some() {
+            return Err(Wrong("source, without_source: expected one of them, not both".to_owned()));
+        }
         Ok(Self {
+            without_source,
             state: state.unwrap_or("open"),
             reason: reason.map_or("", Reason::as_str),
             source: id("source")?,
@@ -89,6 +98,7 @@ impl Asked {
             states: STATES.into_iter().filter(|state| self.state == *state).collect(),
             reason: Reason::parse(self.reason),
             source: some(&self.source),
+            without_source: !self.without_source.is_empty(),
             account_id: some(&self.account),
             ..Filter::default()
         }
@@ -98,8 +108,19 @@ impl Asked {
         self.before
     }
 
-    pub(super) fn parameters(&self) -> [(&str, &str); 4] {
-        [("state", self.state), ("reason", self.reason), ("source", &self.source), ("account", &self.account)]
+    pub(super) fn parameters(&self) -> [(&str, &str); 5] {
+        [
+            ("state", self.state),
+            ("reason", self.reason),
+            ("source", &self.source),
+            ("without_source", self.without_source),
+            ("account", &self.account),
+        ]
+    }
+
+    /// Whether it asks for more than a state and a reason.
+    fn is_narrow(&self) -> bool {
+        !(self.source.is_empty() && self.without_source.is_empty() && self.account.is_empty())
     }
 }
 
@@ -137,7 +158,7 @@ pub(in crate::ops) async fn page(
         h1 { "Quarantine" }
         (filters(&asked, &reasons))
         @if cases.is_empty() {
-            @if asked.filter().reason.is_none() && asked.source.is_empty() && asked.account.is_empty() && asked.state == "open" {
+            @if asked.filter().reason.is_none() && !asked.is_narrow() && asked.state == "open" {
                 (empty("No open cases", "Every callback is in the ledger, was rejected as a duplicate, or waits for another one."))
             } @else {
                 (empty("No matches", "Remove a filter."))
@@ -165,8 +186,7 @@ async fn count(
     filter: &Filter,
     reasons: &[(String, String, i64)],
 ) -> Result<i64, StoreError> {
-    let is_plain = asked.source.is_empty() && asked.account.is_empty();
-    if is_plain && matches!(asked.state, "open" | "waiting") {
+    if !asked.is_narrow() && matches!(asked.state, "open" | "waiting") {
         let fits = reasons.iter().filter(|(state, reason, _)| {
             *state == asked.state && (asked.reason.is_empty() || *reason == asked.reason)
         });
@@ -185,7 +205,7 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
     html! {
         nav.tabs aria-label="State" {
             @for state in STATES.into_iter().chain(["all"]) {
-                a href=(link("/quarantine", &[("state", state), ("source", &asked.source), ("account", &asked.account)]))
+                a href=(link("/quarantine", &[("state", state), ("source", &asked.source), ("without_source", asked.without_source), ("account", &asked.account)]))
                   aria-current=[(asked.state == state).then_some("page")] {
                     (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(in_state(state))) } }
                 }
@@ -206,8 +226,11 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
             }
             label { "Source" input name="source" value=(asked.source) placeholder="/providers/…" maxlength="200"; }
             label { "Account" input name="account" value=(asked.account) maxlength="200"; }
+            @if !asked.without_source.is_empty() {
+                label.choice { input type="checkbox" name="without_source" value="yes" checked; "without a source" }
+            }
             button type="submit" { "Filter" }
-            @if !asked.reason.is_empty() || !asked.source.is_empty() || !asked.account.is_empty() {
+            @if !asked.reason.is_empty() || asked.is_narrow() {
                 a href=(link("/quarantine", &[("state", asked.state)])) { "Clear" }
             }
         }

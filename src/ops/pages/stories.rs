@@ -17,7 +17,10 @@ use crate::{
         layout::{Frame, Place, ago, empty, id, instant, link, number, state, visible},
     },
     parameters::{Parameters, Wrong},
-    store::report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
+    store::{
+        actions::CaseAct,
+        report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
+    },
 };
 
 /// Entries of a page.
@@ -140,7 +143,12 @@ fn event_body(story: &EventStory) -> Markup {
         }
         moments.push(applied(row));
     }
-    moments.extend(story.quarantined.iter().flat_map(case_moments));
+    for case in &story.quarantined {
+        // Each act of a person has its own line; what is left was ended by another callback, or by the clock.
+        let is_of_a_person = story.acts.iter().any(|of| of.case_id == case.id);
+        moments.extend(case_moments(case).into_iter().take(if is_of_a_person { 1 } else { 2 }));
+    }
+    moments.extend(story.acts.iter().map(act));
     for copies in &story.duplicates {
         let what = html! {
             strong { (number(copies.copies)) @if copies.copies == 1 { " duplicate" } @else { " duplicates" } " rejected" }
@@ -193,6 +201,18 @@ fn case_moments(case: &CaseRow) -> Vec<Moment> {
         moments.push(Moment { at, state: "quiet", what });
     }
     moments
+}
+
+fn act(of: &CaseAct) -> Moment {
+    let CaseAct { case_id, act } = of;
+    let what = html! {
+        strong { "Case " (case_id) ": " (act.action) } " by " (visible(&act.who)) ": " (visible(&act.why))
+        br; span.faint {
+            a href={ "/audit-log/" (act.id) } { "audit log " (act.id) } ": "
+            (visible(act.result.as_deref().unwrap_or("at work, or cut short")))
+        }
+    };
+    Moment { at: act.began_at, state: "quiet", what }
 }
 
 fn payment_body(story: &PaymentStory) -> Markup {

@@ -51,13 +51,13 @@ impl<'a> BatchState<'a> {
                     },
                 ));
             }
-            return Some(mismatch("operation_id", seen, callback.fingerprint));
+            return Some(mismatch("operation id"));
         }
         let owner = owner_in_batch
             .and_then(|at| self.callbacks.get(at))
             .map(|owner| owner.fingerprint)
             .or_else(|| known.iter().find_map(owner_of_key));
-        owner.map(|seen| mismatch("source and id", seen, callback.fingerprint))
+        owner.map(|_| mismatch("source and event id"))
     }
 
     /// The first of this content in this batch.
@@ -88,7 +88,7 @@ impl<'a> BatchState<'a> {
         Some(if owner == callback.fingerprint {
             Decision::Duplicate(Layer::Ledger)
         } else {
-            mismatch("source and id", owner, callback.fingerprint)
+            mismatch("source and event id")
         })
     }
 
@@ -122,7 +122,7 @@ impl<'a> BatchState<'a> {
             .or_else(|| self.snapshot.operations.get(&key).filter(|known| is_open(known)).map(content))?;
         match (applied, seen == callback.fingerprint) {
             (true, true) => Some(Decision::Duplicate(Layer::Operation)),
-            (_, false) => Some(mismatch("operation_id", seen, callback.fingerprint)),
+            (_, false) => Some(mismatch("operation id")),
             (false, true) => None,
         }
     }

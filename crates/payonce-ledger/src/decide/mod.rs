@@ -345,11 +345,9 @@ pub(super) fn takes_deposit_back(callback: &Callback) -> bool {
     callback.kind.is_of_deposit() && callback.kind.needs_payment_id()
 }
 
-fn mismatch(key: &str, seen: Fingerprint, found: Fingerprint) -> Decision {
+fn mismatch(key: &str) -> Decision {
     Decision::Case(
         Reason::PayloadMismatch,
-        format!(
-            "same {key} as a known callback, other content: stored payload_sha256 {seen}, this one {found}"
-        ),
+        format!("a callback with the same {key} is known, and its content is another: the case shows both"),
     )
 }
