@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use payonce_ledger::{Amount, Callback, Entry, Kind, Layer, Outcome, Plan};
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 use crate::{
     book::Book,
     draft::{Draft, build},
     model::{Model, View, is_same_fact},
-    streams::{Accounts, OPENED, cut, cuts, stream},
+    streams::{Accounts, OPENED, cut, cuts, last_money, stream},
 };
 
 const LENGTH: usize = 60;
@@ -173,21 +173,39 @@ proptest! {
         stream in stream(LENGTH, Accounts::Apart),
         sizes in cuts(),
     ) {
-        let opening: Vec<Draft> = vec![Draft::new("open", Kind::DepositSucceeded, 100).account("acct-0")];
-        let mut book = in_batches(&opening, &[1]);
-        let callbacks = build(&stream);
-        let batches: Vec<&[Callback]> = cut(&callbacks, &sizes).collect();
-        for pair in batches.chunks(2) {
-            let plans: Vec<_> = pair.iter().map(|batch| book.decide(batch)).collect();
-            for (batch, plan) in pair.iter().zip(plans) {
-                settle(&mut book, batch, plan);
-            }
-        }
+        let book = on_one_snapshot(&stream, &sizes, 2);
         // A copy that finds its case open decides it again, on what its batch has read: room in 64 bits can have come since.
         let has_overflow = book.view().cases.values().any(|(reason, _)| *reason == "amount_overflow");
         prop_assume!(!has_overflow);
-        prop_assert_eq!(book.view().difference(&one_by_one(&[opening, stream].concat())), "");
+        prop_assert_eq!(book.view().difference(&one_by_one(&[opening(), stream].concat())), "");
     }
+
+    #[test]
+    fn of_three_workers_that_want_the_last_money_those_get_it_that_write_first(
+        stream in last_money(LENGTH),
+        sizes in vec(1..=3_usize, 1..=4),
+    ) {
+        let book = on_one_snapshot(&stream, &sizes, 3);
+        prop_assert_eq!(book.view().difference(&one_by_one(&[opening(), stream].concat())), "");
+    }
+}
+
+fn opening() -> Vec<Draft> {
+    vec![Draft::new("open", Kind::DepositSucceeded, 100).account("acct-0")]
+}
+
+/// So many batches at a time are decided on what was there before the first of them, and written one after the other.
+fn on_one_snapshot(stream: &[Draft], sizes: &[usize], workers: usize) -> Book {
+    let mut book = in_batches(&opening(), &[1]);
+    let callbacks = build(stream);
+    let batches: Vec<&[Callback]> = cut(&callbacks, sizes).collect();
+    for together in batches.chunks(workers) {
+        let plans: Vec<_> = together.iter().map(|batch| book.decide(batch)).collect();
+        for (batch, plan) in together.iter().zip(plans) {
+            settle(&mut book, batch, plan);
+        }
+    }
+    book
 }
 
 /// Writes a plan as a worker does: what another has changed meanwhile is loaded and decided once more.

@@ -33,6 +33,8 @@ enum Step {
     SameKey(Index, Change),
     /// The operation of an earlier callback under a new key; sometimes with one member changed.
     SameOperation(Index, String, Option<Change>),
+    /// The key of an earlier callback again and again, each time with another amount: more than a look-up of a key returns.
+    Crowd(Index, i64),
 }
 
 #[derive(Debug, Clone)]
@@ -173,6 +175,7 @@ fn step(accounts: Accounts) -> impl Strategy<Value = Step> {
         2 => (any::<Index>(), change(accounts)).prop_map(|(of, change)| Step::SameKey(of, change)),
         2 => (any::<Index>(), id(), prop::option::weighted(0.3, change(accounts)))
             .prop_map(|(of, id, change)| Step::SameOperation(of, id, change)),
+        1 => (any::<Index>(), 4..=9_i64).prop_map(|(of, contents)| Step::Crowd(of, contents)),
     ]
 }
 
@@ -224,24 +227,84 @@ pub fn stream(length: usize, accounts: Accounts) -> impl Strategy<Value = Vec<Dr
         let mut drafts: Vec<Draft> = Vec::with_capacity(steps.len());
         for step in steps {
             let earlier = |of: Index| (!drafts.is_empty()).then(|| of.get(&drafts).clone());
-            let draft = match step {
-                Step::New(draft) => Some(of_one_account(draft)),
-                Step::Copy(of) => earlier(of),
-                Step::SameKey(of, change) => earlier(of).map(|mut draft| {
-                    apply(change, &mut draft);
-                    draft
-                }),
-                Step::SameOperation(of, id, change) => earlier(of).map(|mut draft| {
-                    if let Some(change) = change {
+            let following: Vec<Draft> = match step {
+                Step::New(draft) => vec![of_one_account(draft)],
+                Step::Copy(of) => earlier(of).into_iter().collect(),
+                Step::SameKey(of, change) => {
+                    let changed = earlier(of).map(|mut draft| {
                         apply(change, &mut draft);
-                    }
-                    of_one_account(draft.under(&id))
-                }),
+                        draft
+                    });
+                    changed.into_iter().collect()
+                }
+                Step::SameOperation(of, id, change) => {
+                    let changed = earlier(of).map(|mut draft| {
+                        if let Some(change) = change {
+                            apply(change, &mut draft);
+                        }
+                        of_one_account(draft.under(&id))
+                    });
+                    changed.into_iter().collect()
+                }
+                Step::Crowd(of, contents) => {
+                    let of_key = earlier(of).into_iter().flat_map(|draft| {
+                        (1..=contents).map(move |amount| {
+                            let mut other = draft.clone();
+                            other.content.amount = amount;
+                            other
+                        })
+                    });
+                    of_key.collect()
+                }
             };
-            drafts.extend(draft);
+            drafts.extend(following);
         }
         drafts
     })
+}
+
+/// A stream about one account that has 100, in which nearly everything wants more than half of that: who comes first has it, and what brings
+/// money back is wanted by all that wait.
+pub fn last_money(length: usize) -> impl Strategy<Value = Vec<Draft>> {
+    let kind = prop_oneof![
+        5 => Just(Kind::PaymentSucceeded),
+        4 => Just(Kind::PaymentAuthorized),
+        2 => Just(Kind::PaymentVoided),
+        1 => Just(Kind::RefundSucceeded),
+        1 => Just(Kind::FeeCharged),
+        2 => Just(Kind::DepositSucceeded),
+    ];
+    vec((id(), kind, 51..=100_i64, any::<Index>(), prop::bool::weighted(0.15)), 1..=length).prop_map(
+        |steps| {
+            let mut drafts: Vec<Draft> = Vec::with_capacity(steps.len());
+            for (number, (id, kind, amount, of, is_copy)) in steps.into_iter().enumerate() {
+                let of_kind = |wanted: Kind| -> Option<String> {
+                    let these: Vec<&Draft> =
+                        drafts.iter().filter(|draft| draft.content.kind == wanted).collect();
+                    (!these.is_empty()).then(|| of.get(&these).content.payment.clone())?
+                };
+                let payment = match kind {
+                    Kind::PaymentVoided => of_kind(Kind::PaymentAuthorized),
+                    Kind::RefundSucceeded => of_kind(Kind::PaymentSucceeded),
+                    _ => Some(format!("race-{number}")),
+                };
+                let draft = match payment {
+                    _ if is_copy && !drafts.is_empty() => of.get(&drafts).clone(),
+                    Some(payment) if kind.needs_payment_id() => {
+                        Draft::new(&format!("{id}-{number}"), kind, amount)
+                            .account("acct-0")
+                            .payment(&payment)
+                    }
+                    Some(_) | None => {
+                        let kind = if kind == Kind::FeeCharged { kind } else { Kind::DepositSucceeded };
+                        Draft::new(&format!("{id}-{number}"), kind, amount).account("acct-0")
+                    }
+                };
+                drafts.push(draft);
+            }
+            drafts
+        },
+    )
 }
 
 /// Sizes of the batches a stream is cut into, used in turn.
