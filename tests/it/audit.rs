@@ -60,6 +60,7 @@ const HARMS: &[(&str, &str, bool)] = &[
     ("one_place_per_callback", "update quarantine set state = 'open', reason = 'over_capture', resolved_at = null where state = 'replayed' and event_id = 'cap'", true),
     ("replayed_cases_are_applied", "update quarantine set state = 'replayed', resolved_at = now() where state = 'open'", true),
     ("cases_are_counted", "update accounts set cases = 0 where account_id = 'a'", true),
+    ("cases_are_counted", "update accounts set cases = cases + 100 where account_id = 'a'", true),
     ("debts_are_listed", "insert into debts (account_id, currency, debt) values ('a', 'EUR', 1)", true),
     (
         "debts_are_listed",
