@@ -13,16 +13,19 @@ use crate::support::{Event, World, eventually};
 const DEPOSITS: i64 = 96;
 const BAD_MESSAGES: i64 = 32;
 const WAITING: i64 = 8;
+/// Debits that come before the deposit that opens their account, and are released by it.
+const RELEASED: i64 = 8;
 const SIGABRT: i32 = 6;
 
 /// Small batches and a small prefetch, so that each worker has its share; deadlines that a stall outlasts.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "--lanes=1",
     "--batch-size-max=10",
     "--prefetch-count=20",
     "--claim-lease-ms=1000",
     "--database-deadline-ms=1000",
     "--waiting-max-ms=1000",
+    "--order-wait-ms=60000",
     "--retry-delay-max-ms=200",
     "--log-level=info",
 ];
@@ -74,7 +77,11 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         Event::payment("payment.captured", &format!("w{n}"), &format!("a{n}"), &format!("unknown{n}"), 1)
     };
     let event = |event: Event| (event.account.clone(), event.body());
+    let released = |n: i64| {
+        Event::payment("payment.succeeded", &format!("r{n}"), &format!("b{n}"), &format!("pay{n}"), 4)
+    };
     let mut messages: Vec<_> = (0..8).map(|n| event(deposit(n))).collect();
+    messages.extend((0..RELEASED).map(|n| event(released(n))));
     for n in 0..DEPOSITS {
         // Each deposit comes twice, and in between come messages that are cases.
         messages.push(event(deposit(n)));
@@ -84,6 +91,9 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         }
         if n % 12 == 11 {
             messages.push(event(waiting(n / 12)));
+            // A capture of what nobody authorizes, and beside it what a debit has waited for.
+            messages.push(event(Event::deposit(&format!("o{}", n / 12), &format!("b{}", n / 12), 10)));
+            messages.push(event(released(n / 12)));
         }
     }
     messages
@@ -109,7 +119,7 @@ async fn nothing_is_lost_or_doubled(case: Case) {
         assert_eq!(ended.signal(), Some(SIGABRT), "{case:?}: {ended}");
         harmed = Logged::start(&world, &logs, "restarted", 100, None);
     }
-    let expected = (DEPOSITS, BAD_MESSAGES + WAITING);
+    let expected = (DEPOSITS + 2 * RELEASED, BAD_MESSAGES + WAITING);
     eventually(&format!("{case:?}: everything is settled"), expected, || async {
         let rows = world.number("select count(*) from ledger").await;
         (rows, world.number("select count(*) from quarantine where state = 'open'").await)
@@ -141,8 +151,13 @@ async fn nothing_is_lost_or_doubled(case: Case) {
         workers = vec![Logged::start(&world, &logs, &format!("next-{next}"), 100, None)];
         world.settled(settled + i64::from(left)).await;
     }
-    assert_eq!(world.number("select sum(balance)::bigint from accounts").await, 10 * DEPOSITS, "{case:?}");
-    assert_eq!(world.number("select sum(version)::bigint from accounts").await, DEPOSITS, "{case:?}");
+    let balance = world.number("select sum(balance)::bigint from accounts").await;
+    assert_eq!(balance, 10 * DEPOSITS + 6 * RELEASED, "{case:?}");
+    let versions = world.number("select sum(version)::bigint from accounts").await;
+    assert_eq!(versions, DEPOSITS + 2 * RELEASED, "{case:?}");
+    let payments =
+        world.number("select count(*) from payments where state = 'succeeded' and captured = 4").await;
+    assert_eq!(payments, RELEASED, "{case:?}");
     world.audit().await;
     world.close().await;
 }
