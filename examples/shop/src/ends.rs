@@ -19,6 +19,8 @@ pub struct Progress {
     rows: i64,
     /// Rows that orders, stock and points have taken.
     taken: [i64; 3],
+    /// Copies that they have dropped.
+    copies: [i64; 3],
     waiting_cases: i64,
 }
 
@@ -29,10 +31,15 @@ impl Progress {
             && self.waiting_cases == 0
             && self.taken.iter().all(|taken| *taken == self.rows)
     }
+
+    /// Whether every service has met a copy of every row, at least.
+    pub fn is_told_again(&self) -> bool {
+        self.copies.iter().all(|copies| *copies >= self.rows)
+    }
 }
 
 pub async fn progress(database: &mut PgConnection) -> anyhow::Result<Progress> {
-    let row: (i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
+    let row: (i64, i64, i64, Vec<i64>, Vec<i64>, i64) = sqlx::query_as(
         "select (select count(*) from shop_orders.orders where state in ('placed', 'authorized'))
                 + (select count(*) from shop_stock.pieces where state = 'reserved')
                 + (select count(*) from shop_stock.pieces p join shop_orders.orders o using (order_id)
@@ -40,15 +47,26 @@ pub async fn progress(database: &mut PgConnection) -> anyhow::Result<Progress> {
                 (select count(*) from shop_orders.outbox) + (select count(*) from shop_stock.outbox)
                 + (select count(*) from shop_points.outbox),
                 (select count(*) from ledger),
-                (select coalesce(sum(version), 0)::bigint from shop_orders.seen),
-                (select coalesce(sum(version), 0)::bigint from shop_stock.seen),
-                (select coalesce(sum(version), 0)::bigint from shop_points.seen),
+                array[(select coalesce(sum(version), 0)::bigint from shop_orders.seen),
+                      (select coalesce(sum(version), 0)::bigint from shop_stock.seen),
+                      (select coalesce(sum(version), 0)::bigint from shop_points.seen)],
+                array[(select coalesce(sum(copies), 0)::bigint from shop_orders.seen),
+                      (select coalesce(sum(copies), 0)::bigint from shop_stock.seen),
+                      (select coalesce(sum(copies), 0)::bigint from shop_points.seen)],
                 (select count(*) from quarantine where state = 'waiting')",
     )
     .fetch_one(database)
     .await?;
-    let (open_orders, unsent, rows, orders, stock, points, waiting_cases) = row;
-    Ok(Progress { open_orders, unsent, rows, taken: [orders, stock, points], waiting_cases })
+    let (open_orders, unsent, rows, taken, copies, waiting_cases) = row;
+    let of_three = |sums: Vec<i64>| <[i64; 3]>::try_from(sums).map_err(|_| anyhow::anyhow!("not three sums"));
+    Ok(Progress {
+        open_orders,
+        unsent,
+        rows,
+        taken: of_three(taken)?,
+        copies: of_three(copies)?,
+        waiting_cases,
+    })
 }
 
 /// What was found.

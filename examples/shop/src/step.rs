@@ -50,7 +50,7 @@ pub trait Service {
 
 /// What every service has beside its own tables.
 const TABLES: &str = "
-    create table if not exists seen (account_id text primary key, version bigint not null);
+    create table if not exists seen (account_id text primary key, version bigint not null, copies bigint not null default 0);
     create table if not exists outbox (id bigserial primary key, account_id text not null, event_id text not null, body text not null)";
 
 /// Serves until it is killed.
@@ -145,8 +145,14 @@ async fn take<S: Service>(database: &mut PgConnection, body: &[u8]) -> anyhow::R
         .fetch_one(&mut *transaction)
         .await?;
     match version.cmp(&last.saturating_add(1)) {
-        // A copy.
-        Ordering::Less => return Ok(()),
+        // A copy: nothing happens but that it is counted.
+        Ordering::Less => {
+            sqlx::query("update seen set copies = copies + 1 where account_id = $1")
+                .bind(&entry.account)
+                .execute(&mut *transaction)
+                .await?;
+            return Ok(transaction.commit().await?);
+        }
         // One before it did not come; that one and all from there on come again, in order.
         Ordering::Greater => return Ok(()),
         Ordering::Equal => {}
