@@ -4,15 +4,17 @@
 use std::{
     collections::BTreeSet,
     fs::{self, Permissions},
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    sync::mpsc,
+    time::Duration,
 };
 
 use payonce::config::{Domain, SETTINGS};
+use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -157,7 +159,6 @@ fn handed_over(file: &str) -> &'static str {
 #[track_caller]
 fn lives_and_is_not_ready(command: &str, host: &str, environment: Vec<(String, String)>) {
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut program = payonce();
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAYONCE_")) {
         program.env_remove(name);
@@ -172,18 +173,29 @@ fn lives_and_is_not_ready(command: &str, host: &str, environment: Vec<(String, S
         fs::set_permissions(&path, Permissions::from_mode(0o440)).unwrap();
         program.env(name, path);
     }
-    let listen = format!("{host}:{port}");
-    let mut running =
-        program.args([command, "--listen", &listen]).stderr(Stdio::null()).spawn().expect("the program runs");
-    let address = format!("127.0.0.1:{port}");
-    let started = Instant::now();
-    let mut statuses: Vec<String> = Vec::new();
-    while started.elapsed() < DEADLINE && (statuses.is_empty() || statuses.contains(&String::new())) {
-        statuses = ["/healthz", "/readyz"].iter().map(|path| status(&address, path)).collect();
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // Any port: one that was looked for before could be somebody else's by now.
+    program.args([command, "--log-format", "json", "--listen", &format!("{host}:0")]);
+    let mut running = program.stderr(Stdio::piped()).spawn().expect("the program runs");
+    let log = BufReader::new(running.stderr.take().expect("its log"));
+    let (say, said) = mpsc::channel();
+    // To its end, or the program would wait for somebody to read.
+    let reading = std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(address) = line["fields"]["address"].as_str() {
+                drop(say.send(address.to_owned()));
+            }
+        }
+    });
+    let listens = said.recv_timeout(DEADLINE);
+    let statuses = listens.map(|address| {
+        let port = address.rsplit(':').next().unwrap_or_default();
+        ["/healthz", "/readyz"].map(|path| status(&format!("127.0.0.1:{port}"), path))
+    });
     running.kill().unwrap();
+    reading.join().unwrap();
     running.wait().unwrap();
+    let statuses = statuses.unwrap_or_else(|_| panic!("{command} does not say where it listens"));
     assert_eq!(statuses, ["200", "503"], "{command}");
 }
 
@@ -192,7 +204,7 @@ fn default(setting: &str) -> i64 {
     setting.default.parse().expect("a number")
 }
 
-/// The status of an HTTP answer; empty where nobody listens yet.
+/// The status of an HTTP answer; empty where nobody answers.
 fn status(address: &str, path: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
     stream.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -172,6 +172,7 @@ proptest! {
     #[test]
     fn random_bytes_are_refused_within_all_limits(body in vec(any::<u8>(), 0..600)) {
         check(&body);
+        prop_assert!(decode(&body).is_err());
     }
 }
 
