@@ -1,7 +1,7 @@
 //! The textbook consumer's own small ledger: what callbacks do, one after the other, to accounts and payments that one transaction has
 //! locked and read. Tables and durability are payonce's; the rules are the load tests' own arithmetic (`money`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context;
 use sqlx::{PgConnection, Row};
@@ -131,42 +131,37 @@ impl Book {
         Ok(())
     }
 
-    /// Locks the accounts; opens those that a deposit names.
+    /// Opens the accounts that a deposit names, and locks all of them; both in the order of their ids, and nobody who holds a lock opens
+    /// anything: so no two transactions wait for each other.
     async fn load_accounts(
         &mut self,
         connection: &mut PgConnection,
         contents: &[&Content],
     ) -> anyhow::Result<()> {
+        let named: BTreeMap<&str, &str> = contents
+            .iter()
+            .filter(|content| content.kind == Kind::Deposit)
+            .filter_map(|content| Some((content.subject.as_deref()?, content.currency.as_str())))
+            .collect();
+        if !named.is_empty() {
+            let (ids, currencies): (Vec<&str>, Vec<&str>) = named.into_iter().unzip();
+            sqlx::query(
+                "insert into accounts (account_id, currency, balance, held, version)
+                 select n.account_id, n.currency, 0, 0, 0 from unnest($1::text[], $2::text[]) as n(account_id, currency)
+                 where not exists (select from accounts a where a.account_id = n.account_id)
+                 order by n.account_id on conflict do nothing",
+            )
+            .bind(&ids)
+            .bind(&currencies)
+            .execute(&mut *connection)
+            .await?;
+        }
         let mut wanted: Vec<String> = Vec::new();
         for content in contents {
             wanted.extend(self.account_of(content));
             wanted.extend(content.to.clone());
         }
-        wanted.sort();
-        wanted.dedup();
-        self.lock(connection, &wanted).await?;
-        let opened: HashMap<&str, &str> = contents
-            .iter()
-            .filter(|content| content.kind == Kind::Deposit)
-            .filter_map(|content| Some((content.subject.as_deref()?, content.currency.as_str())))
-            .filter(|(id, _)| !self.accounts.contains_key(*id))
-            .collect();
-        if opened.is_empty() {
-            return Ok(());
-        }
-        let mut opened: Vec<(&str, &str)> = opened.into_iter().collect();
-        opened.sort_unstable();
-        let (ids, currencies): (Vec<&str>, Vec<&str>) = opened.into_iter().unzip();
-        sqlx::query(
-            "insert into accounts (account_id, currency, balance, held, version)
-             select unnest($1::text[]), unnest($2::text[]), 0, 0, 0 on conflict do nothing",
-        )
-        .bind(&ids)
-        .bind(currencies)
-        .execute(&mut *connection)
-        .await?;
-        let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
-        self.lock(connection, &ids).await
+        self.lock(connection, &wanted).await
     }
 
     async fn lock(&mut self, connection: &mut PgConnection, ids: &[String]) -> anyhow::Result<()> {

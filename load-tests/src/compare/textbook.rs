@@ -38,8 +38,10 @@ use crate::{content::Content, money::Kind, place::Place};
 
 const CLAIM_MS: u64 = 60_000;
 const DONE_S: u64 = 3_600;
-/// A failed transaction (a deadlock, a conflict for an opening) is tried again so often.
+/// A transaction that another one was in the way of is tried so often.
 const TRIES_MAX: u32 = 20;
+const DEADLOCK: &str = "40P01";
+const SERIALIZATION_FAILURE: &str = "40001";
 /// Messages that the broker sends ahead, for each that is at work.
 const AHEAD: u16 = 4;
 /// Messages of one transaction.
@@ -178,6 +180,12 @@ fn waiting_for(moved: &HashSet<String>, waiting: &HashMap<String, Vec<Arc<Conten
     found.filter(|content| seen.insert(Arc::as_ptr(content))).cloned().collect()
 }
 
+/// Whether another transaction was in the way, so that the same may be tried again. Whatever else fails would fail again.
+fn passes(error: &anyhow::Error) -> bool {
+    let Some(sqlx::Error::Database(cause)) = error.downcast_ref::<sqlx::Error>() else { return false };
+    [DEADLOCK, SERIALIZATION_FAILURE].map(Some).contains(&cause.code().as_deref())
+}
+
 impl Textbook {
     fn marker(&self, content: &Content) -> String {
         format!("{}textbook:{}:{}:{}", self.prefix, content.source.len(), content.source, content.id)
@@ -229,10 +237,10 @@ impl Textbook {
                 fresh.push(content);
             }
         }
-        match self.transaction(&fresh, true).await {
-            Ok(Some(ends)) => self.follow_up(&fresh, &ends).await?,
-            // A copy is among them, or another consumer was in the way: what fails for another reason fails alone too.
-            Ok(None) | Err(_) => {
+        match self.together(&fresh, true).await? {
+            Some(ends) => self.follow_up(&fresh, &ends).await?,
+            // A copy is among them.
+            None => {
                 for content in &fresh {
                     self.take(content).await?;
                 }
@@ -286,9 +294,9 @@ impl Textbook {
             if tried.is_empty() {
                 break;
             }
-            let ends = match self.transaction(&tried, false).await {
-                Ok(Some(ends)) => ends,
-                Ok(None) | Err(_) => {
+            let ends = match self.together(&tried, false).await? {
+                Some(ends) => ends,
+                None => {
                     let mut ends = Vec::with_capacity(tried.len());
                     for content in &tried {
                         ends.push(self.apply(content).await?);
@@ -310,17 +318,24 @@ impl Textbook {
     }
 
     async fn apply(&self, content: &Arc<Content>) -> anyhow::Result<End> {
-        let mut tries = 0;
-        loop {
-            let error = match self.try_apply(content).await {
-                Ok(end) => return Ok(end),
-                Err(error) => error,
-            };
-            tries += 1;
-            if tries == TRIES_MAX {
-                return Err(error.context(format!("{} was tried {TRIES_MAX} times", content.id)));
+        for _ in 1..TRIES_MAX {
+            match self.try_apply(content).await {
+                Err(error) if passes(&error) => {}
+                ended => return ended,
             }
         }
+        self.try_apply(content).await
+    }
+
+    /// All in one transaction; `None` where one of them is in the ledger already.
+    async fn together(&self, contents: &[Arc<Content>], are_new: bool) -> anyhow::Result<Option<Vec<End>>> {
+        for _ in 1..TRIES_MAX {
+            match self.transaction(contents, are_new).await {
+                Err(error) if passes(&error) => {}
+                ended => return ended,
+            }
+        }
+        self.transaction(contents, are_new).await
     }
 
     async fn try_apply(&self, content: &Arc<Content>) -> anyhow::Result<End> {
