@@ -33,6 +33,8 @@ struct Step {
     share: f64,
     /// Per second, of every round.
     rounds: Vec<f64>,
+    /// Accounts whose part of a batch was decided again because a concurrent writer was first, for each 1 000 messages; the most of a round.
+    conflicts_per_thousand: f64,
     /// `"ok"`, or the violations of a round that failed.
     audit: Value,
 }
@@ -155,7 +157,8 @@ impl Step {
         let per_second = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default();
         let failed = reports.iter().find(|report| !report.is_ok());
         let audit = failed.map_or_else(|| Value::from("ok"), |report| report.audit().clone());
-        Self { value, per_second, share: 1.0, rounds, audit }
+        let conflicts_per_thousand = reports.iter().map(Report::conflicts_per_thousand).fold(0.0, f64::max);
+        Self { value, per_second, share: 1.0, rounds, conflicts_per_thousand, audit }
     }
 }
 
@@ -171,6 +174,7 @@ impl Growth {
             "per second, signatures off",
             "rounds",
             "of the first",
+            "conflicts per 1 000",
             "audit",
         ]);
         for step in &self.steps {
@@ -180,10 +184,11 @@ impl Growth {
                 format!("{:.0}", step.per_second),
                 rounds.join(" "),
                 format!("{:.2}", step.share),
+                format!("{:.1}", step.conflicts_per_thousand),
                 if step.audit == "ok" { "ok".to_owned() } else { "FAILED".to_owned() },
             ]);
         }
-        for number in [0, 1, 3] {
+        for number in [0, 1, 3, 4] {
             if let Some(column) = table.column_mut(number) {
                 column.set_cell_alignment(CellAlignment::Right);
             }

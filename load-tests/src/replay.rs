@@ -109,6 +109,12 @@ pub async fn replay(
     let left = [&names.queue, &names.dead_queue];
     let mut audit = audit::run(&mut database, plan, &published_at_us, Copies::AsPlanned).await?;
     audit.check("queues_are_empty", messages_left(place, &left).await?);
+    // What each has said when it stopped.
+    let conflicts: i64 = sqlx::query_scalar("select coalesce(sum(conflicts), 0)::bigint from workers")
+        .fetch_one(&mut database)
+        .await
+        .context("workers' reports cannot be read")?;
+    audit.conflicts = u64::try_from(conflicts).unwrap_or(0);
     std::fs::remove_dir_all(&logs).context("logs cannot be removed")?;
     let report = Report::new(args, plan, &audit, seconds);
     Ok((report, audit))

@@ -32,6 +32,8 @@ pub struct Report {
     duplicates_total: u64,
     /// Copies in the plan, per way of coming.
     copies_by_way: BTreeMap<&'static str, usize>,
+    /// Accounts whose part of a batch was decided again, because a concurrent writer was first.
+    conflicts: u64,
     seconds: f64,
     per_second: f64,
     latency_ms: Percentiles,
@@ -78,6 +80,7 @@ impl Report {
             duplicates: audit.duplicates.clone(),
             duplicates_total: audit.duplicates.values().sum(),
             copies_by_way,
+            conflicts: audit.conflicts,
             seconds: (seconds * 1_000.0).round() / 1_000.0,
             per_second: per_second.round(),
             latency_ms: audit.latency,
@@ -98,6 +101,13 @@ impl Report {
     /// Callbacks settled per second.
     pub fn per_second(&self) -> f64 {
         self.per_second
+    }
+
+    /// Accounts whose part of a batch was decided again, for each 1 000 messages.
+    pub fn conflicts_per_thousand(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "at most 10 million callbacks")]
+        let share = self.conflicts as f64 / self.published.max(1) as f64;
+        share * 1_000.0
     }
 
     /// `"ok"`, or the violations.
@@ -147,6 +157,7 @@ impl Report {
         for (layer, n) in &self.duplicates {
             line(&format!("  by {layer}"), n.to_string());
         }
+        line("version conflicts", self.conflicts.to_string());
         line("seconds", format!("{:.2}", self.seconds));
         line("callbacks per second", format!("{:.0}", self.per_second));
         line("latency p50 / p99 / max, ms", {

@@ -20,6 +20,8 @@ fn chaos(seed: u32, seconds: u32, more: &[&str], faults_min: usize) {
             "--json",
         ])
         .args(more)
+        // What gets no money is waited for at the end; longer than any fault keeps a callback from what it needs.
+        .env("PAYONCE_ORDER_WAIT_MS", "30000")
         .stdin(Stdio::null())
         .output()
         .expect("load-tests runs");

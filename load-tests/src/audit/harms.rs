@@ -6,7 +6,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use sqlx::PgConnection;
 
 use super::{Copies, run};
-use crate::{chaos::inspect, cli::ReplayArgs, place::Place, plan::Plan, replay, workers};
+use crate::{
+    chaos::{case_history, inspect},
+    cli::ReplayArgs,
+    place::Place,
+    plan::Plan,
+    replay, workers,
+};
 
 /// What lets harm in.
 pub const OPEN_UP: &str = "
@@ -257,6 +263,7 @@ async fn every_check_of_the_audit_finds_the_harm_it_is_there_for() {
         !is_free && !is_harmed(table, column)
     });
     assert_eq!(unseen.collect::<Vec<_>>(), [], "nobody looks at these columns");
+    case_history::tests::every_change_of_what_came_is_found(&mut database).await;
     inspect::tests::every_inspection_finds_its_harm(&place, &mut database).await;
     drop(database);
     place.remove().await.unwrap();

@@ -37,6 +37,8 @@ pub struct Audit {
     pub holds_expired: u64,
     pub duplicates: BTreeMap<String, u64>,
     pub latency: Percentiles,
+    /// Accounts whose part of a batch was decided again, because a concurrent writer was first; as workers report it.
+    pub conflicts: u64,
 }
 
 impl Audit {

@@ -21,7 +21,12 @@ impl Beside {
     pub fn of(fault: Fault) -> Option<Self> {
         let is_alone = matches!(
             fault,
-            Fault::AccountLocked | Fault::ConstantKey | Fault::DatabaseTakesNoWrites | Fault::BrokerAway
+            Fault::AccountLocked
+                | Fault::RowsRefused
+                | Fault::SomeRowsRefused
+                | Fault::ConstantKey
+                | Fault::DatabaseTakesNoWrites
+                | Fault::BrokerAway
         );
         match fault.server() {
             _ if is_alone => None,

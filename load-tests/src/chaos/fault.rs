@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::{
     database::{
-        change_schema, deadlocks, exhaust_connections, fill_disk, lock_accounts, read_only_database,
-        refuse_rows, take_no_writes, terminate_sessions,
+        Refused, change_schema, deadlocks, exhaust_connections, fill_disk, former_primary, lock_accounts,
+        read_only_database, refuse_rows, take_no_writes, terminate_sessions,
     },
     means::{
         consumer_timeout, crash, delete_queue, flush_redis, hold_commits, memory_alarm, one_key, pause,
@@ -110,7 +110,9 @@ pub enum Fault {
     AccountLocked,
     /// PostgreSQL refuses every row of some accounts, as a constraint or a trigger of somebody's would.
     RowsRefused,
-    /// A provider that uses one operation id for thousands of callbacks.
+    /// PostgreSQL refuses some rows of some accounts, and takes the others.
+    SomeRowsRefused,
+    /// A provider that uses one operation id, or one event id, for thousands of callbacks.
     ConstantKey,
     /// The next release's migration, which declares that workers of this one may go on beside it.
     OldWorkerNewSchema,
@@ -123,6 +125,9 @@ pub enum Fault {
     /// The primary dies, a standby that lagged is promoted: what was acknowledged and not replicated is lost, and applied when it is
     /// sent again, whatever Redis remembers.
     FailoverAsynchronous,
+    /// The synchronous standby is promoted, and then every address leads to the former primary for a while, which is writable: nothing may be
+    /// written there.
+    FormerPrimaryReturns,
     /// PostgreSQL is started again on a snapshot of its disk, with the same identity and timeline: what was committed since is lost, and
     /// applied when it is sent again, whatever Redis remembers.
     SnapshotRestored,
@@ -251,11 +256,13 @@ impl Fault {
             | Self::Deadlocks
             | Self::AccountLocked
             | Self::RowsRefused
+            | Self::SomeRowsRefused
             | Self::OldWorkerNewSchema
             | Self::ConnectionsExhausted
             | Self::DiskFull
             | Self::FailoverSynchronous
             | Self::FailoverAsynchronous
+            | Self::FormerPrimaryReturns
             | Self::SnapshotRestored
             | Self::SecondPromotion
             | Self::PoolerDropsSettings => Server::Database,
@@ -301,7 +308,7 @@ impl Fault {
     /// Whether the broker delivers nothing again because of it, and nobody is left in doubt of a COMMIT: then no copy is counted that was not
     /// published.
     pub fn repeats_nothing(self) -> bool {
-        matches!(self, Self::AccountLocked | Self::RowsRefused | Self::RedisFlushed)
+        matches!(self, Self::AccountLocked | Self::RowsRefused | Self::SomeRowsRefused | Self::RedisFlushed)
     }
 
     /// Brings it about for about `hold`, and puts everything right again. Returns how often it really happened.
@@ -376,13 +383,15 @@ impl Fault {
             Self::DatabaseTakesNoWrites => take_no_writes(site, pool).await,
             Self::Deadlocks => deadlocks(site).await,
             Self::AccountLocked => lock_accounts(site, PAUSE).await,
-            Self::RowsRefused => refuse_rows(site, PAUSE).await,
+            Self::RowsRefused => refuse_rows(site, PAUSE, Refused::All).await,
+            Self::SomeRowsRefused => refuse_rows(site, PAUSE, Refused::Some).await,
             Self::ConstantKey => one_key(site).await,
             Self::OldWorkerNewSchema => change_schema(site, pool, PAUSE).await,
             Self::ConnectionsExhausted => exhaust_connections(site, hold).await,
             Self::DiskFull => fill_disk(site, pool).await,
             Self::FailoverSynchronous => site.fail_over(true, hold).await,
             Self::FailoverAsynchronous => site.fail_over(false, hold).await,
+            Self::FormerPrimaryReturns => former_primary(site, pool, PAUSE).await,
             Self::SnapshotRestored => site.restore_snapshot().await,
             Self::SecondPromotion => site.promote_twice().await,
             Self::PoolerDropsSettings => pool_sessions(site, hold).await,

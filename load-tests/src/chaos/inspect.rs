@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -80,19 +81,14 @@ pub async fn acknowledged_early(
 ) -> anyhow::Result<Vec<String>> {
     anyhow::ensure!(!acked.is_empty(), "no acknowledgement was seen");
     let us = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint");
-    // A case's row is written again with each copy and when it ends or turns into another: then all that is known is that it was not
-    // committed before it says that it was first seen. Of those that never change the commit is known.
     let sql = format!(
-        "select source, event_id, null::bytea, {committed} from ledger
+        "select source, event_id, null::bytea, {} from ledger
          union all
          select coalesce(source, ''), coalesce(event_id, ''),
-                case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end,
-                case when attempts = 1 and state = 'open' and reason in ('malformed', 'bad_signature', 'unsupported_type')
-                          and not exists (select from operator_action_cases where case_id = id)
-                     then {committed} else {} end
-         from quarantine",
-        us("first_seen_at"),
-        committed = us("pg_xact_commit_timestamp(xmin)"),
+                case when event_id is null or reason in ('payload_mismatch', 'bad_signature', 'malformed') then body end, {}
+         from quarantine join chaos.cases using (id)",
+        us("pg_xact_commit_timestamp(xmin)"),
+        us("pg_xact_commit_timestamp(stored_by)"),
     );
     let rows: Vec<(String, String, Option<Vec<u8>>, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .fetch_all(database)
@@ -194,8 +190,7 @@ pub async fn redis(
         rows.iter().chain(lost).map(|(source, id)| format!("{}:{source}:{id}", source.len())).collect();
     let mut connection =
         redis::Client::open(place.redis_url.as_str())?.get_multiplexed_async_connection().await?;
-    let names = format!("{}payonce:*", place.prefix);
-    let names: Vec<String> = redis::cmd("KEYS").arg(names).query_async(&mut connection).await?;
+    let names = names_like(&mut connection, &format!("{}payonce:*", place.prefix)).await?;
     let (mut without_row, mut without_end, mut markers) = (Vec::new(), Vec::new(), 0);
     // The mark of the balance cache: one for each prefix.
     for name in names.into_iter().filter(|name| !name.ends_with("payonce:balances")) {
@@ -222,6 +217,24 @@ pub async fn redis(
     audit.check("every_done_marker_has_its_ledger_row", without_row);
     audit.check("every_key_in_redis_has_an_end", without_end);
     Ok(())
+}
+
+/// In many short steps: others may have millions of keys there.
+async fn names_like(
+    connection: &mut MultiplexedConnection,
+    pattern: &str,
+) -> anyhow::Result<HashSet<String>> {
+    let (mut names, mut cursor) = (HashSet::new(), 0_u64);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(10_000);
+        let (next, found): (u64, Vec<String>) = scan.query_async(connection).await?;
+        names.extend(found);
+        cursor = next;
+        if cursor == 0 {
+            return Ok(names);
+        }
+    }
 }
 
 /// Lines that hold the password of an address, or one of these keys.

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use redis::aio::MultiplexedConnection;
+use sqlx::{FromRow, PgConnection};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -23,11 +24,15 @@ use crate::audit::CONSTANT_KEY;
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long what a fault has held back may take to come.
 const COMING_DEADLINE: Duration = Duration::from_secs(60);
-/// Messages of the `constant_key` fault.
-const ONE_KEY_MESSAGES: u64 = 3_000;
+/// Messages of each half of the `constant_key` fault.
+const ONE_KEY_MESSAGES: u64 = 4_000;
+/// What may be read for each of them, and for what comes beside them. Every case of the key, once for each batch of 100, would be
+/// twenty times as much as for the first ones by the end.
+const INDEX_ENTRIES_PER_MESSAGE_MAX: u64 = 15;
+/// Crashes of the `pooler_drops_settings` fault.
+const CRASHES: u32 = 3;
 /// How long a worker may take from its start until its first line.
 const CLOCK_TOLERANCE_S: i64 = 600;
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 pub async fn crash(server: &Server) -> anyhow::Result<u64> {
     let processes = server.signal("0").await?;
@@ -86,7 +91,7 @@ pub async fn hold_commits(site: &mut Site, time: Duration) -> anyhow::Result<u64
     Ok(site.node_proxy().hits() - before)
 }
 
-/// A pooler that drops what a session asks for, a server whose own defaults would lose commits, and a crash while both are there. Returns how
+/// A pooler that drops what a session asks for, a server whose own defaults would lose commits, and crashes while both are there. Returns how
 /// many sessions went by way of the pooler.
 pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u64> {
     let pooler = site.with_pooler().await?;
@@ -95,8 +100,12 @@ pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u6
     // What is not flushed at its commit is flushed late.
     sqlx::raw_sql("alter system set wal_writer_delay = '10s'").execute(&mut admin).await?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut admin).await?;
-    sleep(hold).await;
-    crash(site.node()?).await?;
+    // Each takes what the last commit before it has not flushed, and that is mostly one batch.
+    for _ in 0..CRASHES {
+        wait_for_a_row(site).await?;
+        sleep(hold / CRASHES).await;
+        crash(site.node()?).await?;
+    }
     let mut admin = site.connect().await?;
     sqlx::raw_sql("alter system reset wal_writer_delay").execute(&mut admin).await?;
     sqlx::raw_sql("alter system reset synchronous_commit").execute(&mut admin).await?;
@@ -104,6 +113,19 @@ pub async fn pool_sessions(site: &mut Site, hold: Duration) -> anyhow::Result<u6
     let sessions = pooler.log().matches("login attempt").count() as u64;
     site.without_pooler(pooler).await?;
     Ok(sessions)
+}
+
+/// Until one more row is committed.
+async fn wait_for_a_row(site: &Site) -> anyhow::Result<()> {
+    let mut database = site.connect().await?;
+    let count = "select count(*) from ledger";
+    let before: i64 = sqlx::query_scalar(count).fetch_one(&mut database).await?;
+    let end = Instant::now() + COMING_DEADLINE;
+    while sqlx::query_scalar::<_, i64>(count).fetch_one(&mut database).await? == before {
+        anyhow::ensure!(Instant::now() < end, "no row came within {COMING_DEADLINE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Counts how often workers said that they are not ready, and fails where one is not alive.
@@ -122,11 +144,13 @@ pub async fn watch_health(pool: &Pool, time: Duration) -> anyhow::Result<u64> {
 }
 
 pub async fn shift_clocks(pool: &mut Pool, hold: Duration) -> anyhow::Result<u64> {
-    anyhow::ensure!(Path::new(FAKETIME).exists(), "no {FAKETIME}: install the package faketime");
+    // Where Debian and Ubuntu put it.
+    let faketime = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    anyhow::ensure!(Path::new(&faketime).exists(), "no {faketime}: install the package faketime");
     let mut shifted = 0;
     for (hours, expected_s) in [("+1h", 3_600), ("-1h", -3_600)] {
         let environment =
-            [("LD_PRELOAD", FAKETIME), ("FAKETIME", hours), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+            [("LD_PRELOAD", faketime.as_str()), ("FAKETIME", hours), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
         pool.replace_first(&environment).await?;
         let now_s = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         let off_s = pool.clock_of_newest().await? - now_s;
@@ -193,19 +217,11 @@ pub async fn delete_queue(site: &Site) -> anyhow::Result<u64> {
     Ok(0)
 }
 
-/// Callbacks with the operation id of one that is applied, each with another amount. Returns how many of them are cases of
-/// `payload_mismatch`.
+/// Callbacks with the operation id of one that is applied, each with another amount: first each under an event id of its own, then all under
+/// one. Returns how many of them are cases of `payload_mismatch`; fails where looking them up has read more with each.
 pub async fn one_key(site: &mut Site) -> anyhow::Result<u64> {
     let mut database = site.connect().await?;
-    let (source, kind, account, payment, operation, amount, currency): (
-        String,
-        String,
-        String,
-        Option<String>,
-        String,
-        i64,
-        String,
-    ) = sqlx::query_as(
+    let applied: Applied = sqlx::query_as(
         "select source, type, account_id, payment_id, operation_id, amount, currency from ledger
          where operation_id is not null and type = 'deposit.succeeded' and leg = 0 order by recorded_at limit 1",
     )
@@ -214,38 +230,84 @@ pub async fn one_key(site: &mut Site) -> anyhow::Result<u64> {
     .context("no deposit with an operation id is applied yet")?;
     let place = site.direct()?;
     let (_connection, publisher) = offer::open(&place).await?;
-    let mut confirms = Vec::new();
-    for n in 1..=ONE_KEY_MESSAGES {
-        let id = format!("{CONSTANT_KEY}{}", site.beyond_plan + n);
+    let mut cases = 0;
+    for is_one_event in [false, true] {
+        let read_before = index_entries(&mut database).await?;
+        let mut confirms = Vec::new();
+        for n in 1..=ONE_KEY_MESSAGES {
+            let number = site.beyond_plan + n;
+            let id = format!("{CONSTANT_KEY}{}", if is_one_event { site.beyond_plan } else { number });
+            let body = applied.with_another_amount(&id, i64::try_from(number)?);
+            let signed =
+                place.signing().map(|signing| signing.sign(&applied.source, &id, &body)).transpose()?;
+            let routing_key = &applied.account_id;
+            confirms.push(publisher.publish_signed(routing_key, &body, &signed.unwrap_or_default()).await?);
+        }
+        for confirm in confirms {
+            confirm.wait().await?;
+        }
+        let before = i64::try_from(site.beyond_plan)?;
+        site.beyond_plan += ONE_KEY_MESSAGES;
+        let came = more_cases_of_one_key(&mut database, before).await?;
+        cases += came;
+        let read = index_entries(&mut database).await?.saturating_sub(read_before);
+        let most = came * INDEX_ENTRIES_PER_MESSAGE_MAX;
+        anyhow::ensure!(
+            came == 0 || read <= most,
+            "{read} index entries were read for {came} messages of one {}: more with each of them",
+            if is_one_event { "event id" } else { "operation" }
+        );
+    }
+    Ok(cases)
+}
+
+/// A row of the ledger, as far as callbacks can be made of it.
+#[derive(Debug, FromRow)]
+struct Applied {
+    source: String,
+    r#type: String,
+    account_id: String,
+    payment_id: Option<String>,
+    operation_id: String,
+    amount: i64,
+    currency: String,
+}
+
+impl Applied {
+    fn with_another_amount(&self, id: &str, more: i64) -> Vec<u8> {
         let mut data = serde_json::json!({
-            "operation_id": operation, "amount": amount + i64::try_from(n)?, "currency": currency,
+            "operation_id": self.operation_id, "amount": self.amount + more, "currency": self.currency,
         });
-        if let Some(payment) = &payment {
+        if let Some(payment) = &self.payment_id {
             data["payment_id"] = payment.as_str().into();
         }
-        let body = serde_json::json!({
-            "specversion": "1.0", "id": id, "source": source, "type": kind, "subject": account,
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": id, "source": self.source, "type": self.r#type, "subject": self.account_id,
             "time": "2026-11-22T13:44:00Z", "data": data,
         });
-        let body = body.to_string().into_bytes();
-        let signed = place.signing().map(|signing| signing.sign(&source, &id, &body)).transpose()?;
-        confirms.push(publisher.publish_signed(&account, &body, &signed.unwrap_or_default()).await?);
+        event.to_string().into_bytes()
     }
-    for confirm in confirms {
-        confirm.wait().await?;
-    }
-    let before = i64::try_from(site.beyond_plan)?;
-    site.beyond_plan += ONE_KEY_MESSAGES;
+}
+
+/// Waits until all of [`ONE_KEY_MESSAGES`] are cases beyond those `before`, and says how many are.
+async fn more_cases_of_one_key(database: &mut PgConnection, before: i64) -> anyhow::Result<u64> {
     let cases =
         "select count(*) from quarantine where event_id like $1 || '%' and reason = 'payload_mismatch'";
     let end = Instant::now() + COMING_DEADLINE;
     loop {
-        let now: i64 = sqlx::query_scalar(cases).bind(CONSTANT_KEY).fetch_one(&mut database).await?;
+        let now: i64 = sqlx::query_scalar(cases).bind(CONSTANT_KEY).fetch_one(&mut *database).await?;
         if now - before >= i64::try_from(ONE_KEY_MESSAGES)? || Instant::now() > end {
             return Ok(u64::try_from(now - before).unwrap_or(0));
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Entries of the indexes of ledger and quarantine that sessions have read by now and told of.
+async fn index_entries(database: &mut PgConnection) -> anyhow::Result<u64> {
+    let read = "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes where relname in ('quarantine', 'ledger')";
+    sqlx::raw_sql("select pg_stat_clear_snapshot()").execute(&mut *database).await?;
+    Ok(u64::try_from(sqlx::query_scalar::<_, i64>(read).fetch_one(database).await?).unwrap_or(0))
 }
 
 pub async fn redis(site: &Site) -> anyhow::Result<MultiplexedConnection> {

@@ -3,6 +3,7 @@
 
 mod beside;
 mod cache;
+pub mod case_history;
 mod database;
 mod fault;
 mod feeds;
@@ -152,6 +153,7 @@ async fn chaos(
     site.create_database().await?;
     let direct = site.direct()?;
     workers::migrate(program, &direct).await?;
+    case_history::keep_first_transactions(&mut site.connect().await?).await?;
     let published = Arc::new(Published::new(Arc::clone(plan)));
     publish_all(&published, &direct, &plan.opening).await?;
     let mut pool = Pool::start(args.workers as usize, program.to_owned(), site.place())?;
@@ -170,6 +172,7 @@ async fn chaos(
     // Faults that nobody has recovered from yet.
     let mut recent: Vec<String> = Vec::new();
     let mut rows_seen = inspect::RowVersions::new();
+    let mut cases_seen = case_history::Constants::new();
     let (mut sent_again, mut repeats_nothing) = (0, true);
     let mut due = if args.fault.is_empty() { usize::MAX } else { args.fault.len() };
     while due > 0
@@ -210,13 +213,19 @@ async fn chaos(
         if let Some(before) = recent.last() {
             *together.entry(format!("{name} before recovery from {before}")).or_default() += 1;
         }
+        if fault.loses_commits() {
+            // Ids of cases that are gone belong to others by now.
+            cases_seen.clear();
+        }
         *happened.entry(name.clone()).or_default() += times;
         recent.push(name);
         if is_hasty && due > 0 {
             continue;
         }
         recover(site, &mut pool, &mut recent, &mut recovery).await?;
-        inspect::add_row_versions(&mut rows_seen, &mut site.connect().await?).await?;
+        let mut database = site.connect().await?;
+        inspect::add_row_versions(&mut rows_seen, &mut database).await?;
+        case_history::add_constants(&mut cases_seen, &mut database).await?;
     }
     recover(site, &mut pool, &mut recent, &mut recovery).await?;
     together.retain(|_, felt| *felt > 0);
@@ -251,6 +260,8 @@ async fn chaos(
     audit.check("only_a_failover_loses_commits", lost.unexplained);
     let changed = inspect::changed_rows(&mut database, rows_seen, &site.lost).await?;
     audit.check("rows_are_never_changed", changed);
+    let changed = case_history::changed_cases(&mut database, cases_seen).await?;
+    audit.check("cases_keep_what_came", changed);
     let (acked, returned) = site.witness.take();
     let twins = inspect::twins(plan);
     let lost_rows = inspect::LostRows { keys: &site.lost, bodies: &site.lost_bodies };

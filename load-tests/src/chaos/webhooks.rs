@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, RECOVERY_DEADLINE, inspect, is_queue_empty,
+    Fault, RECOVERY_DEADLINE, case_history, inspect, is_queue_empty,
     pool::Pool,
     progress::{QUIET, settled, wait_for_progress, wait_until_quiet},
     schedule::{Coming, Schedule},
@@ -130,6 +130,7 @@ async fn chaos(
 ) -> Result<(Report, Audit), Failure> {
     site.create_database().await?;
     workers::migrate(program, &site.direct()?).await?;
+    case_history::keep_first_transactions(&mut site.connect().await?).await?;
     let events = args.rate.saturating_mul(args.seconds).max(1_000);
     let (webhooks, distinct) = front::plan(events, 0.3, args.seed);
     let webhooks = Arc::new(webhooks);

@@ -65,7 +65,7 @@ impl Noise {
         if number.is_multiple_of(LARGE_EVERY) {
             return Ok(large(one, routing_key, sound, signed, random.random_bool(0.5)));
         }
-        let (body, headers, expected) = match number % 7 {
+        let (body, headers, expected) = match number % 8 {
             0 => (mutated(sound, &mut random), signed, Expected::NotApplied),
             1 => {
                 let length = random.random_range(1..2_000);
@@ -84,8 +84,16 @@ impl Noise {
             4 | 5 => {
                 let other = format!("{id}_{number}");
                 let text = String::from_utf8_lossy(&sound).replace(&id, &other);
-                let headers = if number % 7 == 4 { signed } else { Headers { id: Some(other), ..signed } };
+                let headers = if number % 8 == 4 { signed } else { Headers { id: Some(other), ..signed } };
                 (text.into_bytes(), headers, Expected::BadSignature)
+            }
+            // One provider's real key, under an event of another one.
+            6 => {
+                let others = body::SOURCES.into_iter().filter(|other| *other != source);
+                let mut signers: Vec<&str> = others.collect();
+                let signer = signers.swap_remove(random.random_range(0..signers.len()));
+                let richer = richer(&sound, number);
+                (richer.clone(), self.signing.sign(signer, &id, &richer)?, Expected::BadSignature)
             }
             // The real body to the byte, unsigned or signed by nobody known: it must not stand for the real one.
             _ => {

@@ -1,183 +1,25 @@
-//! Where a chaos run takes place: servers of its own, each behind a proxy; two places for PostgreSQL, so that one can fail over to
-//! the other.
+//! What becomes of a site's PostgreSQL and Redis: a standby promoted, a former primary that comes back, a snapshot started again, a pooler in
+//! between; and what commits that cost. What the faults are, and how workers take them, is not here.
 
-use std::{
-    collections::HashSet,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::Command,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::{Context, bail};
 use redis::aio::MultiplexedConnection;
 use sqlx::{Connection, FromRow, PgConnection};
-use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{proxy::Proxy, servers::Server, witness::Witness};
-use crate::{ingress::process::Ingress, place::Place, signing::Signing};
+use super::{CLOSED_PORT, DATABASE, FOLLOW_DEADLINE, Proxy, Server, Site};
 
-/// In every address, to be looked for in logs. The servers accept any password.
-pub const PASSWORD: &str = "chaos-secret-9f2c";
-pub const DATABASE: &str = "payonce_chaos";
-/// Nothing listens there.
-const CLOSED_PORT: u16 = 1;
-/// How long a replica of Redis may take to follow.
-const FOLLOW_DEADLINE: Duration = Duration::from_secs(30);
-/// Of the disk that can be filled.
-const DISK_MIB: u32 = 1_500;
-
-/// A time in which every answer to a COMMIT was held back.
-#[derive(Debug, Clone, Copy)]
-pub struct Held {
-    pub from: SystemTime,
-    pub until: SystemTime,
-}
-
-/// A table of everything that can be broken.
-pub struct Site {
-    /// Node 0 and node 1; one of them is there, both while a failover is prepared.
-    nodes: [Option<Server>; 2],
-    node_proxies: [Proxy; 2],
-    primary: usize,
-    /// How often a node was made; each has a folder of its own.
-    nodes_made: usize,
-    pub redis: Server,
-    pub redis_proxy: Proxy,
-    pub broker: Server,
-    pub broker_proxy: Proxy,
-    /// Where callbacks come as webhooks.
-    pub ingress: Option<Ingress>,
-    /// What workers have acknowledged, and when.
-    pub witness: Arc<Witness>,
-    /// Rows that an asynchronous failover has lost: (source, event id).
-    pub lost: HashSet<(String, String)>,
-    /// Bodies of the cases among them.
-    pub lost_bodies: HashSet<Vec<u8>>,
-    /// When answers to COMMIT were held back.
-    pub held: Vec<Held>,
-    /// Messages that a fault has published beside the plan.
-    pub beyond_plan: u64,
-    disk: Option<PathBuf>,
-    folder: TempDir,
-    /// The providers' keys.
-    signing: Option<Arc<Signing>>,
+/// A primary that another one was promoted beside.
+pub struct Former {
+    node: Server,
+    /// Which of the two addresses was its.
+    place: usize,
+    /// Its rows.
+    kept: i64,
 }
 
 impl Site {
-    /// Starts all servers. `has_small_disk`: PostgreSQL's data on a disk of its own that can be filled; needs root.
-    /// `signing`: the providers' keys, where they sign.
-    pub async fn start(has_small_disk: bool, signing: Option<Arc<Signing>>) -> anyhow::Result<Self> {
-        // PostgreSQL runs under another user, which must be able to reach its folder.
-        let folder = tempfile::Builder::new()
-            .prefix("payonce-chaos-")
-            .permissions(PermissionsExt::from_mode(0o755))
-            .tempdir()
-            .context("no folder")?;
-        let disk = has_small_disk.then(|| folder.path().join("disk"));
-        if let Some(disk) = &disk {
-            std::fs::create_dir(disk)?;
-            let size = format!("size={DISK_MIB}m,mode=755");
-            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(disk).status();
-            if !mounted.context("mount does not run")?.success() {
-                bail!("a disk to be filled cannot be mounted: run as root, or leave out disk_full");
-            }
-        }
-        let label = if disk.is_some() { "disk/node-0" } else { "node-0" };
-        let (node, redis, broker) = tokio::try_join!(
-            Server::start("postgres", &folder, label),
-            Server::start("redis", &folder, "redis"),
-            Server::start("rabbitmq", &folder, "rabbitmq"),
-        )?;
-        keep_commit_times(&node).await?;
-        let witness = Arc::new(Witness::default());
-        Ok(Self {
-            node_proxies: [Proxy::start(node.port()?).await?, Proxy::start(CLOSED_PORT).await?],
-            nodes: [Some(node), None],
-            primary: 0,
-            nodes_made: 1,
-            redis_proxy: Proxy::start(redis.port()?).await?,
-            redis,
-            broker_proxy: Proxy::start_amqp(broker.port()?, Arc::clone(&witness)).await?,
-            broker,
-            ingress: None,
-            witness,
-            lost: HashSet::new(),
-            lost_bodies: HashSet::new(),
-            held: Vec::new(),
-            beyond_plan: 0,
-            disk,
-            folder,
-            signing,
-        })
-    }
-
-    /// What workers are told: every address leads through a proxy, and the database has two hosts.
-    pub fn place(&self) -> Place {
-        let [first, second] = self.node_proxies.each_ref().map(Proxy::port);
-        Place::at(
-            format!("postgres://payonce:{PASSWORD}@127.0.0.1:{first},127.0.0.1:{second}/{DATABASE}"),
-            format!("redis://127.0.0.1:{}", self.redis_proxy.port()),
-            // Short, so that a silent broker is noticed within the run.
-            format!("amqp://guest:guest@127.0.0.1:{}/%2f?heartbeat=2", self.broker_proxy.port()),
-        )
-        .signed_by(self.signing.clone())
-    }
-
-    /// What publishers and the audit are told: the servers themselves.
-    pub fn direct(&self) -> anyhow::Result<Place> {
-        Ok(Place::at(
-            self.database_url(DATABASE)?,
-            format!("redis://127.0.0.1:{}", self.redis.port()?),
-            format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.broker.port()?),
-        )
-        .signed_by(self.signing.clone()))
-    }
-
-    fn database_url(&self, database: &str) -> anyhow::Result<String> {
-        Ok(format!("postgres://payonce@127.0.0.1:{}/{database}", self.node()?.port()?))
-    }
-
-    /// The PostgreSQL that is the primary now.
-    pub fn node(&self) -> anyhow::Result<&Server> {
-        self.nodes.get(self.primary).and_then(Option::as_ref).context("no primary")
-    }
-
-    /// The ingress of the run.
-    pub fn ingress(&mut self) -> anyhow::Result<&mut Ingress> {
-        self.ingress.as_mut().context("the run has no ingress")
-    }
-
-    /// The proxy before it.
-    pub fn node_proxy(&self) -> &Proxy {
-        let [first, second] = &self.node_proxies;
-        if self.primary == 0 { first } else { second }
-    }
-
-    /// A connection to the run's database, not by a proxy.
-    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
-        PgConnection::connect(&self.database_url(DATABASE)?).await.context("the primary does not answer")
-    }
-
-    /// Creates the run's database.
-    pub async fn create_database(&self) -> anyhow::Result<()> {
-        let mut connection = PgConnection::connect(&self.database_url("postgres")?).await?;
-        let create = format!("create database {DATABASE}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await?;
-        Ok(())
-    }
-
-    /// Fills PostgreSQL's disk, and returns what empties it again.
-    pub fn fill_disk(&self) -> anyhow::Result<PathBuf> {
-        let filler = self.disk.as_ref().context("the run has no small disk")?.join("filler");
-        let mut file = std::fs::File::create(&filler)?;
-        // Ends with "no space left on device", which is the point.
-        drop(std::io::copy(&mut std::io::repeat(0), &mut file));
-        Ok(filler)
-    }
-
     /// Makes a standby of the primary at the other place, and fails over to it by killing the primary.
     ///
     /// `is_synchronous`: commits wait for the standby, so nothing can be lost. Otherwise the standby is cut off for a while before
@@ -189,13 +31,7 @@ impl Site {
         let standby = Server::start_standby(link.port(), &self.folder, &label).await?;
         let mut primary = self.connect().await?;
         if is_synchronous {
-            sqlx::raw_sql("alter system set synchronous_standby_names = '*'").execute(&mut primary).await?;
-            sqlx::raw_sql("select pg_reload_conf()").execute(&mut primary).await?;
-            wait_until(
-                &mut primary,
-                "select exists (select from pg_stat_replication where sync_state = 'sync')",
-            )
-            .await?;
+            self.wait_for_synchronous_standby(&mut primary).await?;
             tokio::time::sleep(lag).await;
         } else {
             wait_until(
@@ -234,6 +70,70 @@ impl Site {
             self.lead_former_place_to_standby(lag).await?;
         }
         Ok(happened)
+    }
+
+    /// A synchronous standby is promoted while its primary lives on, cut off. To be ended by [`Site::return_former_primary`], when every worker
+    /// has been at the new one: who has not cannot know of it.
+    pub async fn promote_beside_primary(&mut self) -> anyhow::Result<Former> {
+        let label = format!("{}node-{}", if self.disk.is_some() { "disk/" } else { "" }, self.nodes_made);
+        self.nodes_made += 1;
+        let standby = Server::start_standby(self.node()?.port()?, &self.folder, &label).await?;
+        let mut former = self.connect().await?;
+        self.wait_for_synchronous_standby(&mut former).await?;
+        self.node_proxy().lead_to(CLOSED_PORT);
+        self.node_proxy().reset();
+        wait_until(&mut former, NO_SESSIONS).await?;
+        // It waits for no standby any more: what comes to it would be committed.
+        sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut former).await?;
+        sqlx::raw_sql("select pg_reload_conf()").execute(&mut former).await?;
+        let kept = rows(&mut former).await?;
+        let former_place = self.primary;
+        self.primary = 1 - self.primary;
+        let Some(former_node) = self.nodes.get_mut(former_place).and_then(Option::take) else {
+            bail!("no primary")
+        };
+        let promoted_port = standby.port()?;
+        if let Some(place) = self.nodes.get_mut(self.primary) {
+            *place = Some(standby);
+        }
+        let url = self.database_url("postgres")?;
+        let mut promoted = PgConnection::connect(&url).await?;
+        sqlx::raw_sql("select pg_promote()").execute(&mut promoted).await?;
+        sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut promoted).await?;
+        sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
+        self.node_proxy().lead_to(promoted_port);
+        Ok(Former { node: former_node, place: former_place, kept })
+    }
+
+    /// Every address leads to the former primary for `hold`, which is writable, and that nobody may write to; then to the new one again, and the
+    /// former one is removed. Fails where it got any rows.
+    pub async fn return_former_primary(&mut self, former: Former, hold: Duration) -> anyhow::Result<()> {
+        let promoted_port = self.node()?.port()?;
+        let url = format!("postgres://payonce@127.0.0.1:{}/{DATABASE}", former.node.port()?);
+        let mut database = PgConnection::connect(&url).await?;
+        self.node_proxy().lead_to(CLOSED_PORT);
+        self.node_proxies[former.place].lead_to(former.node.port()?);
+        self.node_proxy().reset();
+        tokio::time::sleep(hold).await;
+        let found = rows(&mut database).await?;
+        drop(database);
+        self.node_proxies[former.place].lead_to(CLOSED_PORT);
+        self.node_proxies[former.place].reset();
+        former.node.clean().await?;
+        self.node_proxy().lead_to(promoted_port);
+        anyhow::ensure!(
+            found == former.kept,
+            "{} rows were written to a former primary",
+            found - former.kept
+        );
+        Ok(())
+    }
+
+    /// Commits wait for the standby that follows.
+    async fn wait_for_synchronous_standby(&self, primary: &mut PgConnection) -> anyhow::Result<()> {
+        sqlx::raw_sql("alter system set synchronous_standby_names = '*'").execute(&mut *primary).await?;
+        sqlx::raw_sql("select pg_reload_conf()").execute(&mut *primary).await?;
+        wait_until(primary, "select exists (select from pg_stat_replication where sync_state = 'sync')").await
     }
 
     /// Makes a replica of Redis, cuts it off for `lag`, kills Redis, and puts the replica in its place.
@@ -334,9 +234,7 @@ impl Site {
         self.node_proxy().lead_to(CLOSED_PORT);
         self.node_proxy().reset();
         // Sessions end when the server notices; what they commit until then counts.
-        let sessions = "select not exists (select from pg_stat_activity
-                                           where datname = current_database() and application_name ~ '^payonce')";
-        wait_until(&mut primary, sessions).await?;
+        wait_until(&mut primary, NO_SESSIONS).await?;
         let before = stored(&mut primary).await?;
         drop(primary);
         self.node()?.restore(label).await?;
@@ -369,32 +267,16 @@ impl Site {
         self.nodes_made += 1;
         format!("copy-{}", self.nodes_made)
     }
-
-    /// All links as they should be.
-    pub fn heal(&self) {
-        let [first, second] = &self.node_proxies;
-        [first, second, &self.redis_proxy, &self.broker_proxy].into_iter().for_each(Proxy::heal);
-    }
 }
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Servers first: a mounted disk is in use while one runs there.
-        self.nodes = [None, None];
-        if let Some(disk) = &self.disk {
-            drop(Command::new("umount").arg(disk).status());
-        }
-    }
-}
+/// Whether payonce has no session.
+const NO_SESSIONS: &str = "select not exists (select from pg_stat_activity
+                                              where datname = current_database() and application_name ~ '^payonce')";
 
-/// Commits are to be compared with acknowledgements. Standbys copy the setting with the data.
-async fn keep_commit_times(node: &Server) -> anyhow::Result<()> {
-    let url = format!("postgres://payonce@127.0.0.1:{}/postgres", node.port()?);
-    let mut connection = PgConnection::connect(&url).await?;
-    sqlx::raw_sql("alter system set track_commit_timestamp = on").execute(&mut connection).await?;
-    connection.close().await?;
-    node.stop().await?;
-    node.start_again().await
+/// How many rows ledger and quarantine have together.
+async fn rows(database: &mut PgConnection) -> anyhow::Result<i64> {
+    let rows = "select (select count(*) from ledger) + (select count(*) from quarantine)";
+    sqlx::query_scalar(rows).fetch_one(database).await.context("rows cannot be counted")
 }
 
 /// A row of ledger or quarantine. The time at which it was written belongs to it: a copy may be applied in another history, and is another
