@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
-use super::{Failure, print_json, table, with_database};
+use super::{Failure, print_bytes, print_json, table, with_database};
 use crate::{
     answers::{self, money},
     config::Config,
     ledger::Reason,
+    reports::{cases_table, csv},
     signature,
     store::{
         case_groups::{self, CASES_READ_MAX, CaseGroup, CaseGroups},
@@ -15,14 +16,33 @@ use crate::{
     },
 };
 
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+    Csv,
+}
+
+impl Form {
+    pub(super) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+}
+
 /// A page of cases.
-pub(super) async fn list(config: &Config, filter: &Filter, page: Page, json: bool) -> Result<(), Failure> {
+pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: Form) -> Result<(), Failure> {
     let (cases, total) = with_database(config, async |connection| {
         Ok((quarantine::list(connection, filter, page).await?, quarantine::count(connection, filter).await?))
     })
     .await?;
-    if json {
-        return cases.iter().try_for_each(print_json);
+    match form {
+        Form::Json => return cases.iter().try_for_each(print_json),
+        Form::Csv => {
+            print_bytes(&csv(&cases_table(&cases)).map_err(Failure::No)?);
+            return Ok(());
+        }
+        Form::Text => {}
     }
     let mut rows = table::new(&[
         "case",

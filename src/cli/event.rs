@@ -8,7 +8,7 @@ use super::{
 use crate::{
     config::Config,
     store::{
-        actions::CaseAct,
+        audit_log::CaseAct,
         report::{self, EventStory},
     },
 };

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 use clap::{Subcommand, builder::PossibleValuesParser};
 use time::Duration;
 
-use super::{Failure, approvals, cases, dry_run, print_json, progress, remove, table, values, with_database};
+use super::{
+    Failure, approvals,
+    cases::{self, Form},
+    dry_run, print_json, progress, remove, table, values, with_database,
+};
 use crate::{
     app,
     config::Config,
@@ -46,6 +50,9 @@ pub(super) enum Command {
         /// One JSON object per line in place of a table.
         #[arg(long)]
         json: bool,
+        /// CSV (RFC 4180) in place of a table.
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
     },
     /// Groups cases by state, reason and source, with their number, their money by currency, and the oldest: what is stuck, and how much.
     Groups {
@@ -215,10 +222,11 @@ impl Which {
 
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List { which, state, limit, before, json } => {
+        Command::List { which, state, limit, before, json, csv } => {
             let states = named(&state);
             let page = Page::Before(before, i64::from(limit));
-            cases::list(config, &which.filter(config, &states).await?, page, json).await
+            let form = if csv { Form::Csv } else { Form::of(json) };
+            cases::list(config, &which.filter(config, &states).await?, page, form).await
         }
         Command::Groups { which, state, json } => {
             cases::groups(config, &which.filter(config, &named(&state)).await?, json).await

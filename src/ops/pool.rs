@@ -221,6 +221,7 @@ fn api_routes() -> Router<Arc<Pool>> {
         .route("/api/approvals/{id}/reject", act(api::acts::reject))
         .route("/api/debts", get(api::debts))
         .route("/api/report", get(api::finance::report))
+        .route("/api/audit-log", get(api::audit_log_lines))
         .route("/api/audit-log/{action}", get(api::audit_log))
         .route("/api/find", get(api::search))
         .route("/api/event", get(api::event))

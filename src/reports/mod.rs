@@ -5,9 +5,11 @@ pub mod asked;
 mod cells;
 mod csv;
 mod finance;
+mod lists;
 mod statement;
 
 pub use cells::{Cell, Table};
 pub use csv::csv;
 pub use finance::{Part, report_json};
+pub use lists::{ROWS_MAX, actions_table, cases_table};
 pub use statement::{ENTRIES_MAX, statement_json, statement_table};

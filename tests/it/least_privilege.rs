@@ -310,9 +310,12 @@ async fn everything_works_with_these_rights_alone() {
     }
     assert_eq!(cache.read(epoch.as_str(), "a").await.unwrap().map(|balance| balance.balance), Some(590));
     feeding.kill().await.unwrap();
-    for arguments in
-        [&["list"][..], &["enable", "shop"], &["replay", "shop", "--account", "a", "--from-version", "2"]]
-    {
+    for arguments in [
+        &["list"][..],
+        &["disable", "shop"],
+        &["enable", "shop"],
+        &["replay", "shop", "--account", "a", "--from-version", "2"],
+    ] {
         let output = feed.program(&config).arg("subscribers").args(arguments).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -44,6 +44,7 @@ mod ingress_edge;
 mod intake;
 mod least_privilege;
 mod lifecycle;
+mod lists;
 mod look_ups;
 mod malformed_neighbours;
 mod migrations;

@@ -229,7 +229,7 @@ pub enum Begun {
     OtherContent(Box<ActionRow>),
 }
 
-const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, cases, result, outcome::text as outcome, proposed_by, \
+pub(super) const COLUMNS: &str = "id, began_at, ended_at, who, via, action, why, chosen, cases, result, outcome::text as outcome, proposed_by, \
                        idempotency_key";
 
 /// Begins a line, unless there is one of its key.
@@ -369,19 +369,6 @@ pub async fn resume(connection: &mut PgConnection, action: i64) -> Result<bool, 
     Ok(opened.rows_affected() > 0)
 }
 
-/// The newest lines before an id.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn list(
-    connection: &mut PgConnection,
-    before: i64,
-    limit: i64,
-) -> Result<Vec<ActionRow>, StoreError> {
-    let sql = format!("select {COLUMNS} from operator_actions where id < $1 order by id desc limit $2");
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(before).bind(limit).fetch_all(connection).await?)
-}
-
 /// One line.
 ///
 /// # Errors
@@ -389,34 +376,6 @@ pub async fn list(
 pub async fn show(connection: &mut PgConnection, action: i64) -> Result<Option<ActionRow>, StoreError> {
     let sql = format!("select {COLUMNS} from operator_actions where id = $1");
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(action).fetch_optional(connection).await?)
-}
-
-/// A line about a case.
-#[derive(Debug, Clone, Serialize, FromRow)]
-pub struct CaseAct {
-    /// The case; a line may be about several.
-    pub case_id: i64,
-    /// The line.
-    #[sqlx(flatten)]
-    #[serde(flatten)]
-    pub act: ActionRow,
-}
-
-/// The newest lines about any of these cases, oldest first.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn of_cases(
-    connection: &mut PgConnection,
-    cases: &[i64],
-    limit: i64,
-) -> Result<Vec<CaseAct>, StoreError> {
-    let sql = format!(
-        "select * from (select case_id, {COLUMNS} from operator_action_cases join operator_actions on id = action_id
-                        where case_id = any($1) order by action_id desc, case_id limit $2) as newest
-         order by id, case_id"
-    );
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(cases).bind(limit).fetch_all(connection).await?)
 }
 
 /// The newest lines about one case.

@@ -12,6 +12,7 @@ pub mod acts;
 mod apply;
 pub mod assign;
 mod audit;
+pub mod audit_log;
 pub mod case_groups;
 mod cases;
 mod checks;

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{
     StoreError,
-    actions::{self, CaseAct},
+    audit_log::{self, CaseAct},
 };
 
 /// Lines of the audit log about the cases of one event.
@@ -231,7 +231,7 @@ pub async fn event(
     let cases: Vec<i64> = quarantined.iter().map(|case| case.id).collect();
     let acts = match cases[..] {
         [] => Vec::new(),
-        _ => actions::of_cases(connection, &cases, ACTS_MAX).await?,
+        _ => audit_log::of_cases(connection, &cases, ACTS_MAX).await?,
     };
     let duplicates: Vec<DuplicateRow> = sqlx::query_as(
         "select layer, sum(copies)::bigint as copies, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at

@@ -2,6 +2,7 @@
 
 pub(super) mod acts;
 pub(super) mod finance;
+mod lists;
 
 use std::sync::Arc;
 
@@ -20,16 +21,19 @@ use super::{
     Pool,
     history::{self, Range},
     mask,
-    pages::{debts::Asked as Indebted, duplicates, quarantine::Asked},
+    pages::{audit_log::Asked as Lines, debts::Asked as Indebted, duplicates, quarantine::Asked},
     watch::{Link, Now},
 };
+use lists::Export;
+
 use crate::{
     answers,
     ledger::Layer,
     parameters::{Parameters, Wrong, whole},
+    reports::{ROWS_MAX as LIST_ROWS_MAX, actions_table, cases_table},
     shown::safe_json,
     store::{
-        StoreError, case_groups, debts,
+        StoreError, actions, audit_log, case_groups, debts,
         find::{self, Kind},
         mismatch,
         quarantine::{self, Page},
@@ -247,9 +251,15 @@ pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, RawQuery(query): R
 }
 
 pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let known = ["state", "reason", "source", "without_source", "account", "before", "limit"];
+    let known = ["state", "reason", "source", "without_source", "account", "before", "limit", "export"];
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let asked = Asked::of(&parameters)?;
+    if let Some(export) = Export::asked(&parameters)? {
+        let page = Page::Before(asked.before(), LIST_ROWS_MAX + 1);
+        let read =
+            pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await);
+        return export.file(&read.await?, cases_table, "cases");
+    }
     let limit = rows(&parameters)?;
     let page = Page::Before(asked.before(), limit);
     let cases =
@@ -331,9 +341,27 @@ pub(super) async fn debts(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
     answer(&json!({ "sums": sums, "debts": list }))
 }
 
+/// The audit log, newest first: page by page, or as a file.
+pub(super) async fn audit_log_lines(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+    let known = [&Lines::NAMES[..], &["limit", "export"]].concat();
+    let parameters = Parameters::of_query(query.as_deref(), &known)?;
+    let asked = Lines::of(&parameters)?;
+    let export = Export::asked(&parameters)?;
+    let limit = if export.is_some() { LIST_ROWS_MAX + 1 } else { rows(&parameters)? };
+    let read = pool
+        .reader
+        .run(async |connection| audit_log::list(connection, &asked.filter, asked.before, limit).await);
+    let lines = read.await?;
+    if let Some(export) = export {
+        return export.file(&lines, actions_table, "audit-log");
+    }
+    let is_full = i64::try_from(lines.len()).is_ok_and(|lines| lines == limit);
+    let next = lines.last().filter(|_| is_full).map(|last| last.id);
+    answer(&json!({ "lines": lines, "next_before": next }))
+}
+
 pub(super) async fn audit_log(State(pool): State<Arc<Pool>>, Numbered(action): Numbered) -> Answer {
-    let row =
-        pool.reader.run(async |connection| crate::store::actions::show(connection, action).await).await?;
+    let row = pool.reader.run(async |connection| actions::show(connection, action).await).await?;
     found(row, "line of the audit log")
 }
 

@@ -7,17 +7,53 @@ use axum::{
     response::Response,
 };
 use maud::{Markup, html};
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     ops::{
         Pool,
-        layout::{Frame, Place, ago, empty, number, visible},
+        layout::{Frame, Place, ago, empty, link, number, visible},
     },
-    parameters::Parameters,
-    store::actions::{self, ActionRow, Verb},
+    parameters::{Parameters, Wrong},
+    reports::asked,
+    store::{
+        actions::{self, ActionRow, Verb},
+        audit_log::{self, LineFilter},
+    },
 };
 
 const PAGE_MAX: i64 = 50;
+
+/// Which lines, and before which.
+pub(in crate::ops) struct Asked {
+    pub(in crate::ops) filter: LineFilter,
+    pub(in crate::ops) before: i64,
+}
+
+impl Asked {
+    pub(in crate::ops) const NAMES: [&str; 5] = ["who", "action", "from", "to", "before"];
+
+    pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
+        let names = || audit_log::action_names();
+        let expected = names().collect::<Vec<_>>().join(", ");
+        let day = |name| -> Result<Option<OffsetDateTime>, Wrong> {
+            let text = parameters.single(name)?;
+            let day = text.map(asked::day).transpose().map_err(|words| Wrong(format!("{name}: {words}")))?;
+            Ok(day.map(|day| day.midnight().assume_utc()))
+        };
+        let (since, last) = (day("from")?, day("to")?);
+        if since.zip(last).is_some_and(|(since, last)| last < since) {
+            return Err(Wrong("to: comes before from".to_owned()));
+        }
+        let filter = LineFilter {
+            who: parameters.id("who")?.map(|who| who.trim().to_owned()),
+            action: parameters.choice("action", |text| names().find(|name| *name == text), &expected)?,
+            since,
+            until: last.map(|last| last + Duration::DAY),
+        };
+        Ok(Self { filter, before: parameters.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX) })
+    }
+}
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
@@ -25,31 +61,67 @@ pub(in crate::ops) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let asked = Parameters::of_page(query.as_deref(), &["before"]);
-    let before = match asked.and_then(|asked| asked.number("before", 1..=i64::MAX)) {
-        Ok(before) => before.unwrap_or(i64::MAX),
+    let read = Parameters::of_page(query.as_deref(), &Asked::NAMES);
+    let asked = read.and_then(|parameters| Ok((Asked::of(&parameters)?, parameters)));
+    let (Asked { filter, before }, parameters) = match asked {
+        Ok(asked) => asked,
         Err(wrong) => return frame.wrong(&now, Place::AuditLog, &wrong),
     };
-    let read = pool.reader.run(async |connection| actions::list(connection, before, PAGE_MAX).await);
+    let read =
+        pool.reader.run(async |connection| audit_log::list(connection, &filter, before, PAGE_MAX).await);
     let rows = match read.await {
         Ok(rows) => rows,
         Err(cause) => return frame.unavailable(&now, Place::AuditLog, &cause),
     };
+    let given = |other: &[(&'static str, String)]| -> Vec<(String, String)> {
+        let kept = parameters.pairs().iter().filter(|(name, _)| name != "before").cloned();
+        kept.chain(other.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).collect()
+    };
+    let address = |path: &str, pairs: Vec<(String, String)>| {
+        link(path, &pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
+    };
     let body = html! {
         h1 { "Audit log" }
         p.lead { "Every replay, discard, reopening and assignment, from these pages, the API and the command line; every adjustment, and every account that was opened, closed or frozen; what was done to subscribers of the feed. A line is written before anything is touched." }
-        @if rows.is_empty() { (empty("Nobody has worked a case yet", "What operators do to cases is listed here.")) }
+        (filters(&filter, &parameters))
+        @if rows.is_empty() && filter == LineFilter::default() {
+            (empty("Nobody has worked a case yet", "What operators do to cases is listed here."))
+        } @else if rows.is_empty() { (empty("No matches", "Remove a filter.")) }
         @else {
             section.card { (table(&rows)) }
             nav.pages aria-label="Pages of the audit log" {
-                @if before != i64::MAX { a href="/audit-log" { "« Newest" } }
+                @if before != i64::MAX { a href=(address("/audit-log", given(&[]))) { "« Newest" } }
                 @if let Some(last) = rows.last().filter(|_| i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_MAX)) {
-                    a rel="next" href={ "/audit-log?before=" (last.id) } { "Older »" }
+                    a rel="next" href=(address("/audit-log", given(&[("before", last.id.to_string())]))) { "Older »" }
+                }
+                @for (form, name) in [("csv", "CSV"), ("ndjson", "NDJSON")] {
+                    a href=(address("/api/audit-log", given(&[("export", form.to_owned())]))) download { (name) }
                 }
             }
         }
     };
     frame.page(&now, Place::AuditLog, "Audit log", body)
+}
+
+fn filters(filter: &LineFilter, asked: &Parameters) -> Markup {
+    let value = |name| asked.single(name).ok().flatten();
+    html! {
+        form.filters method="get" action="/audit-log" {
+            label { "Who" input name="who" value=[filter.who.as_deref()] maxlength="200" autocomplete="off"; }
+            label { "Action"
+                select name="action" {
+                    option value="" { "any" }
+                    @for name in audit_log::action_names() {
+                        option value=(name) selected[filter.action == Some(name)] { (name) }
+                    }
+                }
+            }
+            label { "From (UTC)" input type="date" name="from" value=[value("from")]; }
+            label { "to" input type="date" name="to" value=[value("to")]; }
+            button type="submit" { "Filter" }
+            @if *filter != LineFilter::default() { a href="/audit-log" { "Clear" } }
+        }
+    }
 }
 
 /// One action: what it asked for, and how far it is.

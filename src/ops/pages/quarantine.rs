@@ -281,7 +281,10 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                     }
                 }
             }
-            p.note { (total_words(total)) " in all; " (cases.len()) " on this page, newest first." }
+            p.note {
+                (total_words(total)) " in all; " (cases.len()) " on this page, newest first. "
+                a href=(link("/api/quarantine", &[&asked.parameters()[..], &[("export", "csv")]].concat())) download { "CSV" }
+            }
             @if can_act {
                 (act_bar(html! {
                     label.choice { input type="radio" name="scope" value="selected" checked; "selected" }

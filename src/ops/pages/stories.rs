@@ -18,7 +18,7 @@ use crate::{
     },
     parameters::{Parameters, Wrong},
     store::{
-        actions::CaseAct,
+        audit_log::CaseAct,
         report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
     },
 };

@@ -37,6 +37,7 @@ async fn pages(world: &World) -> Vec<String> {
         "/adjust?account=a&currency=EUR",
         "/workers",
         "/audit-log",
+        "/audit-log?who=nobody&action=discard&from=2026-01-01&to=2099-12-31",
     ]
     .map(str::to_owned)
     .to_vec();
