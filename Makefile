@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENV := . .local/env
 
-.PHONY: sdks schemathesis help services services-stop clean-services toolchain browser build dist demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back mutants deny sbom bench lint fmt
+.PHONY: docs sdks schemathesis help services services-stop clean-services toolchain browser build dist demo example screenshots test test-pure test-it chaos faketime promtool pgbouncer sabotage put-back mutants deny sbom bench lint fmt
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +75,9 @@ deny: toolchain ## Known vulnerabilities, licences, bans and sources of every de
 
 sbom: toolchain ## Bill of materials of the payonce binary, as CycloneDX JSON on standard output
 	@scripts/sbom
+
+docs: toolchain ## The documentation as a site with search, in target/docs
+	@scripts/docs
 
 bench: toolchain ## Time decode, decide and plan, against the last time
 	cargo bench -p payonce --bench pure

@@ -10,6 +10,7 @@ mod adjust;
 mod api;
 mod approvals;
 mod audit;
+mod backup;
 #[path = "../../crates/payonce-ledger/tests/rules/book.rs"]
 #[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod book;

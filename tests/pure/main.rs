@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic there")]
 
 mod deployment;
+mod documents;
 mod field_words;
 mod frames;
 mod hostile_input;
