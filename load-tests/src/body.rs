@@ -32,13 +32,13 @@ pub fn key(plan: &Plan, one: &Distinct) -> (String, String) {
             ..,
         ) => {
             let first = &plan.distinct[of as usize];
-            (key(plan, first).0, format!("evt_{}_again_{}", plan.seed, one.number))
+            (key(plan, first).0, format!("evt_{}_again", plan.ids.of(plan.seed, one.number)))
         }
         (Some(Poison::PayloadMismatch(of, _)), ..) => key(plan, &plan.distinct[of as usize]),
         (_, Fate::Contradicts(first), _) => key(plan, &plan.distinct[first as usize]),
         // A payment's events come from its provider.
         (_, Fate::Applied | Fate::Contends | Fate::Twin(_), Some(story)) => {
-            (event(plan, story).0, format!("evt_{}_of_{story}_{}", plan.seed, one.number))
+            (event(plan, story).0, format!("evt_{}_of_{story}", plan.ids.of(plan.seed, one.number)))
         }
         (_, Fate::Applied | Fate::Contends | Fate::Twin(_), None) => event(plan, one.number),
     }
@@ -46,7 +46,7 @@ pub fn key(plan: &Plan, one: &Distinct) -> (String, String) {
 
 fn event(plan: &Plan, number: u32) -> (String, String) {
     let shared = if number % 10 == 9 { number - 1 } else { number };
-    (SOURCES[number as usize % SOURCES.len()].to_owned(), format!("evt_{}_{shared}", plan.seed))
+    (SOURCES[number as usize % SOURCES.len()].to_owned(), format!("evt_{}", plan.ids.of(plan.seed, shared)))
 }
 
 /// The account's id: most are plain, some are what a provider's customer may call itself, one in eleven is as long as can be.
@@ -71,20 +71,20 @@ pub fn currency(account: u32) -> &'static str {
 }
 
 /// The provider's id of the payment.
-pub fn payment_id(one: &Distinct) -> Option<String> {
+pub fn payment_id(plan: &Plan, one: &Distinct) -> Option<String> {
     one.payment.map(|number| match number % 13 {
         4 => format!("{:p<ID_BYTES_MAX$}", format!("pay_{number}_")),
         8 => format!("платёж {number}"),
-        _ => format!("pay_{number}"),
+        _ => format!("pay_{}", plan.ids.of(plan.seed, number)),
     })
 }
 
 /// The provider's id of the money movement, where it has one.
-pub fn operation_id(one: &Distinct) -> Option<String> {
+pub fn operation_id(plan: &Plan, one: &Distinct) -> Option<String> {
     one.operation.map(|number| match number % 17 {
         4 => format!("{:o<ID_BYTES_MAX$}", format!("op_{number}_")),
         9 => format!("op/{number}?a=b&c"),
-        _ => format!("op_{number}"),
+        _ => format!("op_{}", plan.ids.of(plan.seed, number)),
     })
 }
 
@@ -108,8 +108,8 @@ pub fn content(plan: &Plan, one: &Distinct) -> Content {
         id,
         kind: one.kind,
         subject: (!one.is_nameless).then(|| account(one.account)),
-        payment_id: payment_id(one),
-        operation_id: operation_id(one),
+        payment_id: payment_id(plan, one),
+        operation_id: operation_id(plan, one),
         amount: one.amount,
         currency: own.to_owned(),
         is_final: one.is_final,

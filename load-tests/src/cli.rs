@@ -5,7 +5,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    api, chaos, compare, growth, hostile, ingress, pages, place::Place, rebuild, replay, signing::Signing,
+    api, chaos, compare, growth, hostile, ingress, pages, place::Place, plan::Ids, rebuild, replay,
+    signing::Signing,
 };
 
 /// Load tests for payonce on real servers. Addresses come from PAYONCE_DATABASE_URL, PAYONCE_REDIS_URL and PAYONCE_AMQP_URL
@@ -66,6 +67,9 @@ pub struct ReplayArgs {
     /// than payonce work the same plan.
     #[arg(skip = true)]
     pub disorder: bool,
+    /// How the ids of events, payments and operations are made.
+    #[arg(long, value_enum, default_value_t = Ids::Random)]
+    pub ids: Ids,
     /// Worker processes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
@@ -130,6 +134,9 @@ pub struct CompareArgs {
     /// Share of callbacks that belong to authorize/capture/void/refund stories, 0 to 0.99.
     #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "F")]
     pub lifecycle: f64,
+    /// How the ids of events, payments and operations are made.
+    #[arg(long, value_enum, default_value_t = Ids::Random)]
+    pub ids: Ids,
     /// payonce's worker processes; the textbook consumer has as many connections to the broker.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
     pub workers: u32,
@@ -202,6 +209,7 @@ impl CompareArgs {
             poison: 0.0,
             lifecycle,
             disorder: false,
+            ids: self.ids,
             workers: self.workers,
             rate: self.rate,
             prefill: self.rate == 0,
@@ -238,6 +246,9 @@ pub struct GrowthArgs {
     /// Callbacks published in each run; as many as there are accounts, where those are more.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
     pub events: u32,
+    /// How the ids of events, payments and operations are made. The rows before are random and of the same providers.
+    #[arg(long, value_enum, default_value_t = Ids::Random)]
+    pub ids: Ids,
     /// Every step runs so often, in turn; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
     pub rounds: u32,

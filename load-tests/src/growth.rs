@@ -16,7 +16,7 @@ use crate::{
     place::Place,
     plan::Plan,
     replay,
-    report::Report,
+    report::{Report, WalPerRow},
     workers,
 };
 
@@ -35,6 +35,8 @@ struct Step {
     rounds: Vec<f64>,
     /// Accounts whose part of a batch was decided again because a concurrent writer was first, for each 1 000 messages; the most of a round.
     conflicts_per_thousand: f64,
+    /// What PostgreSQL wrote ahead for each row of the ledger, in every round.
+    wal_per_row: Vec<WalPerRow>,
     /// `"ok"`, or the violations of a round that failed.
     audit: Value,
 }
@@ -118,6 +120,7 @@ fn shape(args: &GrowthArgs, value: u32) -> ReplayArgs {
         hot: 0.0,
         poison: 0.0,
         disorder: true,
+        ids: args.ids,
         lifecycle: 0.0,
         workers: if args.by == By::Workers { value.max(1) } else { 1 },
         rate: 0,
@@ -158,7 +161,8 @@ impl Step {
         let failed = reports.iter().find(|report| !report.is_ok());
         let audit = failed.map_or_else(|| Value::from("ok"), |report| report.audit().clone());
         let conflicts_per_thousand = reports.iter().map(Report::conflicts_per_thousand).fold(0.0, f64::max);
-        Self { value, per_second, share: 1.0, rounds, conflicts_per_thousand, audit }
+        let wal_per_row = reports.iter().filter_map(Report::wal_per_row).collect();
+        Self { value, per_second, share: 1.0, rounds, conflicts_per_thousand, wal_per_row, audit }
     }
 }
 
@@ -175,6 +179,7 @@ impl Growth {
             "rounds",
             "of the first",
             "conflicts per 1 000",
+            "write-ahead log per row, KB",
             "audit",
         ]);
         for step in &self.steps {
@@ -185,6 +190,11 @@ impl Growth {
                 rounds.join(" "),
                 format!("{:.2}", step.share),
                 format!("{:.1}", step.conflicts_per_thousand),
+                step.wal_per_row
+                    .iter()
+                    .map(|wal| format!("{:.1}", wal.bytes / 1_000.0))
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 if step.audit == "ok" { "ok".to_owned() } else { "FAILED".to_owned() },
             ]);
         }

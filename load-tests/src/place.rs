@@ -13,6 +13,7 @@ use payonce::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
+    body::SOURCES,
     cli::Failure,
     plan::{Plan, Sending},
     signing::Signing,
@@ -41,8 +42,11 @@ pub struct Place {
     pub order_wait: Option<Duration>,
 }
 
-/// The `source` of rows that were in the ledger before the run; no plan uses it.
+/// The `source` of the deep account's rows, which were in the ledger before the run; no plan uses it.
 const HISTORY: &str = "/providers/history";
+/// Which rows of the ledger [`Place::write_history`] wrote: they have the sources of every plan, so that the keys of a run lie between theirs.
+const IS_HISTORY: &str =
+    "account_id ~ '^history-' and coalesce(operation_id = 'op_' || substr(event_id, 5), false)";
 /// Accounts that they are spread over.
 const HISTORY_ACCOUNTS: u32 = 100_000;
 /// One of them, with many rows.
@@ -168,7 +172,7 @@ impl Place {
         let mut connection = connect(&self.database_url).await?;
         if self.has_history {
             let views = format!(
-                "create temporary view ledger as select * from public.ledger where source <> '{HISTORY}';
+                "create temporary view ledger as select * from public.ledger where source <> '{HISTORY}' and not ({IS_HISTORY});
                  create temporary view accounts as select * from public.accounts where account_id !~ '^history-'"
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(views)).execute(&mut connection).await.context("no views")?;
@@ -176,7 +180,8 @@ impl Place {
         Ok(connection)
     }
 
-    /// Fills a migrated, empty database with so many rows of an earlier life: deposits of 1 by random event ids.
+    /// Fills a migrated, empty database with so many rows of an earlier life: deposits of 1 by random event and operation ids, of the providers
+    /// of every plan.
     pub async fn write_history(&mut self, rows: u32) -> Result<(), Failure> {
         execute(
             &self.database_url,
@@ -194,12 +199,14 @@ impl Place {
             let insert = format!(
                 "insert into ledger (source, event_id, type, account_id, account_version, operation_id, amount, currency,
                                      balance_delta, held_delta, balance_after, held_after, payload_sha256)
-                 select '{HISTORY}', 'evt_' || id, 'deposit.succeeded', 'history-' || number % {HISTORY_ACCOUNTS},
+                 select ('{{{sources}}}'::text[])[number % {count} + 1], 'evt_' || id, 'deposit.succeeded', 'history-' || number % {HISTORY_ACCOUNTS},
                         number / {HISTORY_ACCOUNTS} + 1, 'op_' || id, 1, 'CNY', 1, 0, number / {HISTORY_ACCOUNTS} + 1, 0,
                         sha256(id::bytea)
                  from (select number, left(md5(number::text), 16) as id
                        from generate_series({first}, {end} - 1) as number) as numbered
-                 order by id"
+                 order by id",
+                sources = SOURCES.join(","),
+                count = SOURCES.len(),
             );
             execute(&self.database_url, &insert).await?;
         }

@@ -32,7 +32,39 @@ pub struct Options {
     pub prefill: bool,
     /// Whether providers sign.
     pub signatures: bool,
+    pub ids: Ids,
     pub seed: u64,
+}
+
+/// How the ids of events, payments and operations are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ids {
+    /// Two of three at random, as most providers make them; every third counts up. An index of a large ledger is read and written
+    /// all over by random ones.
+    Random,
+    /// All count up: each new row is the neighbour of the last one in every index, so that a large ledger costs no more than an empty one.
+    Sequential,
+}
+
+impl Ids {
+    /// The id of the thing with this number, without a prefix; another for each number and seed.
+    pub fn of(self, seed: u64, number: u32) -> String {
+        match self {
+            Self::Random if !number.is_multiple_of(3) => {
+                format!("{:016x}", scattered(seed.rotate_left(32) ^ u64::from(number)))
+            }
+            Self::Random | Self::Sequential => format!("{seed}_{number}"),
+        }
+    }
+}
+
+/// Another number for each, without order: the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
+/// 2014), which is a bijection.
+const fn scattered(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// When a hold's time is up.
@@ -143,6 +175,7 @@ pub struct Sending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub seed: u64,
+    pub ids: Ids,
     pub accounts: u32,
     /// From this number on, accounts are a story's own.
     pub own_from: u32,
@@ -181,6 +214,7 @@ impl Plan {
         cover(&mut distinct, own_from as usize);
         let mut plan = Self {
             seed: options.seed,
+            ids: options.ids,
             accounts: options.accounts,
             own_from,
             disorder: options.disorder,
@@ -266,7 +300,7 @@ fn first_copies<'a>(distinct: impl Iterator<Item = &'a Distinct>) -> Vec<Sending
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
     use crate::{
@@ -285,8 +319,21 @@ mod tests {
             disorder: true,
             prefill: false,
             signatures: true,
+            ids: Ids::Random,
             seed,
         }
+    }
+
+    #[test]
+    fn ids_differ_and_every_third_counts_up() {
+        let ids: Vec<String> = (0..30_000).map(|number| Ids::Random.of(7, number)).collect();
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+        assert_eq!(ids[3_000], "7_3000");
+        let rises = ids.windows(2).filter(|pair| pair[0] < pair[1]).count();
+        assert!((13_000..17_000).contains(&rises), "{rises} of 29 999 are greater than the one before");
+        let counted: Vec<String> = (0..3).map(|number| Ids::Sequential.of(7, number)).collect();
+        assert_eq!(counted, ["7_0", "7_1", "7_2"]);
+        assert_ne!(Ids::Random.of(7, 1), Ids::Random.of(8, 1));
     }
 
     #[test]

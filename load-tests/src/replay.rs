@@ -16,7 +16,7 @@ use crate::{
     place::Place,
     plan::{Options, Plan},
     publish::{Sender, now_us},
-    report::Report,
+    report::{Report, Wal},
     workers::{self, Workers},
 };
 
@@ -59,6 +59,7 @@ pub fn options(args: &ReplayArgs) -> Options {
         disorder: args.disorder,
         prefill: args.prefill,
         signatures: args.signatures == "required",
+        ids: args.ids,
         seed: args.seed,
     }
 }
@@ -82,11 +83,14 @@ pub async fn replay(
 
     let started;
     let mut workers;
+    let wal_before;
     if args.prefill {
         sender.send_all().await?;
+        wal_before = Wal::now(&mut database).await?;
         started = (Instant::now(), now_us());
         workers = Workers::start(args.workers, program, place, &logs)?;
     } else {
+        wal_before = Wal::now(&mut database).await?;
         workers = Workers::start(args.workers, program, place, &logs)?;
         started = (Instant::now(), now_us());
         sender.send(|plan| &plan.opening).await?;
@@ -98,6 +102,7 @@ pub async fn replay(
     }
     wait_settled(&mut database, &mut workers, plan.published()).await?;
     let seconds = started.0.elapsed().as_secs_f64();
+    let wal = Wal::now(&mut database).await?.since(wal_before);
     wait_until_nothing_waits(&mut database, &mut workers).await?;
     workers.stop().await?;
     let published_at_us = sender.finish();
@@ -116,7 +121,7 @@ pub async fn replay(
         .context("workers' reports cannot be read")?;
     audit.conflicts = u64::try_from(conflicts).unwrap_or(0);
     std::fs::remove_dir_all(&logs).context("logs cannot be removed")?;
-    let report = Report::new(args, plan, &audit, seconds);
+    let report = Report::new(args, plan, &audit, seconds).with_wal(wal);
     Ok((report, audit))
 }
 

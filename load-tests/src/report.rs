@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::{
     audit::Audit,
@@ -36,6 +38,9 @@ pub struct Report {
     conflicts: u64,
     seconds: f64,
     per_second: f64,
+    /// What PostgreSQL wrote ahead for each row of the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wal_per_row: Option<WalPerRow>,
     latency_ms: Percentiles,
     /// `"ok"`, or the violations.
     audit: Value,
@@ -51,6 +56,43 @@ pub struct Report {
     signatures: String,
     /// Whether workers masked card numbers in what cases keep: never in load tests, whose audit compares the bytes.
     masks_cards: bool,
+}
+
+/// What the server has written to its write-ahead log, for all of its databases: nothing else may be at work on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wal {
+    bytes: i64,
+    /// Pages written whole, because each was the first change of it after a checkpoint.
+    full_page_images: i64,
+}
+
+/// Per row of the ledger that the run wrote.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct WalPerRow {
+    pub bytes: f64,
+    pub full_page_images: f64,
+}
+
+impl Wal {
+    /// So far. The number of full pages lags by up to a second (PostgreSQL: "The Cumulative Statistics System").
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn now(database: &mut PgConnection) -> anyhow::Result<Self> {
+        let (bytes, full_page_images) =
+            sqlx::query_as("select (pg_current_wal_insert_lsn() - '0/0')::bigint, wal_fpi from pg_stat_wal")
+                .fetch_one(database)
+                .await
+                .context("the write-ahead log's position cannot be read")?;
+        Ok(Self { bytes, full_page_images })
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            bytes: self.bytes - before.bytes,
+            full_page_images: self.full_page_images - before.full_page_images,
+        }
+    }
 }
 
 impl Report {
@@ -83,6 +125,7 @@ impl Report {
             conflicts: audit.conflicts,
             seconds: (seconds * 1_000.0).round() / 1_000.0,
             per_second: per_second.round(),
+            wal_per_row: None,
             latency_ms: audit.latency,
             audit: if violations.is_empty() { Value::from("ok") } else { Value::from(violations) },
             seed: args.seed,
@@ -98,6 +141,17 @@ impl Report {
         }
     }
 
+    /// The same, with what was written ahead until all was settled.
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a run")]
+    pub fn with_wal(self, wal: Wal) -> Self {
+        let rows = self.applied.max(1) as f64;
+        let wal_per_row = WalPerRow {
+            bytes: (wal.bytes as f64 / rows).round(),
+            full_page_images: (wal.full_page_images as f64 / rows * 1_000.0).round() / 1_000.0,
+        };
+        Self { wal_per_row: Some(wal_per_row), ..self }
+    }
+
     /// Callbacks settled per second.
     pub fn per_second(&self) -> f64 {
         self.per_second
@@ -108,6 +162,11 @@ impl Report {
         #[expect(clippy::cast_precision_loss, reason = "at most 10 million callbacks")]
         let share = self.conflicts as f64 / self.published.max(1) as f64;
         share * 1_000.0
+    }
+
+    /// What was written ahead, where it was measured.
+    pub fn wal_per_row(&self) -> Option<WalPerRow> {
+        self.wal_per_row
     }
 
     /// `"ok"`, or the violations.
@@ -160,6 +219,9 @@ impl Report {
         line("version conflicts", self.conflicts.to_string());
         line("seconds", format!("{:.2}", self.seconds));
         line("callbacks per second", format!("{:.0}", self.per_second));
+        if let Some(WalPerRow { bytes, full_page_images }) = self.wal_per_row {
+            line("write-ahead log: bytes, full pages, per row", format!("{bytes:.0}, {full_page_images:.2}"));
+        }
         line("latency p50 / p99 / max, ms", {
             let Percentiles { p50, p99, max } = self.latency_ms;
             format!("{p50:.1} / {p99:.1} / {max:.1}")

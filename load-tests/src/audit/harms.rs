@@ -10,7 +10,7 @@ use crate::{
     chaos::{case_history, inspect},
     cli::ReplayArgs,
     place::Place,
-    plan::Plan,
+    plan::{Ids, Plan},
     replay, workers,
 };
 
@@ -25,7 +25,7 @@ pub const OPEN_UP: &str = "
 
 /// A ledger row of a deposit that belongs to no story, and of an account that has others behind it.
 const SINGLE: &str = "(select event_id from ledger l where type = 'deposit.succeeded' and payment_id is null and leg = 0
-    and account_version = 1 and exists (select from ledger m where m.account_id = l.account_id and m.account_version > 1)
+    and account_version = 1 and amount < 1000000 and exists (select from ledger m where m.account_id = l.account_id and m.account_version > 1)
     order by source, event_id limit 1)";
 
 /// (check, harm); `$SINGLE` stands for the event of [`SINGLE`].
@@ -131,7 +131,7 @@ const HARMS: &[(&str, &str)] = &[
     ("what_waited_ended_as_the_ledger_says", "update quarantine set state = 'replayed' where $CASE"),
     ("what_waited_ended_as_the_ledger_says", "update quarantine set state = 'discarded' where $CASE"),
     ("what_waited_ended_as_the_ledger_says", "update quarantine set source = '/x' where state = 'replayed'"),
-    ("what_waited_ended_as_the_ledger_says", "update quarantine set event_id = 'x' where state = 'replayed'"),
+    ("what_waited_ended_as_the_ledger_says", "update quarantine set event_id = 'x' || id where state = 'replayed'"),
     ("every_copy_is_counted_in_a_layer", "update tallies set n = n + 1 where ctid = (select min(ctid) from tallies where kind = 'duplicate')"),
     ("every_copy_is_counted_in_a_layer", "delete from tallies where kind = 'quarantined'"),
     ("every_layer_of_duplicates_was_reached", "update tallies set label = 'nowhere' where label = 'batch'"),
@@ -169,6 +169,7 @@ fn args(seed: u64) -> ReplayArgs {
         poison: 0.08,
         lifecycle: 0.7,
         disorder: true,
+        ids: Ids::Random,
         workers: 2,
         rate: 0,
         prefill: false,

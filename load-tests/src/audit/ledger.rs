@@ -108,7 +108,7 @@ impl<'a> Owners<'a> {
         let (mut by_key, mut expiries) = (HashMap::<Key, Vec<u32>>::new(), HashMap::new());
         for one in plan.distinct.iter().filter(|one| one.poison.is_none()) {
             let key = body::key(plan, one);
-            if let (Expires::Past, Some(payment_id)) = (one.expires, body::payment_id(one)) {
+            if let (Expires::Past, Some(payment_id)) = (one.expires, body::payment_id(plan, one)) {
                 let hash: String =
                     Sha256::digest(payment_id).iter().map(|byte| format!("{byte:02x}")).collect();
                 expiries.insert(
@@ -182,8 +182,8 @@ pub async fn check(
         let planned = Texts([
             Some(one.kind.name().to_owned()),
             Some(body::account(account)),
-            body::payment_id(one),
-            body::operation_id(one),
+            body::payment_id(plan, one),
+            body::operation_id(plan, one),
             Some(body::currency(one.account).to_owned()),
         ]);
         let deltas = deltas(one, leg).unwrap_or(found_deltas);
@@ -262,7 +262,7 @@ impl Story {
 
 impl Found {
     fn story(&mut self, plan: &Plan, one: &Distinct) -> &mut Story {
-        let key = (body::key(plan, one).0, body::payment_id(one).unwrap_or_default());
+        let key = (body::key(plan, one).0, body::payment_id(plan, one).unwrap_or_default());
         let stories = if one.kind.is_of_deposit() { &mut self.deposits } else { &mut self.payments };
         stories.entry(key).or_insert_with(|| Story {
             account: body::account(one.account),

@@ -24,7 +24,7 @@ use crate::{
     cli::{Failure, HostileArgs},
     memory::{Memory, Quarters, grown},
     place::Place,
-    plan::{Options, Plan},
+    plan::{Ids, Options, Plan},
     publish::Sender,
     replay,
     signing::Signing,
@@ -80,6 +80,7 @@ fn options(args: &HostileArgs) -> Options {
         // Each callback by itself: every order ends in the same money, and nothing has to wait for a part of the run.
         lifecycle: 0.0,
         disorder: false,
+        ids: Ids::Random,
         prefill: false,
         signatures: true,
         seed: args.seed,
