@@ -387,6 +387,11 @@ fn trace(seen: &HashMap<State, Option<(State, String)>>, end: &State, wrong: &st
 const DURABLE: Faults = Faults { crashes: 2, lost_channels: 1, forgettings: 1, failovers: 0, lies: 0 };
 /// A failover to an asynchronous standby, or a restore; nothing in the database tells it from the one before.
 const FAILOVER: Faults = Faults { crashes: 1, lost_channels: 0, forgettings: 0, failovers: 1, lies: 0 };
+/// A failover while a channel is lost, or while Redis forgets.
+const FAILOVER_AND_MORE: [Faults; 2] = [
+    Faults { crashes: 0, lost_channels: 1, forgettings: 0, failovers: 1, lies: 0 },
+    Faults { crashes: 0, lost_channels: 0, forgettings: 1, failovers: 1, lies: 0 },
+];
 /// Redis is written to by somebody else.
 const LIES: Faults = Faults { crashes: 1, lost_channels: 0, forgettings: 1, failovers: 0, lies: 2 };
 
@@ -404,6 +409,16 @@ fn what_a_failover_lost_is_applied_when_it_is_sent_again() {
     println!("{} states", search.states);
     assert_eq!(search.trace, None, "\n{}", search.trace.as_deref().unwrap_or_default());
     assert!(search.states > 10_000, "only {} states: the model has stopped moving", search.states);
+}
+
+#[test]
+fn what_a_failover_lost_is_applied_also_where_a_channel_is_lost_or_redis_forgets() {
+    for faults in FAILOVER_AND_MORE {
+        let search = search(faults, Mistake::None);
+        println!("{faults:?}: {} states", search.states);
+        assert_eq!(search.trace, None, "\n{}", search.trace.as_deref().unwrap_or_default());
+        assert!(search.states > 10_000, "only {} states: the model has stopped moving", search.states);
+    }
 }
 
 #[test]
@@ -446,6 +461,11 @@ fn an_acknowledgement_before_the_commit_loses_a_payment() {
 #[test]
 fn an_acknowledgement_before_the_commit_is_told_from_what_a_failover_loses() {
     gives_a_trace(Mistake::AckBeforeCommit, FAILOVER, "acknowledged and not applied");
+}
+
+#[test]
+fn an_acknowledgement_through_another_channel_is_found_beside_a_failover() {
+    gives_a_trace(Mistake::AckThroughAnotherChannel, FAILOVER_AND_MORE[0], "acknowledged and not applied");
 }
 
 #[test]
