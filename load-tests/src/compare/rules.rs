@@ -103,14 +103,16 @@ impl Book {
         }
         let (sources, ids): (Vec<&str>, Vec<&str>) =
             keys.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
+        // The view, because no index of the ledger itself has every row of a payment: without it each payment costs a look at all of its
+        // provider's rows.
         let rows = sqlx::query(
             "select l.source, l.payment_id, l.account_id, l.type, l.operation_id, l.amount,
                     coalesce((l.members ->> 'final')::boolean, l.type = 'payment.voided') as is_final,
                     l.members ->> 'cumulative' is not null as is_cumulative,
                     coalesce(extract(epoch from l.occurred_at)::bigint, 0) as at_s
              from unnest($1::text[], $2::text[]) as k(source, payment_id),
-                  lateral (select * from ledger l where l.payment_id = k.payment_id and l.source = k.source and l.leg = 0
-                           offset 0) l",
+                  lateral (select * from ledger_of_payments l
+                           where l.payment_id = k.payment_id and l.source = k.source and l.leg = 0 offset 0) l",
         )
         .bind(sources)
         .bind(ids)
