@@ -3,8 +3,11 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, adjust, print_json, report::DaysArgs, statement, table, values, with_database};
+use super::{
+    Failure, adjust, print_answer, print_json, report::DaysArgs, statement, table, values, with_database,
+};
 use crate::{
+    answers::money,
     config::Config,
     ledger::{AccountId, AccountStatus, Currency},
     store::{
@@ -109,7 +112,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             .await?;
     let Some(story) = story else { return Err(not_open(&id)) };
     if args.json {
-        return print_json(&story);
+        return print_answer(&story);
     }
     print(&story);
     Ok(())
@@ -178,14 +181,13 @@ fn refused(id: &AccountId, to: AccountStatus, obstacle: Obstacle) -> Failure {
 
 fn print(story: &AccountStory) {
     say!(
-        "Account {}: {}, balance {}, held {}, available {}, debt {} {} (minor units), version {}",
+        "Account {}: {}, balance {}, held {}, available {}, debt {}, version {}",
         table::safe(&story.account_id),
         story.status,
-        story.balance,
-        story.held,
-        story.available,
-        story.debt,
-        story.currency,
+        money(story.balance, &story.currency),
+        money(story.held, &story.currency),
+        money(story.available, &story.currency),
+        money(story.debt, &story.currency),
         story.version
     );
     print_entries(&story.entries);
@@ -204,9 +206,9 @@ pub(super) fn print_entries(entries: &[LedgerRow]) {
             row.account_version.to_string(),
             table::time(row.recorded_at),
             row.kind.clone(),
-            row.amount.to_string(),
-            row.balance_after.to_string(),
-            row.held_after.to_string(),
+            money(row.amount, &row.currency),
+            money(row.balance_after, &row.currency),
+            money(row.held_after, &row.currency),
             table::optional(row.payment_id.as_ref()),
             table::safe(&row.event_id),
             table::safe(&row.source),

@@ -1,11 +1,12 @@
 //! `payonce event SOURCE ID`.
 
 use super::{
-    Failure, print_json,
+    Failure, print_answer,
     style::{self, Style},
     table, values, with_database,
 };
 use crate::{
+    answers::money,
     config::Config,
     store::{
         audit_log::CaseAct,
@@ -38,7 +39,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         )));
     };
     if args.json {
-        return print_json(&story);
+        return print_answer(&story);
     }
     print(&story);
     Ok(())
@@ -48,16 +49,15 @@ fn print(story: &EventStory) {
     say!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
     if let Some(row) = &story.applied {
         say!(
-            "  {}      {}  {} of {} {} to account {}, version {}: balance {}, held {}",
+            "  {}      {}  {} of {} to account {}, version {}: balance {}, held {}",
             style::out(Style::Good, "applied"),
             table::time(row.recorded_at),
             row.kind,
-            row.amount,
-            row.currency,
+            money(row.amount, &row.currency),
             table::safe(&row.account_id),
             row.account_version,
-            row.balance_after,
-            row.held_after,
+            money(row.balance_after, &row.currency),
+            money(row.held_after, &row.currency),
         );
     }
     for case in &story.quarantined {

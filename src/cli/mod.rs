@@ -50,6 +50,7 @@ use tracing::warn;
 use style::Style;
 
 use crate::{
+    answers,
     app::{self, AppError},
     broker::{BrokerError, topology::TopologyError},
     config::{self, Config, ConfigErrors, StrayVariables},
@@ -347,6 +348,11 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::No(error.to_string()))?;
     say!("{}", safe_json(&text));
     Ok(())
+}
+
+/// Prints an answer as the API gives it, with the decimal text of each amount beside it.
+fn print_answer(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print_json(&answers::answer(value).map_err(|error| Failure::No(error.to_string()))?)
 }
 
 /// Writes bytes to standard output, as [`print_line`] does.

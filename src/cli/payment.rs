@@ -1,7 +1,8 @@
 //! `payonce payment SOURCE ID`.
 
-use super::{Failure, account, print_json, table, with_database};
+use super::{Failure, account, print_answer, table, values, with_database};
 use crate::{
+    answers::money,
     config::Config,
     store::report::{self, PaymentStory},
 };
@@ -9,10 +10,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The provider: CloudEvents `source`, such as /providers/stripe.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true)]
     source: String,
     /// The provider's id of the payment: `data.payment_id`.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(value_parser = values::id, allow_hyphen_values = true)]
     id: String,
     /// One JSON object in place of text.
     #[arg(long)]
@@ -31,7 +32,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         )));
     };
     if args.json {
-        return print_json(&story);
+        return print_answer(&story);
     }
     print(&story);
     Ok(())
@@ -39,14 +40,14 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 
 fn print(story: &PaymentStory) {
     say!("Payment {} of {}", table::safe(&story.payment_id), table::safe(&story.source));
+    let currency = story.currency.as_deref().unwrap_or_default();
     match &story.state {
         Some(state) => say!(
-            "  {state}, account {}: authorized {}, captured {}, refunded {} {} (minor units)",
+            "  {state}, account {}: authorized {}, captured {}, refunded {}",
             table::optional(story.account_id.as_ref()),
-            story.authorized,
-            story.captured,
-            story.refunded,
-            table::optional(story.currency.as_ref()),
+            money(story.authorized, currency),
+            money(story.captured, currency),
+            money(story.refunded, currency),
         ),
         None => say!("  nothing is applied yet"),
     }

@@ -11,6 +11,7 @@ use super::{
     dry_run, print_json, progress, remove, table, values, with_database,
 };
 use crate::{
+    answers::money,
     app,
     config::Config,
     keys::Keyring,
@@ -397,7 +398,9 @@ fn report(done: Option<Done>, verb: Verb, json: bool) -> Result<(), Failure> {
 
 /// Asks on a terminal; where nobody can be asked, nothing is discarded.
 fn confirm(sums: &Sums) -> Result<(), Failure> {
-    let sums = table::safe(&sums.to_string());
+    let mut parts: Vec<String> = sums.money.iter().map(|(code, amount)| money(*amount, code)).collect();
+    parts.extend((sums.unreadable > 0).then(|| format!("{} of an unknown amount", sums.unreadable)));
+    let sums = table::safe(&format!("{}: {}", table::count(sums.cases, "case"), parts.join(", ")));
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(Failure::Usage(format!(
             "{sums}. Nothing was discarded: there is no terminal to ask on, so say --yes where this is meant"

@@ -434,7 +434,7 @@ async fn a_discard_asks_with_number_and_money_before_anything_is_discarded() {
     world.publish_raw(&[("a".to_owned(), b"no callback".to_vec())]).await;
     world.settled(5).await;
     worker.stop().await;
-    let sums = "4 cases: 300 EUR in minor units, 70 JPY in minor units, 1 of an unknown amount";
+    let sums = "4 cases: 3.00 EUR, 70 JPY, 1 of an unknown amount";
     let discard = ["quarantine", "discard", "--all", "--why", "x"];
     let output = world.program(&discard).output().await.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -61,7 +61,7 @@ async fn the_first_use_of_the_readme_works_when_it_is_pasted() {
     let printed = paste(&world, folder.path(), &text).await;
     for words in [
         "2 applied, 1 rejected as duplicates",
-        "balance 3001",
+        "balance 30.01 CNY",
         "ok      balance_is_ledger_sum",
         "0 applied, 3 rejected as duplicates",
         "bad_signature",
@@ -69,7 +69,7 @@ async fn the_first_use_of_the_readme_works_when_it_is_pasted() {
         assert!(printed.contains(words), "{words:?} is not in: {printed}");
     }
     assert_eq!(
-        printed.matches("Account acct-1001: open, balance 3001").count(),
+        printed.matches("Account acct-1001: open, balance 30.01 CNY").count(),
         2,
         "the account is as it was: {printed}"
     );
@@ -104,7 +104,7 @@ async fn the_section_that_connects_stripe_works_when_it_is_pasted_after_the_firs
     let printed = paste(&world, folder.path(), &text).await;
     assert!(printed.contains("Every endpoint can take webhooks, and every source has a key."), "{printed}");
     assert_eq!(printed.matches("/stripe first answered 200.").count(), 2, "{printed}");
-    assert!(printed.contains("Account acct-2002: open, balance 1999"), "{printed}");
+    assert!(printed.contains("Account acct-2002: open, balance 19.99 "), "{printed}");
     assert_eq!(world.account("acct-2002").await, Some((1_999, 0, 1)));
     world.audit().await;
     world.close().await;
