@@ -78,7 +78,7 @@ const HARMS: &[(&str, &str)] = &[
     ("balances_are_the_plans_sums", "update accounts set currency = 'XXX' where account_id = 'acct-1'"),
     ("balances_are_the_plans_sums", "update accounts set status = 'frozen' where account_id = 'acct-1'"),
     ("the_total_is_the_plans_total", "update accounts set balance = balance + 1 where account_id = 'acct-1'"),
-    ("payments_end_as_the_plan_says", "update payments set state = 'expired' where ctid = (select min(ctid) from payments)"),
+    ("payments_end_as_the_plan_says", "update payments set state = 'expired' where ctid = (select min(ctid) from payments where state <> 'expired')"),
     ("payments_end_as_the_plan_says", "update payments set version = version + 1 where ctid = (select min(ctid) from payments)"),
     ("payments_end_as_the_plan_says", "update payments set currency = 'XXX' where ctid = (select min(ctid) from payments)"),
     ("payments_end_as_the_plan_says", "update payments set account_id = 'x' where ctid = (select min(ctid) from payments)"),
@@ -91,7 +91,8 @@ const HARMS: &[(&str, &str)] = &[
     ("each_hold_follows_the_one_before", "update ledger set held_after = held_after + 1 where event_id = $SINGLE"),
     (
         "only_what_has_happened_already_leaves_a_debt",
-        "update ledger set balance_after = -1 where event_id = (select min(event_id) from ledger where type = 'payment.succeeded')",
+        "update ledger set balance_after = -1
+         where event_id = (select min(event_id) from ledger where type = 'payment.succeeded' and balance_delta < 0)",
     ),
     ("balances_are_the_ledgers_sums", "update accounts set balance = balance + 1 where account_id = 'acct-1'"),
     (
