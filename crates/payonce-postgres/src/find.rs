@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    operation_index::{has_operation, in_ledger_operation},
+};
 
 /// What goes by an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -62,8 +65,6 @@ impl Found {
 
 /// Each look-up: what it finds, and how. $1: from here, $2: to before here, $3: entries of the index at most. Columns: source, own id, the
 /// id by which it was found, which is null where the index has an entry that does not count.
-///
-/// `coalesce(operation_id, payment_id)` and its condition are those of `ledger_operation` and `quarantine_operation_owner`, word for word.
 const LOOK_UPS: [(Kind, &str); 9] = [
     (
         Kind::Event,
@@ -75,19 +76,21 @@ const LOOK_UPS: [(Kind, &str); 9] = [
     ),
     (
         Kind::Event,
-        "select source, event_id, operation_id from ledger
-         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and leg = 0 and repeats_payment_id is null
-           and (operation_id is not null or payment_id is not null
-                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
-         order by coalesce(operation_id, payment_id) limit $3",
+        concat!(
+            "select source, event_id, operation_id from ledger l
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and ",
+            in_ledger_operation!(),
+            " order by coalesce(operation_id, payment_id) limit $3"
+        ),
     ),
     (
         Kind::Event,
-        "select source, event_id, operation_id from quarantine
-         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2
-           and (operation_id is not null or payment_id is not null
-                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
-         order by coalesce(operation_id, payment_id) limit $3",
+        concat!(
+            "select source, event_id, operation_id from quarantine l
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and ",
+            has_operation!(),
+            " order by coalesce(operation_id, payment_id) limit $3"
+        ),
     ),
     // Not in `payments`, where that of a deposit has no row; and not in the view of both, which is not read in the order of their indexes.
     (
@@ -100,11 +103,12 @@ const LOOK_UPS: [(Kind, &str); 9] = [
     ),
     (
         Kind::Payment,
-        "select source, payment_id, case when operation_id is null then payment_id end from ledger
-         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and leg = 0 and repeats_payment_id is null
-           and (operation_id is not null or payment_id is not null
-                and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
-         order by coalesce(operation_id, payment_id) limit $3",
+        concat!(
+            "select source, payment_id, case when operation_id is null then payment_id end from ledger l
+         where coalesce(operation_id, payment_id) >= $1 and coalesce(operation_id, payment_id) < $2 and ",
+            in_ledger_operation!(),
+            " order by coalesce(operation_id, payment_id) limit $3"
+        ),
     ),
     (
         Kind::Payment,

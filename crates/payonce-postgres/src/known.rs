@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use super::{
     StoreError,
     columns::{CASE_COLUMNS, column, fingerprint, stored_case},
+    operation_index::{has_operation, in_ledger_operation},
     rows::each,
 };
 use payonce_ledger::{Callback, CaseId, CaseState, Fingerprint, Key, Known, OperationKey, Reason, Snapshot};
@@ -65,7 +66,8 @@ const KNOWN_CONTENTS: &str = "
     where q.type is not null";
 
 /// The same in the ledger, whose unique keys allow one row each.
-const KNOWN_ROWS: &str = "
+const KNOWN_ROWS: &str = concat!(
+    "
     select k.ord, 'key' as found_by, l.payload_sha256 as fingerprint, null::bigint as case_id, null::text as reason,
            null::text as state
     from unnest($1::text[], $2::text[]) with ordinality as k(source, event_id, ord),
@@ -75,9 +77,10 @@ const KNOWN_ROWS: &str = "
     from unnest($3::text[], $4::text[], $5::text[]) with ordinality as k(source, type, operation_id, ord),
          lateral (select * from ledger l
                   where coalesce(l.operation_id, l.payment_id) = k.operation_id and l.type = k.type and l.source = k.source
-                    and l.leg = 0 and l.repeats_payment_id is null
-                    and (l.operation_id is not null or l.payment_id is not null
-                         and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded')) limit 1) l";
+                    and ",
+    in_ledger_operation!(),
+    " limit 1) l"
+);
 
 /// The distinct keys of some callbacks: what is asked twice is answered twice.
 struct Wanted<'a> {

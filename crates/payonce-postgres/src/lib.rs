@@ -36,6 +36,7 @@ mod load;
 mod members;
 pub mod mismatch;
 mod openings;
+mod operation_index;
 mod payloads;
 mod payment_facts;
 pub mod proposals;

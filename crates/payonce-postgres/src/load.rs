@@ -16,6 +16,7 @@ use super::{
     columns::{column, optional, payment_key, unreadable},
     known::{add_cases, add_ledger, load_assigned},
     members,
+    operation_index::{has_operation, in_ledger_operation},
     waiting::load_waiting,
 };
 use payonce_ledger::{
@@ -347,7 +348,7 @@ fn add_movements(rows: &[PgRow], snapshot: &mut Snapshot) -> Result<(), StoreErr
 }
 
 /// The ledger row `l` with the second key `k`, as the index `ledger_operation` has it.
-const LEDGER_OPERATION: &str = "coalesce(l.operation_id, l.payment_id) = k.operation_id and l.type = k.type
-    and l.source = k.source and l.leg = 0 and l.repeats_payment_id is null
-    and (l.operation_id is not null or l.payment_id is not null
-         and l.type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))";
+const LEDGER_OPERATION: &str = concat!(
+    "coalesce(l.operation_id, l.payment_id) = k.operation_id and l.type = k.type and l.source = k.source and ",
+    in_ledger_operation!()
+);

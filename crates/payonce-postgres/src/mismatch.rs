@@ -3,7 +3,11 @@
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::{StoreError, quarantine::CaseDetail};
+use super::{
+    StoreError,
+    operation_index::{has_operation, in_ledger_operation},
+    quarantine::CaseDetail,
+};
 use payonce_ledger::Reason;
 
 /// One field of two callbacks under one key.
@@ -56,17 +60,15 @@ pub async fn fields(connection: &mut PgConnection, detail: &CaseDetail) -> Resul
         return Ok(Vec::new());
     }
     let of_ledger = content("(type = 'payment.voided')::text");
+    let in_index = in_ledger_operation!();
     let of_case = content("is_final::text");
     let first = format!(
         "select f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11] from (
              (select 1 as rank, array[{of_ledger}] as f from ledger
               where event_id = $2 and source = $1 and leg = 0 limit 1)
              union all
-             (select 2, array[{of_ledger}] from ledger
-              where coalesce(operation_id, payment_id) = $4 and operation_id = $4 and type = $3 and source = $1
-                and leg = 0 and repeats_payment_id is null
-                and (operation_id is not null or payment_id is not null
-                     and type in ('deposit.succeeded', 'payment.authorized', 'payment.succeeded'))
+             (select 2, array[{of_ledger}] from ledger l
+              where coalesce(operation_id, payment_id) = $4 and operation_id = $4 and type = $3 and source = $1 and {in_index}
               limit 1)
              union all
              (select 3, array[{of_case}] from quarantine

@@ -55,11 +55,7 @@ impl Site {
         if let Some(place) = self.nodes.get_mut(self.primary) {
             *place = Some(standby);
         }
-        let url = self.database_url("postgres")?;
-        let mut promoted = PgConnection::connect(&url).await?;
-        sqlx::raw_sql("select pg_promote()").execute(&mut promoted).await?;
-        sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut promoted).await?;
-        sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
+        let mut promoted = self.promote().await?;
         let happened = if is_synchronous {
             u64::from(timeline(&mut promoted).await? > before)
         } else {
@@ -70,6 +66,17 @@ impl Site {
             self.lead_former_place_to_standby(lag).await?;
         }
         Ok(happened)
+    }
+
+    /// Promotes the standby that stands where the primary is looked for; it waits for no standby of its own.
+    async fn promote(&self) -> anyhow::Result<PgConnection> {
+        let mut promoted = PgConnection::connect(&self.database_url("postgres")?).await?;
+        for sql in
+            ["select pg_promote()", "alter system reset synchronous_standby_names", "select pg_reload_conf()"]
+        {
+            sqlx::raw_sql(sql).execute(&mut promoted).await?;
+        }
+        Ok(promoted)
     }
 
     /// A synchronous standby is promoted while its primary lives on, cut off. To be ended by [`Site::return_former_primary`], when every worker
@@ -96,11 +103,7 @@ impl Site {
         if let Some(place) = self.nodes.get_mut(self.primary) {
             *place = Some(standby);
         }
-        let url = self.database_url("postgres")?;
-        let mut promoted = PgConnection::connect(&url).await?;
-        sqlx::raw_sql("select pg_promote()").execute(&mut promoted).await?;
-        sqlx::raw_sql("alter system reset synchronous_standby_names").execute(&mut promoted).await?;
-        sqlx::raw_sql("select pg_reload_conf()").execute(&mut promoted).await?;
+        self.promote().await?;
         self.node_proxy().lead_to(promoted_port);
         Ok(Former { node: former_node, place: former_place, kept })
     }
