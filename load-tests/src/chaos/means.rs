@@ -26,8 +26,8 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
 const COMING_DEADLINE: Duration = Duration::from_secs(60);
 /// Messages of each half of the `constant_key` fault.
 const ONE_KEY_MESSAGES: u64 = 4_000;
-/// What may be read for each of them, and for what comes beside them: 16 were seen on a busy machine, 74 with each case of the key. Every case of the key, once for each batch of 100, would be
-/// twenty times as much as for the first ones by the end.
+/// What may be read for each of them, and for what comes beside them: 16 were seen on a busy machine, 74 where every case of the key is read.
+/// That, once for each batch of 100, is twenty times as much as for the first ones by the end.
 const INDEX_ENTRIES_PER_MESSAGE_MAX: u64 = 35;
 /// Crashes of the `pooler_drops_settings` fault.
 const CRASHES: u32 = 3;
