@@ -25,13 +25,13 @@ use files::{FILE_SUFFIX, FileValue, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
 pub use names::{StrayVariables, stray_variables};
-use setting::listed;
 pub use setting::{Domain, Part, Setting, Unit};
 pub use settings::SETTINGS;
+use settings::Values;
 pub use subscribers::{Start, SubscriberConfig, SubscribersConfig};
 
 /// Unsettled deliveries that a worker holds where nothing is set, and its lanes and batches ask for no more.
-const PREFETCH_UNSET_MIN: u64 = 4_000;
+const PREFETCH_UNSET_MIN: usize = 4_000;
 
 /// Shortest token of `payonce ops`.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -250,7 +250,7 @@ pub fn load(
     }
     // Limits between settings hold only where each by itself can be used.
     if errors.is_empty() {
-        let mut config = build(&Values(values))?;
+        let mut config = build(Values::of(&values)?)?;
         errors = checks::check_together(&config);
         config.ingress = file.ingress;
         config.feed.subscribers = file.feed.subscriber;
@@ -297,122 +297,90 @@ fn checked(setting: &Setting, found: Found) -> Result<String, ConfigError> {
     })
 }
 
-struct Values(BTreeMap<&'static str, String>);
-
-impl Values {
-    fn text(&self, name: &str) -> String {
-        self.0.get(name).cloned().unwrap_or_default()
-    }
-
-    fn lists(&self, name: &str, word: &str) -> bool {
-        listed(&self.text(name)).any(|listed| listed == word)
-    }
-
-    fn secret(&self, name: &str) -> Option<Secret> {
-        Some(self.text(name)).filter(|value| !value.is_empty()).map(Secret)
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
-    }
-
-    fn number<T: TryFrom<u64>>(&self, name: &str) -> Result<T, ConfigError> {
-        let number = self.text(name).parse::<u64>().ok().and_then(|number| T::try_from(number).ok());
-        number.ok_or_else(|| error(name, "not a number this machine can hold".to_owned()))
-    }
-
-    fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
-        Ok(Duration::from_millis(self.number(name)?))
-    }
-}
-
-fn build(values: &Values) -> Result<Config, ConfigError> {
+fn build(values: Values) -> Result<Config, ConfigError> {
+    let prefetch_count = prefetch_count(&values)?;
+    let approved = |act: &str| values.approvals.iter().any(|approved| approved == act);
     Ok(Config {
-        database_url: values.secret("database_url"),
-        redis_url: values.secret("redis_url"),
-        amqp_url: values.secret("amqp_url"),
+        database_url: values.database_url,
+        redis_url: values.redis_url,
+        amqp_url: values.amqp_url,
         tls: TlsConfig {
-            ca_file: values.path("tls_ca_file"),
-            certificate_file: values.path("tls_certificate_file"),
-            key_file: values.path("tls_key_file"),
+            ca_file: values.tls_ca_file,
+            certificate_file: values.tls_certificate_file,
+            key_file: values.tls_key_file,
         },
-        prefix: values.text("prefix"),
-        signatures_required: values.text("signatures") == "required",
-        keys_file: values.path("keys_file"),
+        prefix: values.prefix,
+        signatures_required: values.signatures,
+        keys_file: values.keys_file,
         worker: WorkerConfig {
-            lanes: values.number("lanes")?,
-            batch_size_max: values.number("batch_size_max")?,
-            batch_linger: values.duration("batch_linger_ms")?,
-            prefetch_count: prefetch_count(values)?,
-            prefetch_bytes_max: values.number("prefetch_bytes_max")?,
-            mask_cards: values.text("mask_cards") == "on",
+            lanes: values.lanes,
+            batch_size_max: values.batch_size_max,
+            batch_linger: values.batch_linger_ms,
+            prefetch_count,
+            prefetch_bytes_max: values.prefetch_bytes_max,
+            mask_cards: values.mask_cards,
             rules: Rules {
-                over_capture_percent: values.number("over_capture_percent")?,
-                waits_for_funds: !values.duration("order_wait_ms")?.is_zero(),
-                deposit_opens: values.text("accounts_open_by") == "deposit",
+                over_capture_percent: values.over_capture_percent,
+                waits_for_funds: !values.order_wait_ms.is_zero(),
+                deposit_opens: values.accounts_open_by == "deposit",
             },
-            conflict_retries_max: values.number("conflict_retries_max")?,
-            outage_hold: values.duration("outage_hold_ms")?,
-            aside_hold_max: values.duration("aside_hold_max_ms")?,
-            shutdown_deadline: values.duration("shutdown_deadline_ms")?,
-            order_wait: values.duration("order_wait_ms")?,
-            waiting_max: values.duration("waiting_max_ms")?,
-            waiting_sweep: values.duration("waiting_sweep_ms")?,
-            report_pause: values.duration("worker_report_ms")?,
+            conflict_retries_max: values.conflict_retries_max,
+            outage_hold: values.outage_hold_ms,
+            aside_hold_max: values.aside_hold_max_ms,
+            shutdown_deadline: values.shutdown_deadline_ms,
+            order_wait: values.order_wait_ms,
+            waiting_max: values.waiting_max_ms,
+            waiting_sweep: values.waiting_sweep_ms,
+            report_pause: values.worker_report_ms,
             history: HistoryConfig {
-                minutes_kept: values.duration("history_minutes_ms")?,
-                hours_kept: values.duration("history_hours_ms")?,
-                days_kept: values.duration("history_days_ms")?,
-                duplicates_kept: values.duration("history_duplicates_ms")?,
-                sources_max: values.number("source_labels_max")?,
+                minutes_kept: values.history_minutes_ms,
+                hours_kept: values.history_hours_ms,
+                days_kept: values.history_days_ms,
+                duplicates_kept: values.history_duplicates_ms,
+                sources_max: values.source_labels_max,
             },
         },
-        api_tokens_file: Some(values.text("api_tokens_file"))
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from),
-        api_database_url: values.secret("api_database_url"),
+        api_tokens_file: values.api_tokens_file,
+        api_database_url: values.api_database_url,
         feed: FeedConfig {
-            name: values.text("feed_name"),
-            lease: values.duration("feed_lease_ms")?,
-            balance_cache: values.text("balance_cache") == "true",
-            balance_ttl: values.duration("balance_cache_ttl_ms")?,
+            name: values.feed_name,
+            lease: values.feed_lease_ms,
+            balance_cache: values.balance_cache,
+            balance_ttl: values.balance_cache_ttl_ms,
             subscribers: Vec::new(),
-            webhook_timeout: values.duration("webhook_timeout_ms")?,
-            webhook_pause_max: values.duration("webhook_retry_max_ms")?,
-            webhook_retry_for: values.duration("webhook_give_up_ms")?,
+            webhook_timeout: values.webhook_timeout_ms,
+            webhook_pause_max: values.webhook_retry_max_ms,
+            webhook_retry_for: values.webhook_give_up_ms,
         },
-        retry: RetryConfig {
-            delay_min: values.duration("retry_delay_min_ms")?,
-            delay_max: values.duration("retry_delay_max_ms")?,
-        },
+        retry: RetryConfig { delay_min: values.retry_delay_min_ms, delay_max: values.retry_delay_max_ms },
         dedupe: DedupeConfig {
-            claim_lease: values.duration("claim_lease_ms")?,
-            marker_ttl: values.duration("marker_ttl_ms")?,
-            timeout: values.duration("redis_timeout_ms")?,
+            claim_lease: values.claim_lease_ms,
+            marker_ttl: values.marker_ttl_ms,
+            timeout: values.redis_timeout_ms,
         },
-        database_deadline: values.duration("database_deadline_ms")?,
-        database_pool_max: values.number("database_pool_max")?,
-        report_deadline: values.duration("report_deadline_ms")?,
-        audit_pause: values.duration("audit_pause_ms")?,
-        publish_deadline: values.duration("publish_deadline_ms")?,
-        publish_wait_max: values.duration("publish_wait_max_ms")?,
-        source_labels_max: values.number("source_labels_max")?,
-        otlp_endpoint: Some(values.text("otlp_endpoint")).filter(|endpoint| !endpoint.is_empty()),
+        database_deadline: values.database_deadline_ms,
+        database_pool_max: values.database_pool_max,
+        report_deadline: values.report_deadline_ms,
+        audit_pause: values.audit_pause_ms,
+        publish_deadline: values.publish_deadline_ms,
+        publish_wait_max: values.publish_wait_max_ms,
+        source_labels_max: values.source_labels_max,
+        otlp_endpoint: values.otlp_endpoint,
         access: AccessConfig {
-            operator_token: values.secret("ops_token"),
-            readonly_token: values.secret("ops_readonly_token"),
-            local_name: values.text("ops_local_name"),
+            operator_token: values.ops_token,
+            readonly_token: values.ops_readonly_token,
+            local_name: values.ops_local_name,
         },
         approvals: Approvals {
-            adjust: values.lists("approvals", "adjust"),
-            assign: values.lists("approvals", "assign"),
-            discard: values.lists("approvals", "discard"),
-            bulk: values.lists("approvals", "bulk"),
-            wait_max: values.duration("approval_wait_max_ms")?,
+            adjust: approved("adjust"),
+            assign: approved("assign"),
+            discard: approved("discard"),
+            bulk: approved("bulk"),
+            wait_max: values.approval_wait_max_ms,
         },
-        mask_cards: values.text("mask_cards") == "on",
-        log_level: values.text("log_level"),
-        log_json: values.text("log_format") == "json",
+        mask_cards: values.mask_cards,
+        log_level: values.log_level,
+        log_json: values.log_format == "json",
         ingress: IngressConfig::default(),
     })
 }
@@ -420,11 +388,11 @@ fn build(values: &Values) -> Result<Config, ConfigError> {
 /// What is set; else two full batches for each lane, and no fewer than payonce always took: what is set aside counts too, and must
 /// not keep the others from coming.
 fn prefetch_count(values: &Values) -> Result<u16, ConfigError> {
-    if !values.text("prefetch_count").is_empty() {
-        return values.number("prefetch_count");
+    if let Some(set) = values.prefetch_count {
+        return Ok(set);
     }
-    let (lanes, batch_size_max) = (values.number::<u64>("lanes")?, values.number::<u64>("batch_size_max")?);
-    let derived = lanes.saturating_mul(batch_size_max).saturating_mul(2).max(PREFETCH_UNSET_MIN);
+    let Values { lanes, batch_size_max, .. } = values;
+    let derived = lanes.saturating_mul(*batch_size_max).saturating_mul(2).max(PREFETCH_UNSET_MIN);
     u16::try_from(derived).map_err(|_| {
         let problem = format!(
             "2 x lanes x batch_size_max = 2 x {lanes} x {batch_size_max} = {derived} is more than {}: lower lanes or batch_size_max",

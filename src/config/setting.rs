@@ -1,5 +1,9 @@
 //! What a setting is: its name, what it may hold, and how a value of it is read. What must not live here: which settings there are.
 
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::{ConfigError, Secret, error};
+
 /// Which part of payonce uses a setting: `--help` of a command shows those of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -164,47 +168,94 @@ pub(super) fn listed(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
-const fn of_unit(
-    name: &'static str,
-    part: Part,
-    (min, max, unit): (u64, u64, Unit),
-    (default, help): (&'static str, &'static str),
-) -> Setting {
-    Setting { name, part, domain: Domain::Number { min, max, unit }, default, help }
+const fn number(limits: RangeInclusive<u64>, unit: Unit) -> Domain {
+    Domain::Number { min: *limits.start(), max: *limits.end(), unit }
 }
 
-/// A setting that counts things.
-pub(super) const fn number(
-    name: &'static str,
-    part: Part,
-    min: u64,
-    max: u64,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    of_unit(name, part, (min, max, Unit::Count), (default, help))
+/// A number of things, within these limits, both allowed.
+pub(super) const fn count(limits: RangeInclusive<u64>) -> Domain {
+    number(limits, Unit::Count)
 }
 
-/// A setting that is a time.
-pub(super) const fn millis(
-    name: &'static str,
-    part: Part,
-    min: u64,
-    max: u64,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    of_unit(name, part, (min, max, Unit::Milliseconds), (default, help))
+/// A time, in milliseconds.
+pub(super) const fn millis(limits: RangeInclusive<u64>) -> Domain {
+    number(limits, Unit::Milliseconds)
 }
 
-/// A setting that is a size.
-pub(super) const fn bytes(
-    name: &'static str,
-    part: Part,
-    min: u64,
-    max: u64,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    of_unit(name, part, (min, max, Unit::Bytes), (default, help))
+/// A size, in bytes.
+pub(super) const fn bytes(limits: RangeInclusive<u64>) -> Domain {
+    number(limits, Unit::Bytes)
+}
+
+/// A type that settings are read as.
+pub(super) trait Typed: Sized {
+    /// The value of the setting of this name among checked texts.
+    ///
+    /// # Errors
+    /// A number that the type cannot hold on this machine.
+    fn of(name: &str, texts: &BTreeMap<&str, String>) -> Result<Self, ConfigError> {
+        Self::typed(texts.get(name).map_or("", String::as_str))
+            .ok_or_else(|| error(name, "not a number this machine can hold".to_owned()))
+    }
+
+    /// `None`: not a number that it can hold.
+    fn typed(text: &str) -> Option<Self>;
+}
+
+impl Typed for String {
+    fn typed(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+/// The words of a [`Domain::Words`].
+impl Typed for Vec<String> {
+    fn typed(text: &str) -> Option<Self> {
+        Some(listed(text).map(str::to_owned).collect())
+    }
+}
+
+/// Of two words, whether it is the one that switches something on.
+impl Typed for bool {
+    fn typed(text: &str) -> Option<Self> {
+        Some(matches!(text, "on" | "true" | "required"))
+    }
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {$(
+        impl Typed for $type {
+            fn typed(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )*};
+}
+
+numbers!(u16 u32 u64 usize);
+
+/// Of milliseconds.
+impl Typed for Duration {
+    fn typed(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self::from_millis)
+    }
+}
+
+impl Typed for Secret {
+    fn typed(text: &str) -> Option<Self> {
+        Some(Self::new(text.to_owned()))
+    }
+}
+
+impl Typed for PathBuf {
+    fn typed(text: &str) -> Option<Self> {
+        Some(text.into())
+    }
+}
+
+/// Nothing, where the text is empty.
+impl<T: Typed> Typed for Option<T> {
+    fn typed(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(None) } else { T::typed(text).map(Some) }
+    }
 }

@@ -1,438 +1,214 @@
-//! Every setting: its name, unit, default and limits, in one table.
+//! Every setting, each in one place: its name, the type that it is read as, its default, who uses it, its limits with their unit, and its help.
 
-use super::setting::{Domain, Part, Setting, bytes, millis, number};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{
+    ConfigError, Secret,
+    setting::{Domain, Part, Setting, Typed, bytes, count, millis},
+};
 
 const HOUR_MS: u64 = 60 * 60 * 1_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// All settings, in the order of `payonce.example.toml`.
-pub const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "database_url",
-        part: Part::Database,
-        domain: Domain::Secret,
-        default: "",
-        help: "PostgreSQL 15 or later: postgres://user:password@host:port/database, with TLS ?sslmode=verify-full; of several hosts (host:port,host:port) the writable one is found",
-    },
-    Setting {
-        name: "redis_url",
-        part: Part::Redis,
-        domain: Domain::Secret,
-        default: "",
-        help: "Redis 7 or later: redis://host:port, with TLS rediss://host:port; of several hosts (host:port,host:port) the first that takes writes is used",
-    },
-    Setting {
-        name: "amqp_url",
-        part: Part::Broker,
-        domain: Domain::Secret,
-        default: "",
-        help: "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f), with TLS amqps://; several hosts (host:port,host:port) are tried in turn",
-    },
-    Setting {
-        name: "tls_ca_file",
-        part: Part::Tls,
-        domain: Domain::Text,
-        default: "",
-        help: "PEM file with the authorities that may vouch for rediss:// and amqps:// servers; none: those the system trusts. For PostgreSQL, where its address has no sslrootcert",
-    },
-    Setting {
-        name: "tls_certificate_file",
-        part: Part::Tls,
-        domain: Domain::Text,
-        default: "",
-        help: "PEM file with the certificate (and its chain) that the servers are shown; with tls_key_file. For PostgreSQL, where its address has no sslcert",
-    },
-    Setting {
-        name: "tls_key_file",
-        part: Part::Tls,
-        domain: Domain::Text,
-        default: "",
-        help: "PEM file with the key of tls_certificate_file; not readable for everybody",
-    },
-    Setting {
-        name: "prefix",
-        part: Part::Names,
-        domain: Domain::Text,
-        default: "",
-        help: "Put before each name on the broker and each Redis key, so that instances can share servers",
-    },
-    Setting {
-        name: "signatures",
-        part: Part::Signatures,
-        domain: Domain::Word(&["required", "off"]),
-        default: "required",
-        help: "Whether callbacks of a source that keys_file does not name must be signed; `off` trusts whoever can write to the queue",
-    },
-    Setting {
-        name: "keys_file",
-        part: Part::Signatures,
-        domain: Domain::Text,
-        default: "",
-        help: "TOML file that says for each source whether its callbacks must be signed, and with which keys (`payonce keys`); read again when it changes",
-    },
-    number(
-        "lanes",
-        Part::Worker,
-        1,
-        64,
-        "2",
-        "Batches in work at once; each account belongs to one lane of a worker, each lane has one database connection",
-    ),
-    number("batch_size_max", Part::Worker, 1, 5_000, "1000", "Callbacks per transaction at most"),
-    millis(
-        "batch_linger_ms",
-        Part::Worker,
-        0,
-        10_000,
-        "10",
-        "How long a batch that is not full waits for more, in milliseconds, while its lane is behind; a quiet lane does not wait",
-    ),
-    number(
-        "prefetch_count",
-        Part::Worker,
-        2,
-        65_535,
-        "",
-        "Unsettled deliveries a worker holds at most; at least 2 x lanes x batch_size_max, which it is where nothing is set, and 4000 where that is more",
-    ),
-    bytes(
-        "prefetch_bytes_max",
-        Part::Worker,
-        1_048_576,
-        4_294_967_296,
-        "67108864",
-        "Bytes of unsettled deliveries a worker holds at most, of each of its two queues; where messages are large it takes fewer at a time",
-    ),
-    millis(
-        "claim_lease_ms",
-        Part::Worker,
-        1_000,
-        3_600_000,
-        "30000",
-        "How long a Redis claim lasts, in milliseconds; only advice to other workers",
-    ),
-    millis(
-        "marker_ttl_ms",
-        Part::Worker,
-        1_000,
-        30 * DAY_MS,
-        "3600000",
-        "How long Redis remembers a committed callback, in milliseconds; the ledger remembers for ever",
-    ),
-    millis(
-        "redis_timeout_ms",
-        Part::Redis,
-        10,
-        10_000,
-        "250",
-        "After how many milliseconds Redis counts as down",
-    ),
-    millis(
-        "database_deadline_ms",
-        Part::Database,
-        100,
-        600_000,
-        "10000",
-        "After how many milliseconds a statement is canceled",
-    ),
-    number("database_pool_max", Part::Reading, 1, 100, "8", "Database connections of `payonce ops` at most"),
-    millis(
-        "report_deadline_ms",
-        Part::Ops,
-        1_000,
-        600_000,
-        "60000",
-        "How long a report of the pages and of their API may take, in milliseconds; one is made at a time, on one core of the database. `payonce report` has no limit",
-    ),
-    millis(
-        "audit_pause_ms",
-        Part::Ops,
-        0,
-        7 * DAY_MS,
-        "3600000",
-        "How long `payonce ops` waits between two audits, in milliseconds: of every account, of what is new in the ledger, of all payments and cases; 0: it makes none, and an alert says so",
-    ),
-    number(
-        "conflict_retries_max",
-        Part::Worker,
-        1,
-        1_000,
-        "20",
-        "Version conflicts of a batch after which it waits between tries",
-    ),
-    millis(
-        "retry_delay_min_ms",
-        Part::Retry,
-        1,
-        60_000,
-        "50",
-        "First pause after a failure of a server, in milliseconds; it doubles, with jitter",
-    ),
-    millis(
-        "retry_delay_max_ms",
-        Part::Retry,
-        1,
-        600_000,
-        "5000",
-        "Longest pause between two tries, in milliseconds; at least retry_delay_min_ms",
-    ),
-    millis(
-        "outage_hold_ms",
-        Part::Worker,
-        1_000,
-        900_000,
-        "60000",
-        "How long a worker holds deliveries while PostgreSQL is down, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes",
-    ),
-    millis(
-        "aside_hold_max_ms",
-        Part::Worker,
-        1_000,
-        1_200_000,
-        "900000",
-        "How long a worker keeps a delivery that cannot be written while others are, in milliseconds, before it gives back all that it has; below RabbitMQ's consumer_timeout of 30 minutes",
-    ),
-    millis(
-        "shutdown_deadline_ms",
-        Part::Worker,
-        100,
-        600_000,
-        "20000",
-        "How long a started batch may take to finish after SIGTERM, in milliseconds",
-    ),
-    millis(
-        "order_wait_ms",
-        Part::Rules,
-        0,
-        365 * DAY_MS,
-        "60000",
-        "How long a callback waits for money or an account that is not there yet, or for more to be authorized or captured, in milliseconds, before it becomes an open case; 0: not at all",
-    ),
-    number(
-        "over_capture_percent",
-        Part::Rules,
-        0,
-        1_000,
-        "0",
-        "How much more than was authorized may be captured, in percent of it (tips)",
-    ),
-    Setting {
-        name: "accounts_open_by",
-        part: Part::Rules,
-        domain: Domain::Word(&["deposit", "command"]),
-        default: "deposit",
-        help: "What opens an account: its first deposit, or only `payonce account open`, so that a mistyped id opens none",
-    },
-    millis(
-        "waiting_max_ms",
-        Part::Worker,
-        1_000,
-        365 * DAY_MS,
-        "259200000",
-        "How long a callback waits for its payment, in milliseconds, before it becomes an open case",
-    ),
-    millis(
-        "waiting_sweep_ms",
-        Part::Worker,
-        10,
-        3_600_000,
-        "1000",
-        "How often a worker looks for waiting callbacks whose time is up or whose cause has come, and for holds whose time is up, in milliseconds",
-    ),
-    millis(
-        "worker_report_ms",
-        Part::Worker,
-        100,
-        60_000,
-        "5000",
-        "How often a worker reports how it is, in milliseconds, for the pages and metrics of `payonce ops`",
-    ),
-    millis(
-        "history_minutes_ms",
-        Part::Worker,
-        HOUR_MS,
-        365 * DAY_MS,
-        "86400000",
-        "How long counts are kept by the minute, in milliseconds; older ones are kept by the hour",
-    ),
-    millis(
-        "history_hours_ms",
-        Part::Worker,
-        DAY_MS,
-        3_650 * DAY_MS,
-        "7776000000",
-        "How long counts are kept by the hour, in milliseconds; older ones are kept by the day",
-    ),
-    millis(
-        "history_days_ms",
-        Part::Worker,
-        DAY_MS,
-        36_500 * DAY_MS,
-        "94608000000",
-        "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever",
-    ),
-    millis(
-        "history_duplicates_ms",
-        Part::Worker,
-        HOUR_MS,
-        3_650 * DAY_MS,
-        "604800000",
-        "How long rejected duplicates are kept one by one, in milliseconds; older ones are added up per event and detection layer",
-    ),
-    number(
-        "source_labels_max",
-        Part::Labels,
-        1,
-        10_000,
-        "100",
-        "Distinct sources that metrics and history name; further ones count as `other`",
-    ),
-    millis(
-        "publish_deadline_ms",
-        Part::Publish,
-        100,
-        600_000,
-        "30000",
-        "How long `payonce publish` waits for the broker to take or confirm the next message, in milliseconds",
-    ),
-    millis(
-        "publish_wait_max_ms",
-        Part::Publish,
-        100,
-        7 * DAY_MS,
-        "600000",
-        "How long `payonce publish --wait` waits until what it published is settled, in milliseconds",
-    ),
-    Setting {
-        name: "feed_name",
-        part: Part::Feed,
-        domain: Domain::Text,
-        default: "main",
-        help: "Name of what `payonce feed` sends: the CloudEvents source is urn:payonce:ledger:NAME, and its position is kept by this name",
-    },
-    millis(
-        "feed_lease_ms",
-        Part::Feed,
-        500,
-        600_000,
-        "5000",
-        "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds",
-    ),
-    millis(
-        "webhook_timeout_ms",
-        Part::Feed,
-        100,
-        60_000,
-        "15000",
-        "How long a subscriber of `payonce feed` may take to answer an event that it is sent over HTTPS, in milliseconds",
-    ),
-    millis(
-        "webhook_retry_max_ms",
-        Part::Feed,
-        10,
-        DAY_MS,
-        "3600000",
-        "Longest pause before an event that a subscriber has not taken is sent again, in milliseconds; the first is a second",
-    ),
-    millis(
-        "webhook_give_up_ms",
-        Part::Feed,
-        100,
-        30 * DAY_MS,
-        "259200000",
-        "How long an event is sent again before the subscriber, or where it takes others the account, is not tried any more, in milliseconds",
-    ),
-    Setting {
-        name: "api_tokens_file",
-        part: Part::Api,
-        domain: Domain::Text,
-        default: "",
-        help: "TOML file with the tokens of `payonce api`: a digest, scopes and accounts of each; read again when it changes",
-    },
-    Setting {
-        name: "api_database_url",
-        part: Part::Api,
-        domain: Domain::Secret,
-        default: "",
-        help: "PostgreSQL that `payonce api` reads from, such as a standby; how far that is behind stands on each answer. None: database_url",
-    },
-    Setting {
-        name: "balance_cache",
-        part: Part::Feed,
-        domain: Domain::Word(&["true", "false"]),
-        default: "false",
-        help: "Whether `payonce feed` keeps a hash with balance, held, currency and version of each account in Redis",
-    },
-    millis(
-        "balance_cache_ttl_ms",
-        Part::Feed,
-        1_000,
-        30 * DAY_MS,
-        "86400000",
-        "How long an account without news stays in the balance cache, in milliseconds",
-    ),
-    Setting {
-        name: "otlp_endpoint",
-        part: Part::Worker,
-        domain: Domain::Text,
-        default: "",
-        help: "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere",
-    },
-    Setting {
-        name: "ops_token",
-        part: Part::Ops,
-        domain: Domain::Secret,
-        default: "",
-        help: "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login",
-    },
-    Setting {
-        name: "ops_readonly_token",
-        part: Part::Ops,
-        domain: Domain::Secret,
-        default: "",
-        help: "The same for those with read-only access, and for Prometheus: 16 bytes or more",
-    },
-    Setting {
-        name: "ops_local_name",
-        part: Part::Ops,
-        domain: Domain::Text,
-        default: "local operator",
-        help: "Who acts, in the audit log, where `payonce ops` has no token and so no login",
-    },
-    Setting {
-        name: "approvals",
-        part: Part::Approvals,
-        domain: Domain::Words(&["adjust", "assign", "discard", "bulk"]),
-        default: "",
-        help: "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)",
-    },
-    millis(
-        "approval_wait_max_ms",
-        Part::Approvals,
-        1_000,
-        90 * DAY_MS,
-        "259200000",
-        "How long a proposal waits for another person, in milliseconds; then it has to be made anew",
-    ),
-    Setting {
-        name: "mask_cards",
-        part: Part::Rules,
-        domain: Domain::Word(&["on", "off"]),
-        default: "on",
-        help: "Whether card numbers, and values of members such as cvv, are masked in the messages that cases keep and show",
-    },
-    Setting {
-        name: "log_level",
-        part: Part::Log,
-        domain: Domain::Word(&["error", "warn", "info", "debug", "trace"]),
-        default: "info",
-        help: "How much is logged",
-    },
-    Setting {
-        name: "log_format",
-        part: Part::Log,
-        domain: Domain::Word(&["text", "json"]),
-        default: "text",
-        help: "How logs are written",
-    },
-];
+/// The table and the typed values, from one list: `NAME: TYPE = DEFAULT, PART, DOMAIN, HELP;`.
+macro_rules! settings {
+    ($($name:ident: $type:ty = $default:literal, $part:ident, $domain:expr, $help:literal;)*) => {
+        /// All settings, in the order of `payonce.example.toml`.
+        pub const SETTINGS: &[Setting] = &[$(Setting {
+            name: stringify!($name),
+            part: Part::$part,
+            domain: $domain,
+            default: $default,
+            help: $help,
+        }),*];
+
+        /// A checked value of each setting, under its name and in its type.
+        pub(super) struct Values {
+            $(pub(super) $name: $type,)*
+        }
+
+        impl Values {
+            /// `texts` has a value that [`Setting::read`] returned, or the default, of each setting.
+            pub(super) fn of(texts: &BTreeMap<&str, String>) -> Result<Self, ConfigError> {
+                $(let $name = <$type>::of(stringify!($name), texts)?;)*
+                Ok(Self { $($name),* })
+            }
+        }
+    };
+}
+
+settings! {
+    database_url: Option<Secret> = "", Database, Domain::Secret,
+        "PostgreSQL 15 or later: postgres://user:password@host:port/database, with TLS ?sslmode=verify-full; of several hosts (host:port,host:port) the writable one is found";
+
+    redis_url: Option<Secret> = "", Redis, Domain::Secret,
+        "Redis 7 or later: redis://host:port, with TLS rediss://host:port; of several hosts (host:port,host:port) the first that takes writes is used";
+
+    amqp_url: Option<Secret> = "", Broker, Domain::Secret,
+        "RabbitMQ 3.10 or later: amqp://user:password@host:port/vhost (the vhost / is written %2f), with TLS amqps://; several hosts (host:port,host:port) are tried in turn";
+
+    tls_ca_file: Option<PathBuf> = "", Tls, Domain::Text,
+        "PEM file with the authorities that may vouch for rediss:// and amqps:// servers; none: those the system trusts. For PostgreSQL, where its address has no sslrootcert";
+
+    tls_certificate_file: Option<PathBuf> = "", Tls, Domain::Text,
+        "PEM file with the certificate (and its chain) that the servers are shown; with tls_key_file. For PostgreSQL, where its address has no sslcert";
+
+    tls_key_file: Option<PathBuf> = "", Tls, Domain::Text,
+        "PEM file with the key of tls_certificate_file; not readable for everybody";
+
+    prefix: String = "", Names, Domain::Text,
+        "Put before each name on the broker and each Redis key, so that instances can share servers";
+
+    signatures: bool = "required", Signatures, Domain::Word(&["required", "off"]),
+        "Whether callbacks of a source that keys_file does not name must be signed; `off` trusts whoever can write to the queue";
+
+    keys_file: Option<PathBuf> = "", Signatures, Domain::Text,
+        "TOML file that says for each source whether its callbacks must be signed, and with which keys (`payonce keys`); read again when it changes";
+
+    lanes: usize = "2", Worker, count(1..=64),
+        "Batches in work at once; each account belongs to one lane of a worker, each lane has one database connection";
+
+    batch_size_max: usize = "1000", Worker, count(1..=5_000),
+        "Callbacks per transaction at most";
+
+    batch_linger_ms: Duration = "10", Worker, millis(0..=10_000),
+        "How long a batch that is not full waits for more, in milliseconds, while its lane is behind; a quiet lane does not wait";
+
+    prefetch_count: Option<u16> = "", Worker, count(2..=65_535),
+        "Unsettled deliveries a worker holds at most; at least 2 x lanes x batch_size_max, which it is where nothing is set, and 4000 where that is more";
+
+    prefetch_bytes_max: usize = "67108864", Worker, bytes(1_048_576..=4_294_967_296),
+        "Bytes of unsettled deliveries a worker holds at most, of each of its two queues; where messages are large it takes fewer at a time";
+
+    claim_lease_ms: Duration = "30000", Worker, millis(1_000..=3_600_000),
+        "How long a Redis claim lasts, in milliseconds; only advice to other workers";
+
+    marker_ttl_ms: Duration = "3600000", Worker, millis(1_000..=30 * DAY_MS),
+        "How long Redis remembers a committed callback, in milliseconds; the ledger remembers for ever";
+
+    redis_timeout_ms: Duration = "250", Redis, millis(10..=10_000),
+        "After how many milliseconds Redis counts as down";
+
+    database_deadline_ms: Duration = "10000", Database, millis(100..=600_000),
+        "After how many milliseconds a statement is canceled";
+
+    database_pool_max: u32 = "8", Reading, count(1..=100),
+        "Database connections of `payonce ops` at most";
+
+    report_deadline_ms: Duration = "60000", Ops, millis(1_000..=600_000),
+        "How long a report of the pages and of their API may take, in milliseconds; one is made at a time, on one core of the database. `payonce report` has no limit";
+
+    audit_pause_ms: Duration = "3600000", Ops, millis(0..=7 * DAY_MS),
+        "How long `payonce ops` waits between two audits, in milliseconds: of every account, of what is new in the ledger, of all payments and cases; 0: it makes none, and an alert says so";
+
+    conflict_retries_max: u64 = "20", Worker, count(1..=1_000),
+        "Version conflicts of a batch after which it waits between tries";
+
+    retry_delay_min_ms: Duration = "50", Retry, millis(1..=60_000),
+        "First pause after a failure of a server, in milliseconds; it doubles, with jitter";
+
+    retry_delay_max_ms: Duration = "5000", Retry, millis(1..=600_000),
+        "Longest pause between two tries, in milliseconds; at least retry_delay_min_ms";
+
+    outage_hold_ms: Duration = "60000", Worker, millis(1_000..=900_000),
+        "How long a worker holds deliveries while PostgreSQL is down, in milliseconds, before it gives them back; far below RabbitMQ's consumer_timeout of 30 minutes";
+
+    aside_hold_max_ms: Duration = "900000", Worker, millis(1_000..=1_200_000),
+        "How long a worker keeps a delivery that cannot be written while others are, in milliseconds, before it gives back all that it has; below RabbitMQ's consumer_timeout of 30 minutes";
+
+    shutdown_deadline_ms: Duration = "20000", Worker, millis(100..=600_000),
+        "How long a started batch may take to finish after SIGTERM, in milliseconds";
+
+    order_wait_ms: Duration = "60000", Rules, millis(0..=365 * DAY_MS),
+        "How long a callback waits for money or an account that is not there yet, or for more to be authorized or captured, in milliseconds, before it becomes an open case; 0: not at all";
+
+    over_capture_percent: u32 = "0", Rules, count(0..=1_000),
+        "How much more than was authorized may be captured, in percent of it (tips)";
+
+    accounts_open_by: String = "deposit", Rules, Domain::Word(&["deposit", "command"]),
+        "What opens an account: its first deposit, or only `payonce account open`, so that a mistyped id opens none";
+
+    waiting_max_ms: Duration = "259200000", Worker, millis(1_000..=365 * DAY_MS),
+        "How long a callback waits for its payment, in milliseconds, before it becomes an open case";
+
+    waiting_sweep_ms: Duration = "1000", Worker, millis(10..=3_600_000),
+        "How often a worker looks for waiting callbacks whose time is up or whose cause has come, and for holds whose time is up, in milliseconds";
+
+    worker_report_ms: Duration = "5000", Worker, millis(100..=60_000),
+        "How often a worker reports how it is, in milliseconds, for the pages and metrics of `payonce ops`";
+
+    history_minutes_ms: Duration = "86400000", Worker, millis(HOUR_MS..=365 * DAY_MS),
+        "How long counts are kept by the minute, in milliseconds; older ones are kept by the hour";
+
+    history_hours_ms: Duration = "7776000000", Worker, millis(DAY_MS..=3_650 * DAY_MS),
+        "How long counts are kept by the hour, in milliseconds; older ones are kept by the day";
+
+    history_days_ms: Duration = "94608000000", Worker, millis(DAY_MS..=36_500 * DAY_MS),
+        "How long counts are kept by the day, in milliseconds; older ones are kept as one total, for ever";
+
+    history_duplicates_ms: Duration = "604800000", Worker, millis(HOUR_MS..=3_650 * DAY_MS),
+        "How long rejected duplicates are kept one by one, in milliseconds; older ones are added up per event and detection layer";
+
+    source_labels_max: usize = "100", Labels, count(1..=10_000),
+        "Distinct sources that metrics and history name; further ones count as `other`";
+
+    publish_deadline_ms: Duration = "30000", Publish, millis(100..=600_000),
+        "How long `payonce publish` waits for the broker to take or confirm the next message, in milliseconds";
+
+    publish_wait_max_ms: Duration = "600000", Publish, millis(100..=7 * DAY_MS),
+        "How long `payonce publish --wait` waits until what it published is settled, in milliseconds";
+
+    feed_name: String = "main", Feed, Domain::Text,
+        "Name of what `payonce feed` sends: the CloudEvents source is urn:payonce:ledger:NAME, and its position is kept by this name";
+
+    feed_lease_ms: Duration = "5000", Feed, millis(500..=600_000),
+        "How long another `payonce feed` waits for one that says nothing before it takes over, in milliseconds";
+
+    webhook_timeout_ms: Duration = "15000", Feed, millis(100..=60_000),
+        "How long a subscriber of `payonce feed` may take to answer an event that it is sent over HTTPS, in milliseconds";
+
+    webhook_retry_max_ms: Duration = "3600000", Feed, millis(10..=DAY_MS),
+        "Longest pause before an event that a subscriber has not taken is sent again, in milliseconds; the first is a second";
+
+    webhook_give_up_ms: Duration = "259200000", Feed, millis(100..=30 * DAY_MS),
+        "How long an event is sent again before the subscriber, or where it takes others the account, is not tried any more, in milliseconds";
+
+    api_tokens_file: Option<PathBuf> = "", Api, Domain::Text,
+        "TOML file with the tokens of `payonce api`: a digest, scopes and accounts of each; read again when it changes";
+
+    api_database_url: Option<Secret> = "", Api, Domain::Secret,
+        "PostgreSQL that `payonce api` reads from, such as a standby; how far that is behind stands on each answer. None: database_url";
+
+    balance_cache: bool = "false", Feed, Domain::Word(&["true", "false"]),
+        "Whether `payonce feed` keeps a hash with balance, held, currency and version of each account in Redis";
+
+    balance_cache_ttl_ms: Duration = "86400000", Feed, millis(1_000..=30 * DAY_MS),
+        "How long an account without news stays in the balance cache, in milliseconds";
+
+    otlp_endpoint: Option<String> = "", Worker, Domain::Text,
+        "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere";
+
+    ops_token: Option<Secret> = "", Ops, Domain::Secret,
+        "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login";
+
+    ops_readonly_token: Option<Secret> = "", Ops, Domain::Secret,
+        "The same for those with read-only access, and for Prometheus: 16 bytes or more";
+
+    ops_local_name: String = "local operator", Ops, Domain::Text,
+        "Who acts, in the audit log, where `payonce ops` has no token and so no login";
+
+    approvals: Vec<String> = "", Approvals, Domain::Words(&["adjust", "assign", "discard", "bulk"]),
+        "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)";
+
+    approval_wait_max_ms: Duration = "259200000", Approvals, millis(1_000..=90 * DAY_MS),
+        "How long a proposal waits for another person, in milliseconds; then it has to be made anew";
+
+    mask_cards: bool = "on", Rules, Domain::Word(&["on", "off"]),
+        "Whether card numbers, and values of members such as cvv, are masked in the messages that cases keep and show";
+
+    log_level: String = "info", Log, Domain::Word(&["error", "warn", "info", "debug", "trace"]),
+        "How much is logged";
+
+    log_format: String = "text", Log, Domain::Word(&["text", "json"]),
+        "How logs are written";
+}
