@@ -167,7 +167,9 @@ async fn find_accounts(
     found.iter().map(|text| AccountId::new(text).map_err(|_| unreadable("account_id"))).collect()
 }
 
-/// Returns whether any callback waits for anything, on any account: mostly none does, and then nothing looks for one.
+/// Returns whether any callback waits for anything, on any account: mostly none does, and then nothing looks for one. What an account
+/// that is not open knows of its cases is the newest one, as the number of them is for an open one: it changes with each, and is one index
+/// entry, where counting reads all.
 async fn load_accounts(
     connection: &mut PgConnection,
     wanted: &HashSet<AccountId>,
@@ -175,10 +177,12 @@ async fn load_accounts(
 ) -> Result<bool, StoreError> {
     let ids: Vec<&str> = wanted.iter().map(AccountId::as_str).collect();
     let rows = sqlx::query(
-        "select a.account_id, a.currency, a.balance, a.held, a.version, a.cases, a.status,
-                exists (select from quarantine where state = 'waiting') as anything_waits
-         from unnest($1::text[]) as k(account_id),
-              lateral (select * from accounts a where a.account_id = k.account_id offset 0) a",
+        "select k.account_id, a.currency, a.balance, a.held, a.version, a.cases, a.status,
+                exists (select from quarantine where state = 'waiting') as anything_waits,
+                case when a.account_id is null
+                     then (select q.id from quarantine q where q.account_id = k.account_id order by q.id desc limit 1) end as newest
+         from unnest($1::text[]) as k(account_id)
+              left join lateral (select * from accounts a where a.account_id = k.account_id offset 0) a on true",
     )
     .bind(&ids)
     .fetch_all(&mut *connection)
@@ -186,35 +190,25 @@ async fn load_accounts(
     let mut anything_waits = rows.is_empty();
     for row in rows {
         anything_waits |= row.try_get::<bool, _>("anything_waits")?;
+        let account_id = column(&row, "account_id", |text| AccountId::new(text).ok())?;
+        let Some(currency) = optional(&row, "currency", Currency::parse)? else {
+            if let Some(newest) = row.try_get("newest")? {
+                snapshot.unopened_cases.insert(account_id, newest);
+            }
+            continue;
+        };
         let account = Account {
-            currency: column(&row, "currency", Currency::parse)?,
+            currency,
             balance: row.try_get("balance")?,
             held: row.try_get("held")?,
             version: row.try_get("version")?,
             cases: row.try_get("cases")?,
             status: column(&row, "status", AccountStatus::parse)?,
         };
-        snapshot.accounts.insert(column(&row, "account_id", |text| AccountId::new(text).ok())?, account);
-    }
-    let unopened: Vec<&str> =
-        wanted.iter().filter(|id| !snapshot.accounts.contains_key(*id)).map(AccountId::as_str).collect();
-    if unopened.is_empty() {
-        return Ok(anything_waits);
-    }
-    let rows = sqlx::query(NEWEST_CASES).bind(&unopened).fetch_all(&mut *connection).await?;
-    for row in rows {
-        let account_id = column(&row, "account_id", |text| AccountId::new(text).ok())?;
-        snapshot.unopened_cases.insert(account_id, row.try_get("newest")?);
+        snapshot.accounts.insert(account_id, account);
     }
     Ok(anything_waits)
 }
-
-/// The newest case about each of these accounts. For an account that is not open this is what it knows of its cases, as the number of
-/// them is for an open one: it changes with each, and is one index entry, where counting reads all. Also the guard under which an
-/// account is opened.
-pub(super) const NEWEST_CASES: &str = "select k.account_id, q.id as newest
-     from unnest($1::text[]) as k(account_id),
-          lateral (select q.id from quarantine q where q.account_id = k.account_id order by q.id desc limit 1) q";
 
 async fn load_payments(
     connection: &mut PgConnection,

@@ -4,11 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::{PgConnection, Row};
 
-use super::{StoreError, load::NEWEST_CASES};
+use super::StoreError;
 use payonce_ledger::{AccountId, Plan};
 
 /// Serialises "this account is not open" against opening it; any number that no other program on this database uses.
 const OPENING_LOCK: i64 = 0x7061_796f_6e63_6501;
+
+/// The newest case about each of these accounts: the guard under which an account is opened.
+const NEWEST_CASES: &str = "select k.account_id, q.id as newest
+     from unnest($1::text[]) as k(account_id),
+          lateral (select q.id from quarantine q where q.account_id = k.account_id order by q.id desc limit 1) q";
 
 /// A row of an unopened account cannot be locked, so "it is not open", "this opens it" and "this is the next case about it" exclude each
 /// other by an advisory lock. Openings share it; only a case about an unknown account, which is rare, takes it alone.

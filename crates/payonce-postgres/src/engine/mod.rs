@@ -6,7 +6,7 @@
 //! | phase | statement | when |
 //! |---|---|---|
 //! | load | accounts of callbacks that name none | where needed |
-//! | load | accounts; newest cases of accounts that are not open | always; where needed |
+//! | load | accounts, and the newest case about each that is not open | always |
 //! | load | callbacks that wait on these accounts, and the accounts that those name | where needed |
 //! | load | payments; deposits; movements that a reversal names | where needed, each |
 //! | load | cases by key and by content; cases assigned to another account | always; where needed |
