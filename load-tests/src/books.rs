@@ -20,7 +20,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
-use crate::{cli::Failure, place::Place, publish::now_us};
+use crate::{failure::Failure, place::Place, publish::now_us};
 
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// Before a reader that has lost the broker looks for it again.

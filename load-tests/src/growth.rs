@@ -3,16 +3,22 @@
 //! Each step is a prefilled `replay` in a place of its own, audited. The rounds are interleaved, so that whatever else the machine
 //! does meets all steps.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use plotters::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    cli::{By, Failure, GrowthArgs, ReplayArgs},
+    arguments::ReplayArgs,
+    failure::Failure,
+    ids::Ids,
     place::Place,
     plan::Plan,
     replay,
@@ -47,6 +53,49 @@ struct Growth {
     events: u32,
     seed: u64,
     steps: Vec<Step>,
+}
+
+/// What grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Worker processes: 1 to 4.
+    Workers,
+    /// Accounts: 1 to 1 000 000.
+    Accounts,
+    /// Rows in the ledger before the run: 0, 1 and 10 million.
+    Rows,
+}
+
+/// What `growth` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GrowthArgs {
+    /// What grows.
+    #[arg(long, value_enum)]
+    pub by: By,
+    /// The values of --by, in place of its usual ones.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=100_000_000), value_name = "N,N…")]
+    pub steps: Option<Vec<u32>>,
+    /// Callbacks published in each run; as many as there are accounts, where those are more.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// How the ids of events, payments and operations are made. The rows before are random and of the same providers.
+    #[arg(long, value_enum, default_value_t = Ids::Random)]
+    pub ids: Ids,
+    /// Every step runs so often, in turn; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99), value_name = "N")]
+    pub rounds: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Draws the curve into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
 }
 
 pub async fn run(args: &GrowthArgs) -> Result<(), Failure> {
@@ -122,6 +171,7 @@ fn shape(args: &GrowthArgs, value: u32) -> ReplayArgs {
         disorder: true,
         ids: args.ids,
         lifecycle: 0.0,
+        transfers: false,
         workers: if args.by == By::Workers { value.max(1) } else { 1 },
         rate: 0,
         prefill: true,

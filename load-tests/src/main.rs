@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod arguments;
 mod audit;
 mod body;
 mod books;
@@ -14,9 +15,11 @@ mod chaos;
 mod cli;
 mod compare;
 mod content;
+mod failure;
 mod growth;
 mod hostile;
 mod http;
+mod ids;
 mod ingress;
 mod latency;
 mod memory;

@@ -3,7 +3,7 @@
 //! Everything is written by SQL, then a real `payonce ops` is asked for each page in turn, round by round; medians count.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -17,11 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{
-    cli::{Failure, PagesArgs},
-    place::Place,
-    workers,
-};
+use crate::{failure::Failure, place::Place, workers};
 
 /// What a page may take at the median.
 const LIMIT_MS: f64 = 200.0;
@@ -35,6 +31,26 @@ struct Timing {
     median_ms: f64,
     max_ms: f64,
     bytes: usize,
+}
+
+/// What `pages` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PagesArgs {
+    /// Rows in the ledger.
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(0..=100_000_000), value_name = "N")]
+    pub rows: u32,
+    /// Cases, most of them open.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000), value_name = "N")]
+    pub cases: u32,
+    /// Each page is asked for so often; the median counts.
+    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "N")]
+    pub times: u32,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
 }
 
 pub async fn run(args: &PagesArgs) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     body::SOURCES,
-    cli::Failure,
+    failure::Failure,
     plan::{Plan, Sending},
     signing::Signing,
 };

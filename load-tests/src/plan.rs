@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 pub use crate::money::Kind;
 use crate::{
+    ids::Ids,
     order,
     poison::{self, Poison},
     sound::{cover, sound_callbacks},
@@ -27,6 +28,8 @@ pub struct Options {
     pub hot: f64,
     pub poison: f64,
     pub lifecycle: f64,
+    /// After the openings only transfers, between accounts chosen by Zipf's law.
+    pub transfers: bool,
     /// Whether some accounts run short of money, and some callbacks are routed elsewhere than the others of their account.
     pub disorder: bool,
     pub prefill: bool,
@@ -34,37 +37,6 @@ pub struct Options {
     pub signatures: bool,
     pub ids: Ids,
     pub seed: u64,
-}
-
-/// How the ids of events, payments and operations are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Ids {
-    /// Two of three at random, as most providers make them; every third counts up. An index of a large ledger is read and written
-    /// all over by random ones.
-    Random,
-    /// All count up: each new row is the neighbour of the last one in every index, so that a large ledger costs no more than an empty one.
-    Sequential,
-}
-
-impl Ids {
-    /// The id of the thing with this number, without a prefix; another for each number and seed.
-    pub fn of(self, seed: u64, number: u32) -> String {
-        match self {
-            Self::Random if !number.is_multiple_of(3) => {
-                format!("{:016x}", scattered(seed.rotate_left(32) ^ u64::from(number)))
-            }
-            Self::Random | Self::Sequential => format!("{seed}_{number}"),
-        }
-    }
-}
-
-/// Another number for each, without order: the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
-/// 2014), which is a bijection.
-const fn scattered(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// When a hold's time is up.
@@ -316,6 +288,7 @@ mod tests {
             hot: 0.5,
             poison: 0.05,
             lifecycle: 0.0,
+            transfers: false,
             disorder: true,
             prefill: false,
             signatures: true,

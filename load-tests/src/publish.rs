@@ -24,7 +24,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     body,
-    cli::Failure,
+    failure::Failure,
     place::Place,
     plan::{Plan, Sending, Way},
 };

@@ -14,8 +14,9 @@ use serde_json::json;
 use tokio::process::Child;
 
 use crate::{
+    arguments::ReplayArgs,
     books::{Books, Checks, Reader},
-    cli::{Failure, RebuildArgs},
+    failure::Failure,
     place::Place,
     plan::Plan,
     publish::now_us,
@@ -24,6 +25,20 @@ use crate::{
 
 /// A feed lives for so many milliseconds before it is killed.
 const LIFE_MS: std::ops::Range<u64> = 300..2_500;
+
+/// What `rebuild` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RebuildArgs {
+    /// The callbacks, as for `replay`.
+    #[command(flatten)]
+    pub replay: ReplayArgs,
+    /// How often the feed is killed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1_000), value_name = "N")]
+    pub kills: u32,
+    /// Publish nothing: rebuild what PAYONCE_DATABASE_URL has. All its rows are sent again, under a feed name of its own, to whoever is bound.
+    #[arg(long)]
+    pub existing: bool,
+}
 
 pub async fn run(args: &RebuildArgs) -> Result<(), Failure> {
     let program = workers::program(args.replay.payonce.as_deref()).await?;

@@ -11,8 +11,9 @@ use payonce::broker::Names;
 use sqlx::PgConnection;
 
 use crate::{
+    arguments::ReplayArgs,
     audit::{self, Audit, Copies},
-    cli::{Failure, ReplayArgs},
+    failure::Failure,
     place::Place,
     plan::{Options, Plan},
     publish::{Sender, now_us},
@@ -56,6 +57,7 @@ pub fn options(args: &ReplayArgs) -> Options {
         hot: args.hot,
         poison: args.poison,
         lifecycle: args.lifecycle,
+        transfers: args.transfers,
         disorder: args.disorder,
         prefill: args.prefill,
         signatures: args.signatures == "required",

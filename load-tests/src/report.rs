@@ -9,8 +9,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::{
+    arguments::ReplayArgs,
     audit::Audit,
-    cli::ReplayArgs,
     latency::Percentiles,
     plan::{Plan, Way},
 };
@@ -50,6 +50,7 @@ pub struct Report {
     hot: f64,
     poison: f64,
     lifecycle: f64,
+    transfers: bool,
     rate: u32,
     prefill: bool,
     /// Whether each message was signed and verified (`required`), or not (`off`).
@@ -134,6 +135,7 @@ impl Report {
             hot: args.hot,
             poison: args.poison,
             lifecycle: args.lifecycle,
+            transfers: args.transfers,
             rate: args.rate,
             prefill: args.prefill,
             signatures: args.signatures.clone(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use rand::{RngExt, rngs::StdRng};
+use rand_distr::Zipf;
 
 use crate::{
     body,
@@ -17,6 +18,9 @@ const OWN_ACCOUNT_EVERY: u32 = 5;
 /// Operations that several callbacks of a story share have numbers from here on.
 const OPERATIONS_FROM: u32 = 1 << 30;
 
+/// How much more popular an account is than the next one (tb-perf's `zipfian_exponent`).
+const ZIPF_EXPONENT: f64 = 1.0;
+
 /// Callbacks of a story, about.
 const STORY_LENGTH: usize = 5;
 
@@ -28,10 +32,15 @@ pub fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> 
     let own = if options.disorder { options.accounts / OWN_ACCOUNT_EVERY } else { 0 };
     let own = own.min(u32::try_from(in_stories / (2 * STORY_LENGTH)).unwrap_or(0));
     let shared = Options { accounts: options.accounts - own, ..options.clone() };
+    let popularity =
+        options.transfers.then(|| Zipf::new(f64::from(shared.accounts), ZIPF_EXPONENT).ok()).flatten();
     let mut distinct: Vec<Distinct> = (0..count - in_stories)
         .map(|n| {
             let number = u32::try_from(n).unwrap_or(u32::MAX);
             let is_opening = number < shared.accounts;
+            if let Some(popularity) = popularity.as_ref().filter(|_| !is_opening) {
+                return transfer(number, popularity, &shared, random);
+            }
             let kind = match random.random_range(0..10) {
                 _ if is_opening => Kind::Deposit,
                 0..6 => Kind::Deposit,
@@ -66,6 +75,25 @@ pub fn sound_callbacks(options: &Options, count: usize, random: &mut StdRng) -> 
         add_story(&mut distinct, events, (account, other.unwrap_or(account)), random);
     }
     (distinct, shared.accounts)
+}
+
+/// A transfer from one popular account to another; a deposit where no other account has its currency.
+fn transfer(number: u32, popularity: &Zipf<f64>, options: &Options, random: &mut StdRng) -> Distinct {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 to the number of accounts"
+    )]
+    let mut account = || random.sample(popularity) as u32 - 1;
+    let (from, near) = (account(), account());
+    let step = u32::try_from(body::CURRENCIES.len()).unwrap_or(1);
+    let same = near - near % step + from % step;
+    let to = [same, same.wrapping_add(step), same.wrapping_sub(step)]
+        .into_iter()
+        .find(|to| *to != from && *to < options.accounts);
+    let amount = random.random_range(1..=1_000);
+    let kind = if to.is_some() { Kind::Transfer } else { Kind::Deposit };
+    Distinct { to, payment: None, operation: Some(number), ..Distinct::single(number, kind, from, amount) }
 }
 
 fn add_story(

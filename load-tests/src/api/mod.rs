@@ -26,11 +26,13 @@ use tokio::{net::TcpStream, process::Child};
 
 use self::questions::{Question, Questions};
 use crate::{
-    cli::{Failure, ReplayArgs},
+    arguments::ReplayArgs,
+    failure::Failure,
     http,
+    ids::Ids,
     latency::{Latencies, Percentiles},
     place::Place,
-    plan::{Ids, Plan},
+    plan::Plan,
     publish::Sender,
     replay::{self, settled, wait_settled},
     workers::{self, Workers},
@@ -223,6 +225,7 @@ fn shape(args: &ApiArgs) -> ReplayArgs {
         hot: 0.0,
         poison: 0.0,
         lifecycle: 0.5,
+        transfers: false,
         disorder: false,
         ids: Ids::Random,
         workers: args.workers,

@@ -7,10 +7,11 @@ use sqlx::PgConnection;
 
 use super::{Copies, run};
 use crate::{
+    arguments::ReplayArgs,
     chaos::{case_history, inspect},
-    cli::ReplayArgs,
+    ids::Ids,
     place::Place,
-    plan::{Ids, Plan},
+    plan::Plan,
     replay, workers,
 };
 
@@ -169,6 +170,7 @@ fn args(seed: u64) -> ReplayArgs {
         hot: 0.2,
         poison: 0.08,
         lifecycle: 0.7,
+        transfers: false,
         disorder: true,
         ids: Ids::Random,
         workers: 2,

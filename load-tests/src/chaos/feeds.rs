@@ -13,7 +13,7 @@ use super::{cache::CacheWatch, servers::signal_all, site::Site};
 use crate::{
     audit::Audit,
     books::{Books, Reader},
-    cli::Failure,
+    failure::Failure,
     place::Place,
     workers::{command, last_lines},
 };

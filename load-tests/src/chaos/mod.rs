@@ -1,6 +1,7 @@
 //! `chaos`: load with copies, stories and bad messages, while a seeded schedule breaks workers, servers and links; then everything is
 //! healed and drained, and audited against the plan.
 
+mod args;
 mod beside;
 mod cache;
 pub mod case_history;
@@ -29,6 +30,7 @@ use std::{
 };
 
 use anyhow::Context;
+pub use args::ChaosArgs;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 pub use fault::Fault;
@@ -45,10 +47,12 @@ use self::{
     site::Site,
 };
 use crate::{
+    arguments::ReplayArgs,
     audit::{self, Audit, Copies},
     body,
-    cli::{ChaosArgs, Failure, ReplayArgs},
-    plan::{Ids, Plan, Sending},
+    failure::Failure,
+    ids::Ids,
+    plan::{Plan, Sending},
     replay,
     report::Report,
     signing::Signing,
@@ -128,6 +132,7 @@ fn shape(args: &ChaosArgs) -> ReplayArgs {
         hot: 0.2,
         poison: 0.03,
         lifecycle: 0.4,
+        transfers: false,
         disorder: true,
         ids: Ids::Random,
         workers: args.workers,

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     audit::{Audit, Copies},
-    cli::{ChaosArgs, Failure},
+    chaos::ChaosArgs,
+    failure::Failure,
     ingress::{
         self,
         audit::Before,

@@ -4,6 +4,7 @@
 //! that whatever else the machine does meets all of them. Whoever can be tuned by how much it does at once is measured with several
 //! values first, on a quarter of the callbacks, and goes on with the fastest.
 
+mod args;
 mod ceilings;
 mod plain;
 mod ratio;
@@ -16,11 +17,13 @@ use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
+pub use self::args::CompareArgs;
 use self::{ratio::Ratio, textbook::Take};
 use crate::{
+    arguments::ReplayArgs,
     audit::{self, Audit},
     books::EventQueue,
-    cli::{CompareArgs, Failure, ReplayArgs},
+    failure::Failure,
     place::Place,
     plan::Plan,
     publish::{Sender, now_us},

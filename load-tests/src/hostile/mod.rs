@@ -6,7 +6,7 @@ mod noise;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,10 +21,11 @@ use serde::Serialize;
 
 use self::noise::Noise;
 use crate::{
-    cli::{Failure, HostileArgs},
+    failure::Failure,
+    ids::Ids,
     memory::{Memory, Quarters, grown},
     place::Place,
-    plan::{Ids, Options, Plan},
+    plan::{Options, Plan},
     publish::Sender,
     replay,
     signing::Signing,
@@ -54,6 +55,29 @@ struct Report {
     seed: u64,
 }
 
+/// What `hostile` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostileArgs {
+    /// Hostile messages.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub messages: u32,
+    /// Callbacks of real providers in between, copies included.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// One JSON object in place of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program. Without it: the one beside this program, built first where cargo runs this.
+    #[arg(long, value_name = "PATH")]
+    pub payonce: Option<PathBuf>,
+}
+
 pub async fn run(args: &HostileArgs) -> Result<(), Failure> {
     let plan = Arc::new(Plan::new(&options(args)).map_err(Failure::Usage)?);
     let program = workers::program(args.payonce.as_deref()).await?;
@@ -79,6 +103,7 @@ fn options(args: &HostileArgs) -> Options {
         poison: 0.0,
         // Each callback by itself: every order ends in the same money, and nothing has to wait for a part of the run.
         lifecycle: 0.0,
+        transfers: false,
         disorder: false,
         ids: Ids::Random,
         prefill: false,

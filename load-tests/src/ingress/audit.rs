@@ -162,8 +162,7 @@ mod tests {
     use super::*;
     use crate::{
         audit::harms::OPEN_UP,
-        cli::IngressArgs,
-        ingress::{self, front},
+        ingress::{self, IngressArgs, front},
         place::Place,
         workers,
     };

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -30,8 +30,9 @@ use self::{
     process::Ingress,
 };
 use crate::{
+    arguments::share,
     audit::{Audit, Copies},
-    cli::{Failure, IngressArgs},
+    failure::Failure,
     latency::{Latencies, Percentiles},
     memory::{Quarters, grown},
     place::Place,
@@ -123,6 +124,41 @@ impl Report {
         }
         println!("{table}");
     }
+}
+
+/// What `ingress` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IngressArgs {
+    /// Webhooks sent in all, copies included.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    pub events: u32,
+    /// Share of them that are copies of another one, 0 to 0.99.
+    #[arg(long, default_value_t = 0.3, value_parser = share, value_name = "F")]
+    pub duplicates: f64,
+    /// Webhooks offered per second in the part of the run that measures latency; 0: a quarter of what was answered per second before.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "N")]
+    pub rate: u32,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N")]
+    pub workers: u32,
+    /// Hostile requests, after the webhooks.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000), value_name = "N")]
+    pub hostile: u32,
+    /// Idle connections with which the ingress's memory is measured.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000), value_name = "N")]
+    pub idle: u32,
+    /// Everything random follows from this number.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Use the database, prefix and servers of the environment as they are, callbacks of before included, in place of fresh ones.
+    #[arg(long)]
+    pub in_place: bool,
+    /// One JSON object in place of text.
+    #[arg(long)]
+    pub json: bool,
+    /// The payonce program; without it, the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub payonce: Option<PathBuf>,
 }
 
 pub async fn run(args: &IngressArgs) -> Result<(), Failure> {
