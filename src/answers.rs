@@ -62,6 +62,7 @@ pub fn code_of(status: u16) -> &'static str {
         409 => "conflict",
         413 => "too_large",
         415 => "unsupported_media_type",
+        429 => "too_many_requests",
         503 => "unavailable",
         _ => "refused",
     }

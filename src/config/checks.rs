@@ -1,6 +1,6 @@
 //! Limits between settings: each is sound by itself, and some are not together.
 
-use super::{AccessConfig, Config, ConfigError, HistoryConfig, TOKEN_BYTES_MIN, error};
+use super::{Config, ConfigError, HistoryConfig, error};
 
 /// Limits between settings: all that do not hold.
 pub(super) fn check_together(config: &Config) -> Vec<ConfigError> {
@@ -58,28 +58,8 @@ pub(super) fn check_together(config: &Config) -> Vec<ConfigError> {
             wrong(coarser, problem);
         }
     }
-    check_access(&config.access, &mut wrong);
+    config.access.check(&mut wrong);
     errors
-}
-
-/// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
-fn check_access(access: &AccessConfig, wrong: &mut impl FnMut(&str, String)) {
-    for (name, token) in
-        [("ops_token", &access.operator_token), ("ops_readonly_token", &access.readonly_token)]
-    {
-        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_BYTES_MIN) {
-            wrong(
-                name,
-                format!("shorter than {TOKEN_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"),
-            );
-        }
-    }
-    if access.operator_token.is_some() && access.operator_token == access.readonly_token {
-        wrong("ops_readonly_token", "the same as ops_token; use two tokens".to_owned());
-    }
-    if access.local_name.trim().is_empty() {
-        wrong("ops_local_name", "empty; name who acts".to_owned());
-    }
 }
 
 /// May stand in a URN and in the name of a Redis key as it is.

@@ -1,11 +1,13 @@
 //! The configuration: read, checked, and in the types that the rest works with. A value comes from a flag, else a `PAYONCE_*` variable, else
 //! the TOML file, else the default. A value outside its limits is refused by name, before anything is connected.
 
+mod access;
 mod checks;
 mod error;
 mod files;
 mod ingress;
 mod names;
+mod roles;
 mod setting;
 mod settings;
 mod subscribers;
@@ -19,12 +21,14 @@ use std::{
 
 use crate::ledger::Rules;
 pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approvals};
+pub use access::{AccessConfig, Networks, ProxyConfig, RoleRules, SessionKeys};
 use error::error;
 pub use error::{ConfigError, ConfigErrors};
 use files::{FILE_SUFFIX, FileValue, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
 pub use names::{StrayVariables, stray_variables};
+pub use roles::{Role, Roles};
 pub use setting::{Domain, Part, Setting, Unit};
 pub use settings::SETTINGS;
 use settings::Values;
@@ -32,9 +36,6 @@ pub use subscribers::{Start, SubscriberConfig, SubscribersConfig};
 
 /// Unsettled deliveries that a worker holds where nothing is set, and its lanes and batches ask for no more.
 const PREFETCH_UNSET_MIN: usize = 4_000;
-
-/// Shortest token of `payonce ops`.
-const TOKEN_BYTES_MIN: usize = 16;
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -155,17 +156,6 @@ pub struct DedupeConfig {
     pub marker_ttl: Duration,
     /// When Redis counts as down.
     pub timeout: Duration,
-}
-
-/// Who may use the pages of `payonce ops`.
-#[derive(Debug, Clone)]
-pub struct AccessConfig {
-    /// Opens everything; `None`: not set.
-    pub operator_token: Option<Secret>,
-    /// Opens what only shows.
-    pub readonly_token: Option<Secret>,
-    /// Who acts where there is no token.
-    pub local_name: String,
 }
 
 /// Every setting, checked.
@@ -370,6 +360,16 @@ fn build(values: Values) -> Result<Config, ConfigError> {
             operator_token: values.ops_token,
             readonly_token: values.ops_readonly_token,
             local_name: values.ops_local_name,
+            proxy: ProxyConfig {
+                addresses: values.ops_proxy_addresses,
+                user_header: values.ops_proxy_user_header,
+                groups_header: values.ops_proxy_groups_header,
+            },
+            roles: values.ops_roles,
+            session_keys: SessionKeys {
+                current: values.ops_session_key,
+                previous: values.ops_session_key_previous,
+            },
         },
         approvals: Approvals {
             adjust: approved("adjust"),

@@ -105,6 +105,13 @@ pub enum Domain {
     Words(&'static [&'static str]),
     /// Text without control characters, at most 200 bytes.
     Text,
+    /// Any number of texts: in the TOML file an array, else with commas between them. At most 4096 bytes in all.
+    List {
+        /// Whether this is one of them.
+        is_fit: fn(&str) -> bool,
+        /// What each must be, in words.
+        expected: &'static str,
+    },
     /// An address with a password in it. It is never printed, and there is no flag for it: arguments are visible to every user
     /// of a machine. `NAME_FILE`, or `name_file` in the TOML file, names a file that holds it.
     Secret,
@@ -140,6 +147,7 @@ impl Setting {
             Domain::Word(words) => format!("one of {}", words.join(", ")),
             Domain::Words(words) => format!("any of {}, with commas between them", words.join(", ")),
             Domain::Text => "text of at most 200 bytes without control characters".to_owned(),
+            Domain::List { expected, .. } => format!("{expected}, with commas between them"),
             Domain::Secret => "an address such as those in payonce.example.toml".to_owned(),
         }
     }
@@ -157,13 +165,16 @@ impl Setting {
                 given.iter().enumerate().all(|(at, word)| words.contains(word) && !given[..at].contains(word))
             }
             Domain::Text => value.len() <= 200 && !value.chars().any(char::is_control),
+            Domain::List { is_fit, .. } => {
+                value.len() <= 4_096 && !value.chars().any(char::is_control) && listed(value).all(is_fit)
+            }
             Domain::Secret => !value.is_empty(),
         };
         is_allowed.then(|| value.to_owned())
     }
 }
 
-/// The words of a [`Domain::Words`].
+/// The parts of a [`Domain::Words`] or [`Domain::List`].
 pub(super) fn listed(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|word| !word.is_empty())
 }

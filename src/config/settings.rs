@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    ConfigError, Secret,
+    ConfigError, Networks, RoleRules, Secret,
     setting::{Domain, Part, Setting, Typed, bytes, count, millis},
 };
 
@@ -189,13 +189,31 @@ settings! {
         "Where a worker sends a trace of each batch: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty: nowhere";
 
     ops_token: Option<Secret> = "", Ops, Domain::Secret,
-        "What operators log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, only loopback is served, without a login";
+        "What admins log in with to `payonce ops`, and its API's bearer token: 16 bytes or more; with none, and no other login, only loopback is served";
 
     ops_readonly_token: Option<Secret> = "", Ops, Domain::Secret,
-        "The same for those with read-only access, and for Prometheus: 16 bytes or more";
+        "The same for those with read-only access (viewer and finance), and for Prometheus: 16 bytes or more";
 
     ops_local_name: String = "local operator", Ops, Domain::Text,
         "Who acts, in the audit log, where `payonce ops` has no token and so no login";
+
+    ops_session_key: Option<Secret> = "", Ops, Domain::Secret,
+        "What the cookies of logins to `payonce ops` are signed with, 32 bytes or more, the same for all replicas; none: one that is made of the tokens, so that a new token ends all sessions";
+
+    ops_session_key_previous: Option<Secret> = "", Ops, Domain::Secret,
+        "The key from before: cookies that it has signed are still taken. Set it while the key is replaced, and for 12 hours after";
+
+    ops_proxy_addresses: Networks = "", Ops, Domain::List { is_fit: Networks::has, expected: "addresses or networks, such as 10.1.2.3 or 10.0.0.0/8" },
+        "Proxies before `payonce ops`: X-Forwarded-For and the two headers below are believed of these alone. Loopback is none unless it is named";
+
+    ops_proxy_user_header: Option<String> = "", Ops, Domain::Text,
+        "Header in which such a proxy names the person whom it has logged in, such as X-Forwarded-User; empty: it logs nobody in";
+
+    ops_proxy_groups_header: Option<String> = "", Ops, Domain::Text,
+        "Header in which it names that person's groups, with commas between them, such as X-Forwarded-Groups; empty: none";
+
+    ops_roles: RoleRules = "", Ops, Domain::List { is_fit: RoleRules::has, expected: "user:NAME=ROLE, group:NAME=ROLE or everyone=ROLE, with a ROLE of viewer, operator, approver, finance or admin" },
+        "Which roles people have whom a proxy names; whoever has none sees nothing";
 
     approvals: Vec<String> = "", Approvals, Domain::Words(&["adjust", "assign", "discard", "bulk"]),
         "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)";

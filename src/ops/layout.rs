@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use maud::{DOCTYPE, Markup, html};
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tracing::warn;
 
 use super::{
-    access::{Role, Visitor, cookie},
+    access::{Action, Visitor, cookie},
     assets::address,
     clock,
     watch::Now,
@@ -64,6 +64,22 @@ impl Place {
         }
     }
 
+    /// What it takes to see it.
+    fn action(self) -> Action {
+        match self {
+            Self::Reports => Action::Report,
+            Self::Overview
+            | Self::Duplicates
+            | Self::Quarantine
+            | Self::Find
+            | Self::Debts
+            | Self::Providers
+            | Self::Approvals
+            | Self::Workers
+            | Self::AuditLog => Action::View,
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::Overview => "/",
@@ -86,23 +102,47 @@ pub(super) struct Frame {
     theme: Option<&'static str>,
 }
 
+fn theme(headers: &HeaderMap) -> Option<&'static str> {
+    match cookie(headers, "payonce_theme") {
+        Some("dark") => Some("dark"),
+        Some("light") => Some("light"),
+        Some(_) | None => None,
+    }
+}
+
+/// What somebody reads who may not do what they asked for: a page, or under `/api` the words alone, which become JSON there.
+pub(super) fn refused(headers: &HeaderMap, path: &str, words: &str) -> Response {
+    if path.starts_with("/api/") {
+        return (StatusCode::FORBIDDEN, format!("{words}\n")).into_response();
+    }
+    let body = html! {
+        section.empty {
+            h1 { "Your roles do not allow this" }
+            p { (words) }
+            p { a href="/" { "Overview" } }
+        }
+    };
+    Frame { visitor: None, theme: theme(headers) }.bare(StatusCode::FORBIDDEN, "Not allowed", body)
+}
+
 impl<S: Sync> FromRequestParts<S> for Frame {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let theme = match cookie(&parts.headers, "payonce_theme") {
-            Some("dark") => Some("dark"),
-            Some("light") => Some("light"),
-            Some(_) | None => None,
-        };
-        Ok(Self { visitor: parts.extensions.get().cloned(), theme })
+        Ok(Self { visitor: parts.extensions.get().cloned(), theme: theme(&parts.headers) })
     }
 }
 
 impl Frame {
-    /// May the visitor act?
-    pub(super) fn is_operator(&self) -> bool {
-        self.visitor.as_ref().is_some_and(|visitor| visitor.role == Role::Operator)
+    /// May the visitor do this?
+    pub(super) fn may(&self, action: Action) -> bool {
+        self.visitor.as_ref().is_some_and(|visitor| visitor.may(action))
+    }
+
+    /// In place of a form for who may not: why not.
+    pub(super) fn may_not(&self, action: Action) -> Markup {
+        let words = self.visitor.as_ref().and_then(|visitor| visitor.need(action).err());
+        html! { p.note { (words.unwrap_or_default()) } }
     }
 
     /// The hidden field that every form needs.
@@ -218,7 +258,7 @@ impl Frame {
             header.top {
                 a.brand href="/" { img src=(address("icon.svg")) alt="" width="22" height="22"; "payonce" }
                 nav aria-label="Pages" {
-                    @for other in Place::ALL {
+                    @for other in Place::ALL.into_iter().filter(|other| self.may(other.action())) {
                         a href=(other.path()) aria-current=[(other == place).then_some("page")] {
                             (other.name())
                             @if other == Place::Quarantine { " " span.badge data-text="open" { (now.text("open")) } }

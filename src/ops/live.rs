@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Pool, pages::workers, watch::Now};
+use super::{Pool, access::Caller, pages::workers, watch::Now};
 
 /// Pages that may listen at once.
 pub(super) const LISTENERS_MAX: usize = 200;
@@ -25,13 +25,13 @@ struct Listener {
     pool: Arc<Pool>,
     stop: CancellationToken,
     /// Who listens is asked again with each reading.
-    headers: HeaderMap,
+    caller: Caller,
     is_new: bool,
     _place: OwnedSemaphorePermit,
 }
 
 /// A stream that ends when the process stops, and then the browser comes back by itself; or when the session of its page ends.
-pub(super) async fn live(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> Response {
+pub(super) async fn live(State(pool): State<Arc<Pool>>, caller: Caller) -> Response {
     let Ok(place) = Arc::clone(&pool.listeners).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages listen already\n").into_response();
     };
@@ -39,7 +39,7 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> R
         readings: pool.watch.follow(),
         stop: pool.stop.clone(),
         pool,
-        headers,
+        caller,
         is_new: true,
         _place: place,
     };
@@ -50,7 +50,7 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>, headers: HeaderMap) -> R
                 changed = listener.readings.changed() => changed.ok()?,
             }
         }
-        if !listener.pool.access.knows(&listener.headers) {
+        if !listener.pool.access.knows(&listener.caller) {
             return None;
         }
         let now = Arc::clone(&listener.readings.borrow_and_update());

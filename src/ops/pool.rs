@@ -1,14 +1,13 @@
 //! The pool seen as a whole, from what its workers have committed: health, metrics, and all pages.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::State,
-    handler::Handler,
     middleware::{from_fn, from_fn_with_state},
     response::Response,
-    routing::{MethodRouter, get, post},
+    routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    access::{self, Access},
+    access::{Access, Action, Guarded, act, same_site, see, shield},
     api, assets,
     audits::Auditor,
     edge::{EdgeSources, EdgeWatch},
@@ -134,15 +133,19 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         tokio::spawn(async move { pool.watch.run(&sources, &stop).await })
     };
+    let following = {
+        let (pool, stop) = (Arc::clone(&pool), stop.clone());
+        tokio::spawn(async move { pool.access.follow(&pool.reader, &stop).await })
+    };
     let asking = {
         let (pool, stop) = (Arc::clone(&pool), stop.clone());
         let edge = setup.edge;
         tokio::spawn(async move { pool.edge.run(&edge, &stop).await })
     };
-    let served =
-        axum::serve(listener, router(pool)).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
+    let service = router(pool).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
-    drop(tokio::join!(watching, auditing, asking));
+    drop(tokio::join!(watching, auditing, asking, following));
     served
 }
 
@@ -150,84 +153,77 @@ fn router(pool: Arc<Pool>) -> Router {
     let access = Arc::clone(&pool.access);
     let login = Router::new()
         .route("/login", get(pages::login::page).post(pages::login::log_in))
-        .layer(from_fn(access::same_site));
-    let guarded = Router::new()
-        .route("/", get(pages::overview::page))
-        .route("/duplicates", get(pages::duplicates::page))
-        .route("/quarantine", get(pages::quarantine::page))
-        .route("/quarantine/act", act(pages::quarantine::act))
-        .route("/quarantine/{case}", get(pages::case::page))
-        .route("/find", get(pages::find::page))
-        .route("/event", get(pages::stories::event))
-        .route("/payment", get(pages::stories::payment))
-        .route("/account", get(pages::stories::account))
-        .route("/account/statement", get(pages::statement::page))
-        .route("/adjust", get(pages::adjust::page).merge(act(pages::adjust::post)))
-        .route("/approvals", get(pages::approvals::page))
-        .route("/approvals/{proposal}", get(pages::approvals::one))
-        .route("/approvals/{proposal}/approve", act(pages::approvals::approve))
-        .route("/approvals/{proposal}/reject", act(pages::approvals::reject))
-        .route("/debts", get(pages::debts::page))
-        .route("/reports", get(pages::reports::page))
-        .route("/providers", get(pages::providers::page))
-        .route("/providers/{name}", get(pages::providers::one))
-        .route("/workers", get(pages::workers::page))
-        .route("/audit-log", get(pages::audit_log::page))
-        .route("/audit-log/{action}", get(pages::audit_log::one))
-        .route("/live", get(live::live))
-        .route("/figure", get(figure::fragment))
-        .route("/logout", act(pages::login::log_out))
-        .merge(api_routes())
-        .route("/metrics", get(metrics))
-        .layer(from_fn_with_state(Arc::clone(&access), access::guard));
+        .layer(from_fn(same_site));
+    let guarded = Guarded::new()
+        .route("/", see(Action::View, pages::overview::page))
+        .route("/duplicates", see(Action::View, pages::duplicates::page))
+        .route("/quarantine", see(Action::View, pages::quarantine::page))
+        .route("/quarantine/act", act(Action::WorkCases, pages::quarantine::act))
+        .route("/quarantine/{case}", see(Action::View, pages::case::page))
+        .route("/find", see(Action::View, pages::find::page))
+        .route("/event", see(Action::View, pages::stories::event))
+        .route("/payment", see(Action::View, pages::stories::payment))
+        .route("/account", see(Action::View, pages::stories::account))
+        .route("/account/statement", see(Action::View, pages::statement::page))
+        .route(
+            "/adjust",
+            see(Action::View, pages::adjust::page).and(act(Action::Adjust, pages::adjust::post)),
+        )
+        .route("/approvals", see(Action::View, pages::approvals::page))
+        .route("/approvals/{proposal}", see(Action::View, pages::approvals::one))
+        .route("/approvals/{proposal}/approve", act(Action::Decide, pages::approvals::approve))
+        .route("/approvals/{proposal}/reject", act(Action::Decide, pages::approvals::reject))
+        .route("/debts", see(Action::View, pages::debts::page))
+        .route("/reports", see(Action::Report, pages::reports::page))
+        .route("/providers", see(Action::View, pages::providers::page))
+        .route("/providers/{name}", see(Action::View, pages::providers::one))
+        .route("/workers", see(Action::View, pages::workers::page))
+        .route("/audit-log", see(Action::View, pages::audit_log::page))
+        .route("/audit-log/{action}", see(Action::View, pages::audit_log::one))
+        .route("/live", see(Action::View, live::live))
+        .route("/figure", see(Action::View, figure::fragment))
+        .route("/logout", act(Action::View, pages::login::log_out))
+        .route("/metrics", see(Action::View, metrics));
+    let guarded = api_routes(guarded).behind(Arc::clone(&access));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/assets/{digest}/{name}", get(assets::serve))
         .merge(login)
         .merge(guarded)
-        .layer(from_fn_with_state(access, access::shield))
+        .layer(from_fn_with_state(access, shield))
         .layer(from_fn(api::errors_in_json))
         .with_state(pool)
 }
 
-/// What changes something: by POST, and only for whom that is proven of.
-fn act<H, T>(handler: H) -> MethodRouter<Arc<Pool>>
-where
-    H: Handler<T, Arc<Pool>>,
-    T: 'static,
-{
-    post(handler).route_layer(from_fn(access::prove))
-}
-
-fn api_routes() -> Router<Arc<Pool>> {
-    Router::new()
-        .route("/api/overview", get(api::overview))
-        .route("/api/workers", get(api::workers))
-        .route("/api/providers", get(pages::providers::api))
-        .route("/api/history", get(api::chart))
-        .route("/api/duplicates", get(api::duplicates))
-        .route("/api/quarantine", get(api::cases))
-        .route("/api/quarantine/groups", get(api::case_groups))
-        .route("/api/quarantine/replay", act(api::acts::replay))
-        .route("/api/quarantine/discard", act(api::acts::discard))
-        .route("/api/quarantine/reopen", act(api::acts::reopen))
-        .route("/api/quarantine/assign", act(api::acts::assign))
-        .route("/api/quarantine/{id}", get(api::case))
-        .route("/api/adjust", act(api::acts::adjust))
-        .route("/api/approvals", get(api::acts::proposals))
-        .route("/api/approvals/{id}", get(api::acts::proposal))
-        .route("/api/approvals/{id}/approve", act(api::acts::approve))
-        .route("/api/approvals/{id}/reject", act(api::acts::reject))
-        .route("/api/debts", get(api::debts))
-        .route("/api/report", get(api::finance::report))
-        .route("/api/audit-log", get(api::audit_log_lines))
-        .route("/api/audit-log/{action}", get(api::audit_log))
-        .route("/api/find", get(api::search))
-        .route("/api/event", get(api::event))
-        .route("/api/payment", get(api::payment))
-        .route("/api/account", get(api::account))
-        .route("/api/account/statement", get(api::finance::statement))
+fn api_routes(guarded: Guarded) -> Guarded {
+    guarded
+        .route("/api/overview", see(Action::View, api::overview))
+        .route("/api/workers", see(Action::View, api::workers))
+        .route("/api/providers", see(Action::View, pages::providers::api))
+        .route("/api/history", see(Action::View, api::chart))
+        .route("/api/duplicates", see(Action::View, api::duplicates))
+        .route("/api/quarantine", see(Action::View, api::cases))
+        .route("/api/quarantine/groups", see(Action::View, api::case_groups))
+        .route("/api/quarantine/replay", act(Action::WorkCases, api::acts::replay))
+        .route("/api/quarantine/discard", act(Action::WorkCases, api::acts::discard))
+        .route("/api/quarantine/reopen", act(Action::WorkCases, api::acts::reopen))
+        .route("/api/quarantine/assign", act(Action::WorkCases, api::acts::assign))
+        .route("/api/quarantine/{id}", see(Action::View, api::case))
+        .route("/api/adjust", act(Action::Adjust, api::acts::adjust))
+        .route("/api/approvals", see(Action::View, api::acts::proposals))
+        .route("/api/approvals/{id}", see(Action::View, api::acts::proposal))
+        .route("/api/approvals/{id}/approve", act(Action::Decide, api::acts::approve))
+        .route("/api/approvals/{id}/reject", act(Action::Decide, api::acts::reject))
+        .route("/api/debts", see(Action::View, api::debts))
+        .route("/api/report", see(Action::Report, api::finance::report))
+        .route("/api/audit-log", see(Action::View, api::audit_log_lines))
+        .route("/api/audit-log/{action}", see(Action::View, api::audit_log))
+        .route("/api/find", see(Action::View, api::search))
+        .route("/api/event", see(Action::View, api::event))
+        .route("/api/payment", see(Action::View, api::payment))
+        .route("/api/account", see(Action::View, api::account))
+        .route("/api/account/statement", see(Action::View, api::finance::statement))
 }
 
 /// As it was at the last reading: anybody may ask, and that must cost the database nothing.

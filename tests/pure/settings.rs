@@ -60,6 +60,7 @@ fn a_value_outside_its_limits_is_refused_with_its_name_its_origin_and_what_is_al
             Domain::Words(_) => vec!["maybe".to_owned(), "adjust,adjust".to_owned(), "ADJUST".to_owned()],
             Domain::Word(_) => vec!["maybe".to_owned(), "REQUIRED".to_owned()],
             Domain::Text => vec!["x".repeat(201), "a\nb".to_owned()],
+            Domain::List { .. } => vec!["x".repeat(4_097), "a\nb".to_owned(), "nothing of it".to_owned()],
             Domain::Secret => continue,
         };
         for value in bad {
@@ -297,6 +298,7 @@ fn the_example_file_names_every_setting_with_its_default_and_its_limits() {
             Domain::Words(words) => format!("Any of {}.", words.join(", ")),
             Domain::Word(words) => format!("One of {}.", words.join(", ")),
             Domain::Text => "at most 200 bytes".to_owned(),
+            Domain::List { expected, .. } => format!("A list of {expected}."),
             Domain::Secret => "no default.".to_owned(),
         };
         assert!(comment.contains(&limits), "{name} says {comment:?}, not {limits:?}");
@@ -323,4 +325,34 @@ fn the_example_file_is_one_that_payonce_reads_also_with_every_default_written_ou
         })
         .collect();
     assert_eq!(format!("{as_it_is:?}"), format!("{:?}", from_file(&written_out).unwrap()));
+}
+
+#[test]
+fn who_is_believed_of_people_is_set_as_a_whole_or_refused() {
+    let addresses = ("ops_proxy_addresses", "10.0.0.0/8");
+    let user = ("ops_proxy_user_header", "X-Forwarded-User");
+    let roles = ("ops_roles", "everyone=viewer");
+    assert!(from_flags(&[addresses, user, roles]).is_ok());
+    assert!(from_flags(&[addresses]).is_ok(), "a proxy may log nobody in");
+    refused(from_flags(&[user, roles]), &["ops_proxy_user_header", "set without ops_proxy_addresses"]);
+    refused(from_flags(&[addresses, user]), &["ops_roles", "not set", "everyone=viewer"]);
+    refused(
+        from_flags(&[addresses, ("ops_proxy_groups_header", "X-Groups")]),
+        &["ops_proxy_groups_header", "set without ops_proxy_user_header"],
+    );
+    refused(
+        from_flags(&[addresses, roles, ("ops_proxy_user_header", "X_User")]),
+        &["ops_proxy_user_header", "\"X_User\"", "No '_'"],
+    );
+    refused(from_flags(&[("ops_proxy_addresses", "10.0.0.0/33")]), &["10.0.0.0/33", "addresses or networks"]);
+    refused(from_flags(&[("ops_roles", "group:x=root")]), &["group:x=root", "viewer, operator"]);
+    let short = from_file("ops_session_key = \"0123456789\"\n");
+    refused(short, &["ops_session_key", "shorter than 32 bytes"]);
+    let listed = from_file(
+        "ops_proxy_addresses = [\"10.1.2.3\", \"fd00::/8\"]\nops_proxy_user_header = \"X-User\"\n\
+         ops_roles = [\"everyone=viewer\", \"user:a=admin\"]\n",
+    );
+    let config = listed.expect("arrays are lists").access;
+    assert_eq!(config.roles.roles("a", &[]).to_string(), "viewer, admin");
+    assert!(config.proxy.addresses.contain("10.1.2.3".parse().unwrap()));
 }

@@ -107,7 +107,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 23] = [
+const PLACES: [(&str, &[&str]); 24] = [
     // In its crate only.
     ("sqlx", &[]),
     ("async_rs", &["broker"]),
@@ -117,13 +117,14 @@ const PLACES: [(&str, &[&str]); 23] = [
     ("backoff", &["retry"]),
     ("toml", &["config"]),
     ("strsim", &["config"]),
+    ("ipnet", &["config"]),
     ("tracing_subscriber", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
-    ("ring", &["ingress", "feed"]),
+    ("ring", &["ingress", "feed", "ops"]),
     ("rustls_native_certs", &["tls"]),
     ("comfy_table", &["cli"]),
     ("csv", &["reports"]),

@@ -90,6 +90,7 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     // Kept by a trigger, with its owner's rights.
     ("debts", ""),
     ("proposals", ""),
+    ("ended_sessions", ""),
 ];
 
 /// What sends the ledger on may do.
@@ -125,6 +126,8 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
         "select, insert (idempotency_key, action, arguments, chosen, why, proposed_by, via, expires_at), \
          update (state, decided_at, decided_by, decided_why, action_id)",
     ),
+    // Who logs out.
+    ("ended_sessions", "select, insert"),
     // A case that is handed to another account.
     ("quarantine", "update (account_id, members)"),
 ];
@@ -133,7 +136,8 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 const CASE_IDS: &str = "quarantine_id_seq";
 
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
-const FUNCTIONS: &str = "add_up_lanes, add_up_counts, add_up_duplicates, forget_silent_workers";
+const FUNCTIONS: &str =
+    "add_up_lanes, add_up_counts, add_up_duplicates, forget_silent_workers, forget_ended_sessions";
 
 /// What answers applications may do.
 const API_RIGHTS: &[(&str, &str)] = &[

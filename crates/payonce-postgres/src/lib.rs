@@ -21,6 +21,7 @@ mod counts;
 pub mod crash;
 mod database;
 pub mod debts;
+pub mod ended_sessions;
 pub mod engine;
 pub mod feed;
 mod filter;

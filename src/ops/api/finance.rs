@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{RawQuery, State},
     http::{StatusCode, header},
     response::IntoResponse,
 };
 
-use super::{Answer, Pool, Problem, rows};
+use super::{Answer, Pool, Problem, lists::may_export, rows};
 use crate::{
     ops::{
+        access::Visitor,
         finance::{self, NotMade},
         pages::{reports, statement},
     },
@@ -55,12 +57,19 @@ pub(in crate::ops) async fn report(State(pool): State<Arc<Pool>>, RawQuery(query
 }
 
 /// `GET /api/account/statement`: an account over days, page by page as JSON (`after_version`, `limit`), or as one CSV (`csv=yes`).
-pub(in crate::ops) async fn statement(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+pub(in crate::ops) async fn statement(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     let known = [&statement::NAMES[..], &["after_version", "limit", "csv"]].concat();
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let id = parameters.required_id("id")?;
     let after = parameters.number("after_version", 0..=i64::MAX)?.unwrap_or(0);
     let as_file = parameters.choice("csv", |text| (text == "yes").then_some(()), "yes")?.is_some();
+    if as_file {
+        may_export(&visitor)?;
+    }
     let limit = if as_file { ENTRIES_MAX } else { rows(&parameters)? };
     let Some(days) = asked::Days::of(&parameters)? else {
         return Err(Wrong(asked::MISSING.to_owned()).into());

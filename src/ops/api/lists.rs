@@ -10,10 +10,16 @@ use serde::Serialize;
 use super::{Answer, Problem, finance::as_csv};
 use crate::{
     answers,
-    parameters::{Parameters, Wrong},
+    ops::access::{Action, Visitor},
+    parameters::Parameters,
     reports::{ROWS_MAX, Table},
     shown::safe_json,
 };
+
+/// A list as a file needs more than to see it page by page.
+pub(super) fn may_export(visitor: &Visitor) -> Result<(), Problem> {
+    visitor.need(Action::Export).map_err(|words| Problem::Refused(StatusCode::FORBIDDEN, None, words))
+}
 
 /// The form of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +32,17 @@ pub(in crate::ops) enum Export {
 
 impl Export {
     /// `None`: an answer in JSON, page by page.
-    pub(in crate::ops) fn asked(parameters: &Parameters) -> Result<Option<Self>, Wrong> {
+    pub(in crate::ops) fn asked(parameters: &Parameters, visitor: &Visitor) -> Result<Option<Self>, Problem> {
         let form = |text: &str| match text {
             "csv" => Some(Self::Csv),
             "ndjson" => Some(Self::Ndjson),
             _ => None,
         };
-        parameters.choice("export", form, "csv, ndjson")
+        let asked = parameters.choice("export", form, "csv, ndjson")?;
+        if asked.is_some() {
+            may_export(visitor)?;
+        }
+        Ok(asked)
     }
 
     /// The file of these rows, of which `limit` were asked for.

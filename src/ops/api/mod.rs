@@ -7,7 +7,7 @@ mod lists;
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, to_bytes},
     extract::{FromRequestParts, Path, RawQuery, Request, State},
     http::{HeaderValue, StatusCode, header, request::Parts},
@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::{
     Pool,
+    access::Visitor,
     history::{self, Range},
     mask,
     pages::{audit_log::Asked as Lines, debts::Asked as Indebted, duplicates, quarantine::Asked},
@@ -250,11 +251,15 @@ pub(super) async fn duplicates(State(pool): State<Arc<Pool>>, RawQuery(query): R
     .into_response())
 }
 
-pub(super) async fn cases(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn cases(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     let known = ["state", "reason", "source", "without_source", "account", "before", "limit", "export"];
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let asked = Asked::of(&parameters)?;
-    if let Some(export) = Export::asked(&parameters)? {
+    if let Some(export) = Export::asked(&parameters, &visitor)? {
         let page = Page::Before(asked.before(), LIST_ROWS_MAX + 1);
         let read =
             pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await);
@@ -342,11 +347,15 @@ pub(super) async fn debts(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
 }
 
 /// The audit log, newest first: page by page, or as a file.
-pub(super) async fn audit_log_lines(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn audit_log_lines(
+    State(pool): State<Arc<Pool>>,
+    Extension(visitor): Extension<Visitor>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     let known = [&Lines::NAMES[..], &["limit", "export"]].concat();
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let asked = Lines::of(&parameters)?;
-    let export = Export::asked(&parameters)?;
+    let export = Export::asked(&parameters, &visitor)?;
     let limit = if export.is_some() { LIST_ROWS_MAX + 1 } else { rows(&parameters)? };
     let read = pool
         .reader

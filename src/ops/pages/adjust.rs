@@ -14,6 +14,7 @@ use crate::{
     operators::adjust::Requested,
     ops::{
         Pool,
+        access::Action,
         actions::{self, Wanted},
         layout::{Frame, Place, id, link, visible},
         pages::quarantine::shown,
@@ -49,7 +50,7 @@ fn form(frame: &Frame, pairs: &Pairs, id: &str, problem: Option<&str>) -> Markup
         h1 { "Adjust an account" }
         p.lead { "A correction that is posted to the ledger, once for this form. It may leave a debt. Nothing is posted before you have seen what would come of it." }
         @if let Some(problem) = problem { p.problem role="alert" { (visible(problem)) } }
-        @if frame.is_operator() {
+        @if frame.may(Action::Adjust) {
             form.filters method="post" action="/adjust" {
                 (frame.csrf())
                 input type="hidden" name="id" value=(id);
@@ -59,7 +60,7 @@ fn form(frame: &Frame, pairs: &Pairs, id: &str, problem: Option<&str>) -> Markup
                 label { "Why" input name="why" value=(text(pairs, "why")) required maxlength="1000" placeholder="stored in the audit log"; }
                 button type="submit" { "What would come of it?" }
             }
-        } @else { p.note { "Your token is read-only." } }
+        } @else { (frame.may_not(Action::Adjust)) }
     }
 }
 

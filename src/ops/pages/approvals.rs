@@ -12,7 +12,9 @@ use serde::Deserialize;
 use crate::{
     answers::money,
     ops::{
-        Pool, actions,
+        Pool,
+        access::Action,
+        actions,
         layout::{Frame, Place, ago, empty, id, link, number, state, visible},
     },
     parameters::{Parameters, Wrong},
@@ -135,7 +137,7 @@ fn body(frame: &Frame, row: &ProposalRow) -> Markup {
             }
         }
         @if matches!(row.state.as_str(), "proposed" | "expired") {
-            @if !frame.is_operator() { p.note { "Your token is read-only." } }
+            @if !frame.may(Action::Decide) { (frame.may_not(Action::Decide)) }
             @else {
                 @if row.state == "proposed" {
                     @if me == row.proposed_by { p.note { "You proposed this: another person has to approve it." } }

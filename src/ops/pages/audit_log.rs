@@ -12,6 +12,7 @@ use time::{Duration, OffsetDateTime};
 use crate::{
     ops::{
         Pool,
+        access::Action,
         layout::{Frame, Place, ago, empty, link, number, visible},
     },
     parameters::{Parameters, Wrong},
@@ -94,7 +95,7 @@ pub(in crate::ops) async fn page(
                 @if let Some(last) = rows.last().filter(|_| i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_MAX)) {
                     a rel="next" href=(address("/audit-log", given(&[("before", last.id.to_string())]))) { "Older »" }
                 }
-                @for (form, name) in [("csv", "CSV"), ("ndjson", "NDJSON")] {
+                @for (form, name) in [("csv", "CSV"), ("ndjson", "NDJSON")].into_iter().filter(|_| frame.may(Action::Export)) {
                     a href=(address("/api/audit-log", given(&[("export", form.to_owned())]))) download { (name) }
                 }
             }

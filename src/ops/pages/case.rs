@@ -12,7 +12,9 @@ use super::{audit_log, quarantine::act_bar};
 use crate::{
     answers::money,
     ops::{
-        Pool, actions as ops_actions,
+        Pool,
+        access::Action,
+        actions as ops_actions,
         layout::{Frame, Place, ago, id, id_or_dash, link, number, state, visible},
         mask,
     },
@@ -106,7 +108,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
             }
         }
         @if matches!(case.state.as_str(), "open" | "waiting" | "discarded") {
-            @if frame.is_operator() {
+            @if frame.may(Action::WorkCases) {
                 form method="post" action="/quarantine/act" {
                     (frame.csrf())
                     input type="hidden" name="id" value=(case.id);
@@ -125,7 +127,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
                         }
                     }
                 }
-            } @else { p.note { "Your token is read-only." } }
+            } @else { (frame.may_not(Action::WorkCases)) }
         }
         section.card {
             h2 { "Audit log" }

@@ -13,7 +13,9 @@ use crate::{
     answers::money,
     ledger::{AccountId, Reason},
     ops::{
-        Pool, actions,
+        Pool,
+        access::Action,
+        actions,
         layout::{Frame, Place, ago, empty, id, id_or_dash, link, number, state, visible},
     },
     parameters::{Parameters, Wrong, whole},
@@ -239,7 +241,7 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
 
 fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
     let verbs = verbs(asked.state);
-    let can_act = frame.is_operator() && !verbs.is_empty();
+    let can_act = frame.may(Action::WorkCases) && !verbs.is_empty();
     let is_for = |state: &str| verbs.iter().any(|verb| verb.states().contains(&state));
     html! {
         form method="post" action="/quarantine/act" {
@@ -283,15 +285,17 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
             }
             p.note {
                 (total_words(total)) " in all; " (cases.len()) " on this page, newest first. "
-                a href=(link("/api/quarantine", &[&asked.parameters()[..], &[("export", "csv")]].concat())) download { "CSV" }
+                @if frame.may(Action::Export) {
+                    a href=(link("/api/quarantine", &[&asked.parameters()[..], &[("export", "csv")]].concat())) download { "CSV" }
+                }
             }
             @if can_act {
                 (act_bar(html! {
                     label.choice { input type="radio" name="scope" value="selected" checked; "selected" }
                     label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " matching" }
                 }, asked.state))
-            } @else if !frame.is_operator() {
-                p.note { "Your token is read-only." }
+            } @else if !frame.may(Action::WorkCases) {
+                (frame.may_not(Action::WorkCases))
             }
         }
     }

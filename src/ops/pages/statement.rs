@@ -12,7 +12,9 @@ use super::reports::{days_fields, not_there, table};
 use crate::{
     answers::money,
     ops::{
-        Pool, finance,
+        Pool,
+        access::Action,
+        finance,
         layout::{Frame, Place, id, link, number, visible},
     },
     parameters::{Parameters, Wrong},
@@ -47,7 +49,7 @@ pub(in crate::ops) async fn page(
         Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
     };
     let body = match finance::statement(&pool, &account, &days, 0, SHOWN_MAX).await {
-        Ok(Some(statement)) => body(&statement, &days, &parameters),
+        Ok(Some(statement)) => body(&frame, &statement, &days, &parameters),
         Ok(None) => return frame.not_found(&now, Place::Find, "No deposit has opened this account."),
         Err(not_made) => return not_there(&frame, &now, Place::Find, not_made),
     };
@@ -66,7 +68,7 @@ pub(super) fn form(account: &str, asked: Option<&Parameters>) -> Markup {
     }
 }
 
-fn body(statement: &Statement, days: &Days, asked: &Parameters) -> Markup {
+fn body(frame: &Frame, statement: &Statement, days: &Days, asked: &Parameters) -> Markup {
     let account = statement.account_id.as_str();
     let mut csv: Vec<(&str, &str)> =
         asked.pairs().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -88,7 +90,10 @@ fn body(statement: &Statement, days: &Days, asked: &Parameters) -> Markup {
             (standing("Closing balance", statement.closing, &statement.currency))
         }
         section.card {
-            div.head { h2 { "Ledger rows, oldest first" } a href=(link("/api/account/statement", &csv)) download { "CSV" } }
+            div.head {
+                h2 { "Ledger rows, oldest first" }
+                @if frame.may(Action::Export) { a href=(link("/api/account/statement", &csv)) download { "CSV" } }
+            }
             (table(&statement_table(statement), "Statement", usize::MAX))
             @if shown < statement.entries_total {
                 p.note { "The first " (number(shown)) " of " (number(statement.entries_total)) " ledger rows; the CSV has all." }
