@@ -171,9 +171,15 @@ impl Place {
     pub async fn connect(&self) -> Result<PgConnection, Failure> {
         let mut connection = connect(&self.database_url).await?;
         if self.has_history {
+            // While it still says `ledger`, which is the table here and the view of that name where it is made again.
+            let journal: String = sqlx::query_scalar("select pg_get_viewdef('journal'::regclass)")
+                .fetch_one(&mut connection)
+                .await
+                .context("no journal")?;
             let views = format!(
                 "create temporary view ledger as select * from public.ledger where source <> '{HISTORY}' and not ({IS_HISTORY});
-                 create temporary view accounts as select * from public.accounts where account_id !~ '^history-'"
+                 create temporary view accounts as select * from public.accounts where account_id !~ '^history-';
+                 create temporary view journal as {journal}"
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(views)).execute(&mut connection).await.context("no views")?;
         }
