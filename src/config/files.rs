@@ -6,7 +6,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use toml::Spanned;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     ConfigError, Domain, IngressConfig, SETTINGS, Setting, SubscribersConfig, error,
@@ -85,6 +88,47 @@ pub(super) fn place(line: usize) -> String {
     format!("configuration file, line {line}")
 }
 
+/// The lines of what stands in the tables of the configuration file, by path: `ingress.channels`, `feed.subscriber.0.types`.
+#[derive(Default)]
+pub(super) struct Lines(BTreeMap<String, usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        let mut lines = Self::default();
+        if let Ok(table) = DeTable::parse(text) {
+            lines.add(text, "", table.get_ref());
+        }
+        lines
+    }
+
+    fn add(&mut self, text: &str, before: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let path = format!("{before}{}", name.get_ref());
+            self.0.insert(path.clone(), line_of(text, name.span().start));
+            match value.get_ref() {
+                DeValue::Table(table) => self.add(text, &format!("{path}."), table),
+                DeValue::Array(values) => {
+                    for (at, value) in values.iter().enumerate() {
+                        if let DeValue::Table(table) = value.get_ref() {
+                            self.add(text, &format!("{path}.{at}."), table);
+                        }
+                    }
+                }
+                DeValue::String(_)
+                | DeValue::Integer(_)
+                | DeValue::Float(_)
+                | DeValue::Boolean(_)
+                | DeValue::Datetime(_) => {}
+            }
+        }
+    }
+
+    /// Where it stands, in words; a default stands nowhere.
+    pub(super) fn place(&self, path: &str) -> String {
+        self.0.get(path).map_or_else(|| "configuration file".to_owned(), |line| place(*line))
+    }
+}
+
 /// The file, and all that cannot be used in it.
 ///
 /// # Errors
@@ -100,6 +144,7 @@ pub(super) fn read_file(path: &Path) -> Result<(ConfigFile, Vec<ConfigError>), C
     let table: BTreeMap<Spanned<String>, toml::Value> = toml::from_str(&text).map_err(not_toml)?;
     let mut file = ConfigFile::default();
     let mut errors = Vec::new();
+    let lines = Lines::of(&text);
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, value) in table {
         let line = line_of(&text, name.span().start);
@@ -107,11 +152,11 @@ pub(super) fn read_file(path: &Path) -> Result<(ConfigFile, Vec<ConfigError>), C
         let wrong = |problem| error(&format!("{name} ({})", place(line)), problem);
         match (name.as_str(), value) {
             ("ingress", _) => match table_of::<IngressAlone>(&text, "ingress") {
-                Ok(IngressAlone { ingress }) => file.ingress = ingress.checked(folder, &mut errors),
+                Ok(IngressAlone { ingress }) => file.ingress = ingress.checked(folder, &lines, &mut errors),
                 Err(error) => errors.push(error),
             },
             ("feed", _) => match table_of::<FeedAlone>(&text, "feed") {
-                Ok(FeedAlone { feed }) => file.feed = feed.checked(folder, &mut errors),
+                Ok(FeedAlone { feed }) => file.feed = feed.checked(folder, &lines, &mut errors),
                 Err(error) => errors.push(error),
             },
             (unknown, _) if !is_setting(unknown) => errors.push(wrong(no_such_setting(unknown))),

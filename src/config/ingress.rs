@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, error};
+use super::{ConfigError, error, files::Lines};
 
 /// Endpoints of one process.
 pub const ENDPOINTS_MAX: usize = 1_000;
@@ -107,9 +107,10 @@ impl Default for IngressConfig {
 
 impl IngressConfig {
     /// Makes paths of files relative to `folder` whole, and tells of all that cannot be used.
-    pub(super) fn checked(mut self, folder: &Path, errors: &mut Vec<ConfigError>) -> Self {
+    pub(super) fn checked(mut self, folder: &Path, lines: &Lines, errors: &mut Vec<ConfigError>) -> Self {
         let mut wrong = |name: &str, problem: String| {
-            errors.push(error(&format!("ingress.{name} (configuration file)"), problem));
+            let path = format!("ingress.{name}");
+            errors.push(error(&format!("{path} ({})", lines.place(&path)), problem));
         };
         for (name, found, min, max) in [
             ("connections_max", self.connections_max, 1, 1_000_000),

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{ConfigError, error};
+use super::{ConfigError, error, files::Lines};
 use crate::ledger::Kind;
 
 /// Subscribers of one feed. Each reads the ledger by itself, on two connections to PostgreSQL.
@@ -78,17 +78,25 @@ pub struct SubscribersConfig {
 
 impl SubscribersConfig {
     /// Makes paths of files relative to `folder` whole, and tells of all that cannot be used.
-    pub(super) fn checked(mut self, folder: &Path, errors: &mut Vec<ConfigError>) -> Self {
+    pub(super) fn checked(mut self, folder: &Path, lines: &Lines, errors: &mut Vec<ConfigError>) -> Self {
         if self.subscriber.len() > SUBSCRIBERS_MAX {
             let problem =
                 format!("{} subscribers, at most {SUBSCRIBERS_MAX} are allowed", self.subscriber.len());
-            errors.push(error("feed.subscriber (configuration file)", problem));
+            let place = lines.place("feed.subscriber");
+            errors.push(error(&format!("feed.subscriber ({place})"), problem));
         }
         let mut names = BTreeSet::new();
-        for subscriber in &mut self.subscriber {
-            errors.extend(check(subscriber).err());
+        for (at, subscriber) in self.subscriber.iter_mut().enumerate() {
+            let mut wrong = |member: &str, problem: String| {
+                let place = lines.place(&format!("feed.subscriber.{at}.{member}"));
+                errors.push(error(
+                    &format!("feed.subscriber {:?}, {member} ({place})", subscriber.name),
+                    problem,
+                ));
+            };
+            check(subscriber, &mut wrong);
             if !names.insert(subscriber.name.clone()) {
-                errors.push(problem(subscriber, "name", "another subscriber has it too".to_owned()));
+                wrong("name", "another subscriber has it too".to_owned());
             }
             subscriber.secrets_file = folder.join(&subscriber.secrets_file);
             subscriber.ca_file = subscriber.ca_file.take().map(|path| folder.join(path));
@@ -97,30 +105,22 @@ impl SubscribersConfig {
     }
 }
 
-fn problem(subscriber: &SubscriberConfig, member: &str, words: String) -> ConfigError {
-    error(&format!("feed.subscriber {:?}, {member} (configuration file)", subscriber.name), words)
-}
-
-fn check(subscriber: &SubscriberConfig) -> Result<(), ConfigError> {
+fn check(subscriber: &SubscriberConfig, wrong: &mut impl FnMut(&str, String)) {
     let SubscriberConfig { name, accounts, types, in_flight_max, .. } = subscriber;
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(super::checks::is_plain) {
-        let words = format!("expected 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' and '.'");
-        return Err(problem(subscriber, "name", words));
+        wrong("name", format!("expected 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' and '.'"));
     }
     if !(1..=IN_FLIGHT_MAX).contains(in_flight_max) {
-        let words = format!("{in_flight_max} is not a whole number from 1 to {IN_FLIGHT_MAX}");
-        return Err(problem(subscriber, "in_flight_max", words));
+        wrong("in_flight_max", format!("{in_flight_max} is not a whole number from 1 to {IN_FLIGHT_MAX}"));
     }
     if accounts.len() > ACCOUNTS_MAX || accounts.iter().any(String::is_empty) {
         let words = format!(
             "expected at most {ACCOUNTS_MAX} prefixes, none of them empty; leave it out for all accounts"
         );
-        return Err(problem(subscriber, "accounts", words));
+        wrong("accounts", words);
     }
     if let Some(unknown) = types.iter().find(|name| Kind::parse(name).is_none()) {
         let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-        let words = format!("{unknown:?} is none of {}", known.join(", "));
-        return Err(problem(subscriber, "types", words));
+        wrong("types", format!("{unknown:?} is none of {}", known.join(", ")));
     }
-    Ok(())
 }

@@ -166,9 +166,9 @@ fn all_that_is_wrong_is_said_at_once_with_its_line_and_what_was_meant() {
         ("batch_size_max (configuration file, line 3): ", "\"0\" is not a whole number from 1 to 5000"),
         ("marker_ttl (configuration file, line 5): ", "did you mean marker_ttl_ms?"),
         ("redis_url_fle (configuration file, line 6): ", "did you mean redis_url?"),
-        ("ingress.channels (configuration file): ", "99 is not a whole number from 1 to 64"),
-        ("ingress.requests_max (configuration file): ", "0 is not"),
-        ("feed.subscriber \"a b\", name (configuration file): ", "expected 1 to 50 letters"),
+        ("ingress.channels (configuration file, line 8): ", "99 is not a whole number from 1 to 64"),
+        ("ingress.requests_max (configuration file, line 9): ", "0 is not"),
+        ("feed.subscriber \"a b\", name (configuration file, line 11): ", "expected 1 to 50 letters"),
         ("prefetch_count (flag --prefetch-count): ", "\"1\" is not"),
         ("log_format (PAYONCE_LOG_FORMAT): ", "\"xml\" is not one of"),
     ] {
