@@ -7,7 +7,7 @@
 //!
 //! Imports only go down: `cli → app → {worker, ops, feed, api} → ingress → {broker, dedupe}`; `config`, `keys`, `metrics`, `retry`,
 //! `secrets`, `shown`, `telemetry` and `tls` are leaves. Below all of them are three crates, used under the names of what they hold:
-//! `payonce-postgres` ([`store`], [`crash`], [`hosts`], [`latency`]), `payonce-message` ([`wire`], [`signature`], [`mask`]) and
+//! `payonce-postgres` ([`store`], [`crash`], [`hosts`], [`latency`]), `payonce-message` ([`wire`], [`signature`], [`mask`], [`references`]) and
 //! `payonce-ledger` ([`ledger`]).
 
 #![forbid(unsafe_code)]
@@ -37,5 +37,5 @@ pub mod tls;
 pub mod worker;
 
 pub use payonce_ledger as ledger;
-pub use payonce_message::{mask, signature, wire};
+pub use payonce_message::{mask, references, signature, wire};
 pub use payonce_postgres::{self as store, crash, hosts, latency};

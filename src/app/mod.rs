@@ -287,6 +287,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
             keys,
             endpoints: case_endpoints(&config),
             policy: config.worker.policy(),
+            references: config.worker.references,
             approvals: config.approvals,
         },
         database,

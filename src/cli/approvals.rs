@@ -151,7 +151,7 @@ async fn approve_one(config: &Config, id: i64, who: &Who) -> Result<(), Failure>
     store::check_schema(&mut reading).await?;
     let keyring = app::case_keys(config)?.current();
     let endpoints = app::case_endpoints(config);
-    let trust = Trust { keyring: &keyring, endpoints: &endpoints };
+    let trust = Trust { keyring: &keyring, endpoints: &endpoints, references: &config.worker.references };
     let approver = Approver { name: &who.by, via: Via::CommandLine };
     let mut connection = store::Connection::new(database);
     let objection = approve(&mut connection, id, approver, (&trust, config.worker.policy())).await;

@@ -371,7 +371,7 @@ pub(super) async fn begin(config: &Config, application_name: &str) -> Result<Dry
 pub(super) async fn replay(config: &Config, mut filter: Filter, json: bool) -> Result<(), Failure> {
     let keyring = app::case_keys(config)?.current();
     let endpoints = app::case_endpoints(config);
-    let trust = Trust { keyring: &keyring, endpoints: &endpoints };
+    let trust = Trust { keyring: &keyring, endpoints: &endpoints, references: &config.worker.references };
     let mut run = begin(config, "payonce").await?;
     let states = store::quarantine::states(run.connection(), &filter.ids).await?;
     let absent = quarantine::absent(&filter.ids, &states, Verb::Replay);

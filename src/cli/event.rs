@@ -47,6 +47,10 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 
 fn print(story: &EventStory) {
     say!("{} of {}", table::safe(&story.event_id), table::safe(&story.source));
+    for (name, values) in &story.references {
+        let values: Vec<String> = values.iter().map(|value| table::safe(value)).collect();
+        say!("  {}: {}", table::safe(name), values.join(", "));
+    }
     if let Some(row) = &story.applied {
         say!(
             "  {}      {}  {} of {} to account {}, version {}: balance {}, held {}",

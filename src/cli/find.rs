@@ -14,7 +14,7 @@ use crate::{
                         payonce event SOURCE ID, payonce payment SOURCE ID, payonce account ID. Exits 1 where nothing is found."
 )]
 pub(super) struct Args {
-    /// An event, operation, payment or account id, or the beginning of one.
+    /// An event, operation, payment or account id, or a reference (reference_fields), or the beginning of one.
     #[arg(value_parser = values::id, allow_hyphen_values = true)]
     text: String,
     /// How many events, payments and accounts to show, of each.
@@ -36,7 +36,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     if found.hits.is_empty() {
         return Err(Failure::No(format!(
-            "nothing that was settled has an id that begins with {}. It may still be on the queue; a message that could not be read has no id: \
+            "nothing that was settled has an id or a reference that begins with {}. It may still be on the queue; a message that could not be read has no id: \
              `payonce quarantine list --reason malformed`",
             table::safe(&args.text)
         )));
@@ -44,14 +44,23 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.json {
         return Ok(());
     }
-    let mut rows = table::new(&["found", "id", "source"]);
+    let has_references = found.hits.iter().any(|hit| hit.reference.is_some());
+    let mut rows = match has_references {
+        true => table::new(&["found", "id", "source", "by"]),
+        false => table::new(&["found", "id", "source"]),
+    };
     for hit in &found.hits {
         let kind = match hit.kind {
             Kind::Event => "event",
             Kind::Payment => "payment",
             Kind::Account => "account",
         };
-        rows.add_row([kind.to_owned(), table::safe(&hit.id), table::optional(hit.source.as_ref())]);
+        let by = hit.reference.as_ref().map_or_else(
+            || "its id".to_owned(),
+            |reference| format!("{} {}", reference.name, table::safe(&reference.value)),
+        );
+        let row = [kind.to_owned(), table::safe(&hit.id), table::optional(hit.source.as_ref()), by];
+        rows.add_row(row.into_iter().take(if has_references { 4 } else { 3 }));
     }
     say!("{rows}");
     if found.has_more {

@@ -169,6 +169,7 @@ fn init(config: &Config, file: Option<&Path>, args: &InitArgs) -> Result<(), Fai
         purpose,
         account: args.account.clone(),
         account_until: None,
+        references: Default::default(),
         secrets_file: PathBuf::from(format!("{name}.secrets")),
         capture,
         live: None,

@@ -314,7 +314,7 @@ async fn work(
         Verb::Discard | Verb::Reopen | Verb::Assign => Arc::new(Keyring::empty(true)),
     };
     let endpoints = app::case_endpoints(config);
-    let trust = Trust { keyring: &keyring, endpoints: &endpoints };
+    let trust = Trust { keyring: &keyring, endpoints: &endpoints, references: &config.worker.references };
     let action = match requests::start(&mut reading, &order, config.approvals).await? {
         Start::Begun(action) => action,
         other @ (Start::Before(_)

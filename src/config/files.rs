@@ -181,9 +181,8 @@ fn table_of<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, ConfigErro
 
 /// A value as a flag would have it. `None`: it is of a kind that no setting has.
 fn as_text(name: &str, value: toml::Value) -> Option<String> {
-    let is_list = SETTINGS.iter().any(|setting| {
-        setting.name == name && matches!(setting.domain, Domain::Words(_) | Domain::List { .. })
-    });
+    let has_list = |setting: &Setting| matches!(setting.domain, Domain::Words(_) | Domain::Members | Domain::List { .. });
+    let is_list = SETTINGS.iter().any(|setting| setting.name == name && has_list(setting));
     match value {
         toml::Value::String(text) => Some(text),
         toml::Value::Array(words) if is_list && words.iter().all(toml::Value::is_str) => {

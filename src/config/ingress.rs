@@ -1,7 +1,10 @@
 //! The table `[ingress]` of the configuration file: endpoints, and limits of the edge. Names and limits are checked here; what a provider
 //! needs is checked by `ingress`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,9 @@ pub struct EndpointConfig {
     /// What ends the account there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_until: Option<String>,
+    /// Where references stand there, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, String>,
     /// File with the secrets; relative to the configuration file.
     pub secrets_file: PathBuf,
     /// `automatic` or `manual`.

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use crate::ledger::Rules;
+use crate::{ledger::Rules, references::ReferenceFields};
 pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approvals};
 pub use access::{AccessConfig, Networks, ProxyConfig, RoleRules, SessionKeys};
 use error::error;
@@ -76,6 +76,8 @@ pub struct WorkerConfig {
     pub prefetch_bytes_max: usize,
     /// Whether cases keep card data masked.
     pub mask_cards: bool,
+    /// Which references of callbacks are kept.
+    pub references: ReferenceFields,
     /// The rules that a team may set.
     pub rules: Rules,
     /// Version conflicts after which a batch waits between tries.
@@ -309,6 +311,7 @@ fn build(values: Values) -> Result<Config, ConfigError> {
             prefetch_count,
             prefetch_bytes_max: values.prefetch_bytes_max,
             mask_cards: values.mask_cards,
+            references: values.reference_fields,
             rules: Rules {
                 over_capture_percent: values.over_capture_percent,
                 waits_for_funds: !values.order_wait_ms.is_zero(),

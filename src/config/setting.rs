@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{ConfigError, Secret, error};
+use crate::references::{FIELDS_MAX, ReferenceFields};
 
 /// Which part of payonce uses a setting: `--help` of a command shows those of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,8 @@ pub enum Domain {
     Word(&'static [&'static str]),
     /// Any of these words, none twice: in the TOML file an array, else with commas between them.
     Words(&'static [&'static str]),
+    /// Names of members of a message, or paths to them: as [`Domain::Words`], of an open list.
+    Members,
     /// Text without control characters, at most 200 bytes.
     Text,
     /// Any number of texts: in the TOML file an array, else with commas between them. At most 4096 bytes in all.
@@ -146,6 +149,9 @@ impl Setting {
             }
             Domain::Word(words) => format!("one of {}", words.join(", ")),
             Domain::Words(words) => format!("any of {}, with commas between them", words.join(", ")),
+            Domain::Members => format!(
+                "at most {FIELDS_MAX} names of members such as order_id or customer.id, none twice, with commas between them"
+            ),
             Domain::Text => "text of at most 200 bytes without control characters".to_owned(),
             Domain::List { expected, .. } => format!("{expected}, with commas between them"),
             Domain::Secret => "an address such as those in payonce.example.toml".to_owned(),
@@ -164,6 +170,7 @@ impl Setting {
                 let given: Vec<&str> = listed(value).collect();
                 given.iter().enumerate().all(|(at, word)| words.contains(word) && !given[..at].contains(word))
             }
+            Domain::Members => ReferenceFields::is_list(&listed(value).collect::<Vec<_>>()),
             Domain::Text => value.len() <= 200 && !value.chars().any(char::is_control),
             Domain::List { is_fit, .. } => {
                 value.len() <= 4_096 && !value.chars().any(char::is_control) && listed(value).all(is_fit)
@@ -174,7 +181,7 @@ impl Setting {
     }
 }
 
-/// The parts of a [`Domain::Words`] or [`Domain::List`].
+/// The parts of a [`Domain::Words`], [`Domain::Members`] or [`Domain::List`].
 pub(super) fn listed(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
@@ -223,6 +230,13 @@ impl Typed for String {
 impl Typed for Vec<String> {
     fn typed(text: &str) -> Option<Self> {
         Some(listed(text).map(str::to_owned).collect())
+    }
+}
+
+/// The names of a [`Domain::Members`].
+impl Typed for ReferenceFields {
+    fn typed(text: &str) -> Option<Self> {
+        Some(Self::new(listed(text)))
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
     ConfigError, Networks, RoleRules, Secret,
     setting::{Domain, Part, Setting, Typed, bytes, count, millis},
 };
+use crate::references::ReferenceFields;
 
 const HOUR_MS: u64 = 60 * 60 * 1_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -223,6 +224,9 @@ settings! {
 
     mask_cards: bool = "on", Rules, Domain::Word(&["on", "off"]),
         "Whether card numbers, and values of members such as cvv, are masked in the messages that cases keep and show";
+
+    reference_fields: ReferenceFields = "", Rules, Domain::Members,
+        "Members of callbacks, such as order_id, by whose values they are found too; none: none are kept";
 
     log_level: String = "info", Log, Domain::Word(&["error", "warn", "info", "debug", "trace"]),
         "How much is logged";

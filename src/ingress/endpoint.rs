@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     envelope::{self, Kept},
-    mapping::{Accepted, AccountPath, Capture, Item, Outcome, Purpose, Terms},
+    mapping::{Accepted, Capture, Item, Outcome, Purpose, Terms},
+    paths::{AccountPath, ReferencePaths, is_id},
     providers::{self, Kind, Provider, Refused},
     request::Request,
     secrets::Secrets,
@@ -137,7 +138,7 @@ fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
     if !is_path {
         return Err("path: expected / and letters, digits, - _ . ~ / (2 to 200 of them)".to_owned());
     }
-    if !super::mapping::is_id(&config.source) {
+    if !is_id(&config.source) {
         return Err("source: expected 1 to 200 bytes without control characters".to_owned());
     }
     let purpose = match config.purpose.as_deref() {
@@ -181,7 +182,8 @@ fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
     if account.path.is_empty() || account.path.split('.').any(str::is_empty) {
         return Err("account: expected names of members, separated by dots".to_owned());
     }
-    Ok(Terms { source: config.source.clone(), purpose, capture, account, is_live: config.live })
+    let references = ReferencePaths::new(&config.references)?;
+    Ok(Terms { source: config.source.clone(), purpose, capture, account, references, is_live: config.live })
 }
 
 /// Every endpoint, by path.

@@ -1,10 +1,12 @@
 //! What the mappings of all providers share: what an event means for money (`Step`), and which callback that is under an endpoint's
 //! purpose. What must not live here: any provider's names.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::members::text;
-use crate::ledger::{Currency, TEXT_BYTES_MAX};
+use super::paths::{AccountPath, ReferencePaths, is_id};
+use crate::ledger::Currency;
 
 /// What an endpoint's money is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +257,8 @@ pub struct Fact {
     pub is_final: Option<bool>,
     /// `data.expires_at`.
     pub expires_at: Option<String>,
+    /// `data.references`, by name.
+    pub references: BTreeMap<String, String>,
 }
 
 impl Fact {
@@ -272,6 +276,7 @@ impl Fact {
             is_cumulative: false,
             is_final: None,
             expires_at: None,
+            references: BTreeMap::new(),
         }
     }
 }
@@ -320,35 +325,10 @@ pub struct Terms {
     pub capture: Capture,
     /// Where the account stands in the provider's object.
     pub account: AccountPath,
+    /// Where references stand there.
+    pub references: ReferencePaths,
     /// Whether only live (`true`) or only test events (`false`) are money here; `None`: both.
     pub is_live: Option<bool>,
-}
-
-/// Where an account id stands: members from the object down, and a text at which it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountPath {
-    /// Such as `metadata.account_id`.
-    pub path: String,
-    /// What ends it, such as `/` in `acct-1001/order-7`; `None`: all of the text is the account.
-    pub until: Option<String>,
-}
-
-impl AccountPath {
-    /// The account in an object of JSON.
-    #[must_use]
-    pub fn of(&self, object: &Value) -> Option<String> {
-        self.cut(text(object, &self.path)?)
-    }
-
-    /// The account in the text that stands at the path.
-    #[must_use]
-    pub fn cut(&self, found: &str) -> Option<String> {
-        let cut = match &self.until {
-            Some(until) => found.split_once(until.as_str()).map_or(found, |(account, _)| account),
-            None => found,
-        };
-        is_id(cut).then(|| cut.to_owned())
-    }
 }
 
 /// What reading an event gives: money, nothing (the reason), or money that cannot be told (the reason).
@@ -425,6 +405,7 @@ impl Terms {
                 "expires_at",
                 fact.expires_at.as_ref().filter(|_| kind == Type::PaymentAuthorized).map(|time| json!(time)),
             ),
+            ("references", Some(json!(fact.references)).filter(|_| !fact.references.is_empty())),
         ];
         let mut event = json!({
             "specversion": "1.0",
@@ -441,10 +422,4 @@ impl Terms {
         }
         event.to_string().into_bytes()
     }
-}
-
-/// Whether a text can be an id (contract §2): 1 to 200 bytes without control characters.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod mapping;
 pub mod members;
 pub mod outbox;
+pub mod paths;
 pub mod providers;
 pub mod request;
 pub mod sample;

@@ -49,6 +49,7 @@ pub async fn adjust(
             callbacks,
             bodies: &[b""],
             mask_cards: policy.mask_cards,
+            references: &[],
             undecodable: &[],
             resolver: Resolver::WORKER,
             proven: &[],

@@ -138,7 +138,7 @@ impl DryRun {
             let (mut proven, mut callbacks) = (Vec::new(), Vec::new());
             let ids: Vec<CaseId> = cases.iter().map(|(id, _)| *id).collect();
             for case in quarantine::load_unproven(&mut self.connection, &ids).await? {
-                if let Some(callback) = reverify::callback(trust, &case) {
+                if let Some((callback, _)) = reverify::callback(trust, &case) {
                     proven.push(case.id);
                     callbacks.push(callback);
                 }

@@ -12,6 +12,7 @@ use crate::{
     config::{Approvals, Policy},
     ingress::endpoint::Endpoints,
     keys::Keys,
+    references::ReferenceFields,
 };
 
 /// What a process that serves operators runs their actions with.
@@ -22,6 +23,8 @@ pub struct Operators {
     pub endpoints: Endpoints,
     /// By which rules cases are decided, and what is masked.
     pub policy: Policy,
+    /// Which references of callbacks are kept.
+    pub references: ReferenceFields,
     /// Which actions need a second person.
     pub approvals: Approvals,
 }

@@ -2,6 +2,8 @@
 //! not map, mapped again: the configuration may have been fixed. What is right now is decided
 //! as if it had just come from the queue; what is not stays where it is.
 
+use std::borrow::Cow;
+
 use tracing::info;
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
     ingress::{endpoint::Endpoints, envelope},
     keys::Keyring,
     ledger::{Callback, CaseId, Outcome},
+    references::{Reference, ReferenceFields},
     signature::Refusal,
     store::{
         self, Resolver, StoreError,
@@ -27,6 +30,8 @@ pub struct Trust<'a> {
     pub keyring: &'a Keyring,
     /// What requests are mapped by.
     pub endpoints: &'a Endpoints,
+    /// Which references of callbacks are kept.
+    pub references: &'a ReferenceFields,
 }
 
 /// Verifies these cases again and decides those that are right; returns those that could not be now, because of a lock or a row of
@@ -58,13 +63,15 @@ pub(super) async fn reverify(
     Ok((replayed, passed_over))
 }
 
-/// The callback, where the message proves by now where it comes from.
-pub(super) fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
+/// The callback and its body, where the message proves by now where it comes from.
+pub(super) fn callback<'a>(trust: &Trust<'_>, case: &'a Unproven) -> Option<(Callback, Cow<'a, [u8]>)> {
     let verify = |source: &str, id: &str| trust.keyring.verify(source, id, &case.signature, &case.body);
     match wire::decode(&case.body) {
         Ok(callback) => {
             let key = &callback.key;
-            verify(key.source.as_str(), key.event_id.as_str()).ok().map(|()| callback)
+            verify(key.source.as_str(), key.event_id.as_str())
+                .ok()
+                .map(|()| (callback, Cow::Borrowed(&case.body[..])))
         }
         Err(_) => {
             let kept = envelope::read(&case.body).ok()?;
@@ -72,7 +79,7 @@ pub(super) fn callback(trust: &Trust<'_>, case: &Unproven) -> Option<Callback> {
             let is_open = trust.endpoints.trusts_the_queue() && verified == Err(Refusal::NoRule);
             verified.ok().or_else(|| is_open.then_some(()))?;
             match trust.endpoints.map_again(&kept) {
-                Ok(body) => wire::decode(&body).ok(),
+                Ok(body) => wire::decode(&body).ok().map(|callback| (callback, Cow::Owned(body))),
                 Err(why) => {
                     info!(case = case.id.0, why, "a request still cannot be mapped");
                     None
@@ -92,10 +99,7 @@ async fn once(
     let cases =
         connection.run(async |connection| quarantine::load_unproven(connection, &part.items).await).await?;
     let found = cases.len();
-    let proven: Vec<(Unproven, Callback)> = cases
-        .into_iter()
-        .filter_map(|case| callback(trust, &case).map(|callback| (case, callback)))
-        .collect();
+    let proven: Vec<_> = cases.iter().filter_map(|case| Some((case, callback(trust, case)?))).collect();
     let mut replayed = Replayed { refused: (found - proven.len()) as u64, ..Replayed::default() };
     let mut tried = Tried::default();
     if proven.is_empty() {
@@ -103,8 +107,16 @@ async fn once(
     }
     let ids: Vec<CaseId> = proven.iter().map(|(case, _)| case.id).collect();
     let bodies: Vec<&[u8]> = proven.iter().map(|(case, _)| case.body.as_slice()).collect();
-    let callbacks: Vec<Callback> = proven.iter().map(|(_, callback)| callback.clone()).collect();
-    let how = Settling { writer: "replay", policy, resolver, proven: &ids, locking: part.locking };
+    let callbacks: Vec<Callback> = proven.iter().map(|(_, (callback, _))| callback.clone()).collect();
+    let references: Vec<Vec<Reference>> = match trust.references.is_empty() {
+        true => Vec::new(),
+        false => {
+            let bodies = proven.iter().map(|(_, (_, body))| body);
+            bodies.map(|body| trust.references.of_message(body, policy.mask_cards)).collect()
+        }
+    };
+    let locking = part.locking;
+    let how = Settling { writer: "replay", policy, resolver, proven: &ids, references: &references, locking };
     let fates = engine::settle(connection, &callbacks, &bodies, how).await?;
     for (id, fate) in ids.iter().zip(fates) {
         match tried.note(fate, *id) {

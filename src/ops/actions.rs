@@ -38,7 +38,7 @@ pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, Store
     let working = Arc::clone(pool);
     wait_a_little(async move {
         let with = &working.operators;
-        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints };
+        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
         let done = case_actions::run(&mut connection, &order, action, &trust, with.policy, |_| {}).await;
         connection.close().await;
         if let Err(cause) = done {
@@ -143,7 +143,7 @@ pub(super) async fn approve(
     let working = Arc::clone(pool);
     let ended = wait_a_little(async move {
         let with = &working.operators;
-        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints };
+        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
         let approver = Approver { name: &who, via };
         let approved = approvals::approve(&mut connection, proposal, approver, (&trust, with.policy)).await;
         connection.close().await;

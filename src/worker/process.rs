@@ -111,7 +111,9 @@ pub(super) async fn process(lane: &mut Lane, batch: &[Taken], trial: Trial) -> R
         if left.is_empty() {
             continue;
         }
-        let mut work = Work::new(&left, batch, &decoded, &is_plain, lane.origin, &keyring);
+        let config = &lane.worker.config;
+        let mut work = Work::new(&left, batch, &decoded, &is_plain, lane.origin, &keyring)
+            .with_references(&config.references, config.mask_cards);
         let written = write(lane, &mut work, asks_redis).await;
         for at in work.locked.drain(..) {
             aside.insert(at, Why::Locked);
@@ -380,6 +382,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
         callbacks: &work.callbacks,
         bodies: &work.bodies,
         mask_cards: worker.config.mask_cards,
+        references: &work.references,
         undecodable: &work.undecodable,
         proven: &[],
         resolver: Resolver::WORKER,

@@ -9,6 +9,7 @@ use crate::{
     broker::Delivery,
     keys::Keyring,
     ledger::{Callback, Fingerprint, Key, Reason},
+    references::{Reference, ReferenceFields},
     signature::Headers,
     store::{Remembered, Undecodable},
     wire::{self, WireError},
@@ -20,6 +21,8 @@ pub(super) struct Work<'a> {
     pub(super) positions: Vec<usize>,
     pub(super) callbacks: Vec<Callback>,
     pub(super) bodies: Vec<&'a [u8]>,
+    /// The references of each callback; empty where none are kept.
+    pub(super) references: Vec<Vec<Reference>>,
     /// Whether Redis believes that nobody has seen the callback.
     pub(super) is_new: Vec<bool>,
     pub(super) undecodable: Vec<Undecodable<'a>>,
@@ -57,6 +60,7 @@ impl<'a> Work<'a> {
             is_stored: false,
             callbacks: Vec::new(),
             bodies: Vec::new(),
+            references: Vec::new(),
             is_new: Vec::new(),
             undecodable: Vec::new(),
             remembered: Vec::new(),
@@ -123,6 +127,14 @@ impl<'a> Work<'a> {
         work
     }
 
+    /// Reads the references of each callback.
+    pub(super) fn with_references(mut self, fields: &ReferenceFields, mask_cards: bool) -> Self {
+        if !fields.is_empty() {
+            self.references = self.bodies.iter().map(|body| fields.of_message(body, mask_cards)).collect();
+        }
+        self
+    }
+
     /// Keeps only the callbacks that `keep` says, with their bodies.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(usize, &Callback) -> bool) {
         let kept: Vec<bool> =
@@ -130,6 +142,7 @@ impl<'a> Work<'a> {
         retain_flagged(&mut self.positions, &kept);
         retain_flagged(&mut self.callbacks, &kept);
         retain_flagged(&mut self.bodies, &kept);
+        retain_flagged(&mut self.references, &kept);
         retain_flagged(&mut self.is_new, &kept);
     }
 }

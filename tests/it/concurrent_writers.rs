@@ -41,6 +41,7 @@ async fn apply(connection: &mut PgConnection, decided: &Decided) -> Result<Appli
         callbacks: &decided.callbacks,
         bodies: &bodies,
         mask_cards: true,
+        references: &[],
         undecodable: &[],
         resolver: Resolver::WORKER,
         remembered: &[],

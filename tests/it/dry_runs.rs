@@ -94,6 +94,7 @@ async fn take(connection: &mut PgConnection, callbacks: &[Callback]) -> Vec<Seen
         callbacks,
         bodies: &bodies,
         mask_cards: true,
+        references: &[],
         undecodable: &[],
         resolver: Resolver::WORKER,
         remembered: &[],

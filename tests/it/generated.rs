@@ -253,6 +253,7 @@ impl Writer {
             callbacks: &callbacks,
             bodies: &bodies,
             mask_cards: true,
+            references: &[],
             undecodable: &[],
             resolver: Resolver::WORKER,
             remembered: &remembered,

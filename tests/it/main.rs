@@ -63,6 +63,7 @@ mod publish;
 mod quarantine;
 mod readme;
 mod redis_failures;
+mod references;
 mod removal;
 mod report;
 mod restored_history;

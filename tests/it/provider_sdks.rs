@@ -100,6 +100,7 @@ async fn notifications_are_what_they_are_to_the_sdks(script: &str, providers: &[
             purpose: Some("deposit".to_owned()),
             account: None,
             account_until: None,
+            references: Default::default(),
             secrets_file: put("secrets", &one["secrets"]),
             capture: None,
             live: None,

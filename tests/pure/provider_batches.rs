@@ -32,6 +32,7 @@ fn endpoint(provider: &str, secrets: &str, account: Option<&str>) -> Endpoint {
         purpose: (provider != "cloudevents").then(|| "deposit".to_owned()),
         account: account.map(str::to_owned),
         account_until: None,
+        references: Default::default(),
         secrets_file: path,
         capture: (provider == "adyen").then(|| "automatic".to_owned()),
         live: None,

@@ -26,6 +26,7 @@ pub(crate) fn try_endpoint(provider: &str, purpose: &str, secret: &str) -> Resul
         purpose: Some(purpose.to_owned()),
         account: None,
         account_until: None,
+        references: Default::default(),
         secrets_file: path,
         capture: ["adyen", "checkout"].contains(&provider).then(|| "manual".to_owned()),
         live: None,

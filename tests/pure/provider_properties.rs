@@ -56,6 +56,7 @@ fn signed(folder: &TempDir) -> Vec<Signed> {
             purpose: (!["standard-webhooks", "cloudevents"].contains(provider)).then(|| "deposit".to_owned()),
             account: None,
             account_until: None,
+            references: Default::default(),
             secrets_file: path.clone(),
             capture: match *provider {
                 "adyen" => Some("automatic".to_owned()),

@@ -127,6 +127,7 @@ pub(crate) fn endpoint(vector: &Value, folder: &TempDir) -> Result<Endpoint, Str
         purpose: (!says_itself).then(|| purpose(vector).to_owned()),
         account: None,
         account_until: None,
+        references: Default::default(),
         secrets_file: path,
         capture: has_reference.then(|| "manual".to_owned()),
         live: None,

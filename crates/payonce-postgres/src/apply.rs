@@ -1,7 +1,7 @@
 //! One batch in one transaction: guarded balances, ledger rows, payments, cases, and the counts of what was rejected.
 //!
 //! Concurrent writers write the same tables, so every transaction takes its locks in one order: accounts by id, then ledger keys, payments,
-//! cases, duplicates, each sorted. Every number of changed rows is compared with the plan; where they differ the transaction
+//! cases, references, duplicates, each sorted. Every number of changed rows is compared with the plan; where they differ the transaction
 //! is rolled back, and the caller looks again. The last statement before the commit reads a row: PostgreSQL answers COMMIT
 //! with a silent ROLLBACK in an aborted transaction, but refuses any other statement there.
 
@@ -16,6 +16,7 @@ use super::{
     counts::{Counts, Tally, record_duplicates, record_tallies},
     members,
     openings::guard_openings,
+    references,
     rows::{each, expect_rows, occurred_at, timestamp},
     server,
 };
@@ -23,6 +24,7 @@ use crate::crash::{self, Point};
 use payonce_ledger::{
     AccountChange, AccountId, Callback, CaseId, Entry, Fingerprint, Key, Layer, Leg, PaymentChange, Plan,
 };
+use payonce_message::references::Reference;
 
 /// What a transaction does about locks of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Batch<'a> {
     pub bodies: &'a [&'a [u8]],
     /// Whether what cases keep of them has its card data masked.
     pub mask_cards: bool,
+    /// The references of each callback, in the same order; empty where none are kept.
+    pub references: &'a [Vec<Reference>],
     /// Messages that never became callbacks.
     pub undecodable: &'a [Undecodable<'a>],
     /// Who ends the stored cases that the plan ends.
@@ -137,6 +141,9 @@ pub(super) async fn write(
     }
     if !batch.plan.new_cases.is_empty() || !batch.undecodable.is_empty() {
         crash::hit(Point::AfterCases).await?;
+    }
+    if !batch.references.is_empty() {
+        references::insert(transaction, &batch, &lost_callbacks).await?;
     }
     let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
     record_duplicates(transaction, &counts.duplicates).await?;

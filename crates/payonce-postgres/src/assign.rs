@@ -151,6 +151,7 @@ pub async fn assign(
         callbacks: &[],
         bodies: &[],
         mask_cards,
+        references: &[],
         undecodable: &[],
         resolver,
         proven: &[],

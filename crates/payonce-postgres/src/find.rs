@@ -1,7 +1,7 @@
-//! Finds what an id, or the beginning of one, belongs to. Every id column is in the collation "C", so that what begins so is one range of an index
+//! Finds what an id or a reference, or the beginning of one, belongs to. Every id column is in the collation "C", so that what begins so is one range of an index
 //! that is there for settling; each look-up reads at most so many entries of one. What must not live here: search in texts, which no index helps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
@@ -9,6 +9,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::{
     StoreError,
     operation_index::{has_operation, in_ledger_operation},
+    references::{self, NamedValue},
 };
 
 /// What goes by an id.
@@ -32,14 +33,17 @@ pub struct Hit {
     pub source: Option<String>,
     /// Its own id.
     pub id: String,
-    /// Whether the text is all of the id by which it was found, not only its beginning.
+    /// Whether the text is all of the id or reference by which it was found, not only its beginning.
     pub is_exact: bool,
+    /// The reference that led to it; `None`: an id did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<NamedValue>,
 }
 
 /// Things that go by an id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Exact ones first, then events, payments, accounts, each by id.
+    /// Exact ones first, then events, payments, accounts, each by id; last events by their references, of one value the newest first.
     pub hits: Vec<Hit>,
     /// There may be more that begin so.
     pub has_more: bool,
@@ -126,8 +130,8 @@ const LOOK_UPS: [(Kind, &str); 9] = [
     ),
 ];
 
-/// Everything whose id begins with `text`: events by their own ids and by those of their operations, payments, accounts; at most `limit` of
-/// each kind. `text` is 1 to 200 bytes.
+/// Everything whose id begins with `text`: events by their own ids and by those of their operations, payments, accounts, and events by their
+/// references; at most `limit` of each kind. `text` is 1 to 200 bytes.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -157,6 +161,8 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
             *things.entry((kind, id, source)).or_default() |= found_by == text;
         }
     }
+    let referenced = references::find(&mut transaction, text, &end, entries_max).await?;
+    has_more |= i64::try_from(referenced.len()).is_ok_and(|found| found > limit);
     transaction.rollback().await?;
     let mut found = Found { hits: Vec::new(), has_more };
     for kind in [Kind::Event, Kind::Payment, Kind::Account] {
@@ -167,6 +173,7 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
                 source: source.clone(),
                 id: id.clone(),
                 is_exact: *is_exact,
+                reference: None,
             })
             .collect();
         hits.sort_by_key(|hit| !hit.is_exact);
@@ -175,6 +182,18 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
         hits.truncate(limit);
         found.hits.append(&mut hits);
     }
+    let mut seen = BTreeSet::new();
+    let by_reference = referenced.into_iter().filter(|one| {
+        let key = (Kind::Event, one.event_id.clone(), Some(one.source.clone()));
+        !things.contains_key(&key) && seen.insert(key)
+    });
+    found.hits.extend(by_reference.take(usize::try_from(limit).unwrap_or(usize::MAX)).map(|one| Hit {
+        kind: Kind::Event,
+        is_exact: one.reference.value == text,
+        source: Some(one.source),
+        id: one.event_id,
+        reference: Some(one.reference),
+    }));
     found.hits.sort_by_key(|hit| !hit.is_exact);
     Ok(found)
 }

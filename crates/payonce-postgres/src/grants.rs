@@ -71,6 +71,7 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
         "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why, \
          waits_since)",
     ),
+    ("callback_references", "insert (event_id, source, name, value)"),
     ("tallies", "select, insert, update (n)"),
     ("tally_totals", ""),
     ("duplicates", "insert (source, event_id, layer, copies)"),

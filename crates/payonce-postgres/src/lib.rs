@@ -44,6 +44,7 @@ pub mod proposals;
 pub mod providers;
 pub mod quarantine;
 pub mod reads;
+pub mod references;
 pub mod removal;
 pub mod report;
 pub mod requests;

@@ -1,5 +1,7 @@
 //! Read-only questions that people ask: about one event, one account, one payment. Nothing here is decided on.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
@@ -7,6 +9,7 @@ use time::OffsetDateTime;
 use super::{
     StoreError,
     audit_log::{self, CaseAct},
+    references,
 };
 
 /// Lines of the audit log about the cases of one event.
@@ -138,6 +141,8 @@ pub struct EventStory {
     pub acts: Vec<CaseAct>,
     /// The copies that followed it.
     pub duplicates: Vec<DuplicateRow>,
+    /// What else it is found by, by name: order, customer.
+    pub references: BTreeMap<String, Vec<String>>,
 }
 
 /// An account and its last entries.
@@ -244,6 +249,7 @@ pub async fn event(
     if applied.is_none() && quarantined.is_empty() && duplicates.is_empty() {
         return Ok(None);
     }
+    let references = references::of_event(connection, source, event_id).await?;
     Ok(Some(EventStory {
         source: source.to_owned(),
         event_id: event_id.to_owned(),
@@ -251,6 +257,7 @@ pub async fn event(
         quarantined,
         acts,
         duplicates,
+        references,
     }))
 }
 

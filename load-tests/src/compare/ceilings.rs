@@ -147,6 +147,7 @@ async fn lane(
                 bodies: &bodies,
                 // As the workers of the load tests.
                 mask_cards: false,
+                references: &[],
                 undecodable: &[],
                 resolver: Resolver::WORKER,
                 locking: Locking::Wait,

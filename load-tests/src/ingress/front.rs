@@ -73,6 +73,7 @@ impl Front {
                 purpose: (provider != "standard-webhooks").then(|| "deposit".to_owned()),
                 account: None,
                 account_until: None,
+                references: Default::default(),
                 secrets_file: path,
                 capture: match provider {
                     "adyen" => Some("automatic".to_owned()),

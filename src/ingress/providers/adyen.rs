@@ -280,6 +280,7 @@ fn platform(body: &Value, terms: &Terms) -> Item {
                 .of(data)
                 .or_else(|| terms.account.cut(text(data, "balanceAccount.reference")?)),
             time: text(data, "updatedAt").and_then(rfc3339),
+            references: terms.references.of(data),
             ..Fact::new(step, transfer, transfer, amount, money)
         }))
     });
@@ -334,6 +335,7 @@ fn fact(item: &Value, kind: &str, mut step: Step, success: &str, terms: &Terms) 
         // A refund's merchantReference may be its own.
         account: if names_account { terms.account.of(item) } else { None },
         time: text(item, "eventDate").and_then(rfc3339),
+        references: terms.references.of(item),
         ..Fact::new(step, payment, &operation, amount, money)
     }))
 }

@@ -7,6 +7,7 @@ use crate::{
         amount::decimal,
         mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
         members::amount_problem,
+        paths::is_id,
         request::Request,
         verify::{Cause, Certificate, RsaKey, from_base64},
     },
@@ -119,17 +120,17 @@ impl Provider for Alipay {
     }
 }
 
-fn account(members: &[form::Member], terms: &Terms) -> Option<String> {
-    match terms.account.path.split_once('.') {
-        None => terms.account.cut(form::text(members, &terms.account.path)?),
+/// The text at a path: of a member, or of one within it.
+fn passed(members: &[form::Member], path: &str) -> Option<String> {
+    match path.split_once('.') {
+        None => form::text(members, path).map(str::to_owned),
         // What the merchant passed along is still encoded once more.
         Some((outer, inner)) => {
             let outer = form::text(members, outer)?;
             let direct = form::members(outer.as_bytes()).ok()?;
             let decoded = || form::members(&form::decoded(outer.as_bytes())?).ok();
             let found = form::text(&direct, inner).map(str::to_owned);
-            let found = found.or_else(|| Some(form::text(&decoded()?, inner)?.to_owned()));
-            terms.account.cut(&found?)
+            found.or_else(|| Some(form::text(&decoded()?, inner)?.to_owned()))
         }
     }
 }
@@ -141,7 +142,8 @@ fn fact(members: &[form::Member], kind: &str, step: Step, terms: &Terms) -> Read
     let trade = needed("trade_no")?;
     let refunded = form::text(members, "refund_fee").is_some() || form::text(members, "gmt_refund").is_some();
     let mut fact = Fact {
-        account: account(members, terms),
+        account: passed(members, &terms.account.path).and_then(|found| terms.account.cut(&found)),
+        references: terms.references.each(|path| passed(members, path).filter(|found| is_id(found))),
         time: form::text(members, "gmt_payment").and_then(in_china),
         ..Fact::new(step, trade, trade, amount("total_amount")?, money)
     };

@@ -90,6 +90,7 @@ fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     };
     Ok(Ok(Fact {
         account: terms.account.of(data),
+        references: terms.references.of(data),
         time: text(event, "created_on").and_then(rfc3339),
         ..Fact::new(step, needed(data, "id")?, needed(data, operation)?, amount, money)
     }))

@@ -8,8 +8,9 @@ use subtle::ConstantTimeEq;
 use super::{Answer, Kind, Probe, Provider, Refused, standard_webhooks};
 use crate::{
     ingress::{
-        mapping::{Accepted, Item, Outcome, Terms, is_id},
+        mapping::{Accepted, Item, Outcome, Terms},
         members::text,
+        paths::is_id,
         request::Request,
         verify::Cause,
     },

@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::{
-    mapping::{AccountPath, Item, Means, Reading, Row, Step, Terms, nothing},
+    mapping::{Item, Means, Reading, Row, Step, Terms, nothing},
+    paths::AccountPath,
     request::Request,
     secrets::Secrets,
     verify::Cause,

@@ -105,6 +105,7 @@ fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
     let payment = if is_payment { id } else { needed(object, "paymentId")? };
     Ok(Ok(Fact {
         account: terms.account.of(object),
+        references: terms.references.of(object),
         time: text(event, "createdAt").and_then(rfc3339),
         ..Fact::new(step, payment, id, decimal_at(object, "amount.value", money)?, money)
     }))

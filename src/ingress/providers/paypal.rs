@@ -305,6 +305,7 @@ fn fact(event: &Value, mut step: Step, terms: &Terms) -> Reading {
     let custom = || terms.account.cut(text(object, "custom").filter(|_| is_v1)?);
     Ok(Ok(Fact {
         account: if goes_back { None } else { terms.account.of(object).or_else(custom) },
+        references: terms.references.of(object),
         time: text(event, "create_time").and_then(rfc3339),
         is_final,
         expires_at: text(object, "expiration_time").and_then(rfc3339),

@@ -95,6 +95,7 @@ fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     Ok(Ok(Fact {
         // The payment's notes also where the event is of a refund; none are an empty array.
         account: terms.account.of(payment),
+        references: terms.references.of(payment),
         time: event.get("created_at").and_then(Value::as_i64).and_then(from_seconds),
         is_final: (step == Step::Captured).then_some(true),
         ..Fact::new(step, needed(payment, "id")?, needed(object, "id")?, amount, money)

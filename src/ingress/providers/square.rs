@@ -85,6 +85,7 @@ fn fact(event: &Value, _kind: &str, step: Step, terms: &Terms) -> Reading {
     let minor_units = minor(object, &format!("{amount}.amount"), money, Differences::NONE)?;
     Ok(Ok(Fact {
         account: if is_refund { None } else { terms.account.of(object) },
+        references: terms.references.of(object),
         time: text(event, "created_at").and_then(rfc3339),
         is_final: (step == Step::Captured).then_some(true),
         ..Fact::new(step, payment, needed(object, "id")?, minor_units, money)

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::{Kind, Provider, Refused, cloudevents, json as object};
 use crate::{
     ingress::{
-        mapping::{Item, Terms, is_id, nothing},
+        mapping::{Item, Terms, nothing},
         members::{rfc3339, text},
+        paths::is_id,
         request::Request,
         secrets::Secrets,
         verify::{Cause, is_recent, seconds},

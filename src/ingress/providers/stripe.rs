@@ -153,6 +153,7 @@ fn fact(event: &Value, kind: &str, step: Step, terms: &Terms) -> Reading {
     let mut fact = Fact {
         operation_id: charge.map(str::to_owned),
         time: event.get("created").and_then(Value::as_i64).and_then(from_seconds),
+        references: terms.references.of(object),
         ..Fact::new(step, id, id, 0, money)
     };
     match kind {

@@ -199,6 +199,7 @@ fn fact(resource: &Value, step: Step, body: &Value, terms: &Terms) -> Reading {
     Ok(Ok(Fact {
         // A refund passes nothing along.
         account: if is_refund { None } else { terms.account.of(resource) },
+        references: terms.references.of(resource),
         time: text(resource, "success_time").or_else(|| text(body, "create_time")).and_then(rfc3339),
         ..Fact::new(step, payment, needed(resource, operation)?, amount, money)
     }))

@@ -412,7 +412,14 @@ pub(super) async fn search(State(pool): State<Arc<Pool>>, RawQuery(query): RawQu
     let found = pool.reader.run(async |connection| find::find(connection, id, limit).await).await?;
     let pairs = |kind: Kind, name: &'static str| -> Vec<Value> {
         let hits = found.of(kind);
-        hits.map(|hit| json!({ "source": hit.source, name: hit.id, "exact": hit.is_exact })).collect()
+        hits.map(|hit| {
+            let mut thing = json!({ "source": hit.source, name: hit.id, "exact": hit.is_exact });
+            if let Some(reference) = &hit.reference {
+                thing["reference"] = json!(reference);
+            }
+            thing
+        })
+        .collect()
     };
     Ok(Json(json!({
         "events": pairs(Kind::Event, "event_id"),

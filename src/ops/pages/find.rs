@@ -1,4 +1,4 @@
-//! One field, any id or its beginning: leads to the story of what goes by it.
+//! One field, any id or reference or its beginning: leads to the story of what goes by it.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ pub(in crate::ops) async fn page(
     let wanted = wanted.as_str();
     if wanted.is_empty() {
         let hint = empty(
-            "Search by id",
-            "An event, payment, operation or account id as the provider wrote it, or its beginning. Press / on any page to get here.",
+            "Search by id or reference",
+            "An event, payment, operation or account id as the provider wrote it, a reference such as your order number (reference_fields), or the beginning of one. Press / on any page to get here.",
         );
         return frame.page(&now, Place::Find, "Find", html! { h1 { "Find" } (field("")) (hint) });
     }
@@ -51,7 +51,7 @@ pub(in crate::ops) async fn page(
         h1 { "Find" }
         (field(wanted))
         @if found.hits.is_empty() {
-            (empty("No results", "No id begins so; upper and lower case differ. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
+            (empty("No results", "No id and no reference begins so; upper and lower case differ. A message that could not be read far enough has no id: look for it in quarantine, by reason malformed."))
         } @else {
             (list(wanted, &found))
         }
@@ -87,7 +87,8 @@ fn list(wanted: &str, found: &Found) -> Markup {
                         @match hit.kind { Kind::Event => "Event ", Kind::Payment => "Payment ", Kind::Account => "Account " }
                         a href=(address(hit)) { (id(&hit.id)) }
                         @if let Some(source) = &hit.source { " of " (id(source)) }
-                        @if hit.is_exact { " " span.faint { "(exactly this id)" } }
+                        @if let Some(reference) = &hit.reference { ", " (visible(&reference.name)) " " strong { (id(&reference.value)) } }
+                        @else if hit.is_exact { " " span.faint { "(exactly this id)" } }
                     }
                 }
             }

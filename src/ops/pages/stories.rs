@@ -161,6 +161,14 @@ fn event_body(story: &EventStory) -> Markup {
         p.path { a href="/find" { "Find" } " / event" }
         h1 { "Event " (id(&story.event_id)) }
         p.lead { "of " (id(&story.source)) }
+        @if !story.references.is_empty() {
+            dl.facts {
+                @for (name, values) in &story.references {
+                    dt { (visible(name)) }
+                    dd { @for value in values { a href=(link("/find", &[("id", value)])) { (id(value)) } " " } }
+                }
+            }
+        }
         section.card { h2 { "Timeline" } (timeline(moments)) }
     }
 }

@@ -96,6 +96,7 @@ impl RunningIngress {
                 purpose: (!says_itself).then(|| "deposit".to_owned()),
                 account: None,
                 account_until: None,
+                references: Default::default(),
                 secrets_file: put(&folder, provider, secret),
                 capture: ["adyen", "checkout"].contains(&provider).then(|| match provider {
                     "adyen" => "automatic".to_owned(),

@@ -20,6 +20,7 @@
 //! | apply | ledger rows, refused by the unique keys where they are there | where money moves |
 //! | apply | payments, changed and new | where needed, each |
 //! | apply | cases: new ones, ended ones, and the count of what waits | where needed, each |
+//! | apply | references of callbacks | where `reference_fields` names some and a callback has one |
 //! | apply | duplicates, and the counts of outcomes | where needed; always |
 //! | apply | a row that says which history this is, read last | always |
 //! | apply | `commit` | always |
@@ -37,6 +38,7 @@ pub use planning::{Phase, plan};
 pub use replay::{REPLAY_BATCH_MAX, REPLAY_WAITS_MAX, replay, replay_others};
 
 use payonce_ledger::{AccountId, Callback, CaseId, Outcome, Plan, Rules, decide};
+use payonce_message::references::Reference;
 
 use super::{Applied, Batch, Connection, Locking, Resolver, StoreError, apply, load};
 
@@ -60,6 +62,8 @@ pub struct Settling<'a> {
     pub resolver: Resolver<'a>,
     /// The stored cases that the callbacks come from, one each; empty where they come from none.
     pub proven: &'a [CaseId],
+    /// The references of each callback, in their order; empty where none are kept.
+    pub references: &'a [Vec<Reference>],
     /// What to do about locks of others. Where more than one account is needed, none is waited for.
     pub locking: Locking,
 }
@@ -100,7 +104,7 @@ pub async fn settle(
     bodies: &[&[u8]],
     how: Settling<'_>,
 ) -> Result<Vec<Fate>, StoreError> {
-    let Settling { writer, policy, resolver, proven, locking } = how;
+    let Settling { writer, policy, resolver, proven, references, locking } = how;
     let plan = preview(connection, callbacks, policy.rules).await?;
     let (outcomes, subjects) = (plan.outcomes.clone(), plan.subjects.clone());
     let batch = Batch {
@@ -110,6 +114,7 @@ pub async fn settle(
         callbacks,
         bodies,
         mask_cards: policy.mask_cards,
+        references,
         undecodable: &[],
         resolver,
         proven,
@@ -164,7 +169,14 @@ async fn settle_part(
 ) -> Result<Tried<usize>, StoreError> {
     let these: Vec<Callback> = part.items.iter().filter_map(|at| callbacks.get(*at).cloned()).collect();
     let bodies = vec![&b""[..]; these.len()];
-    let how = Settling { writer, policy, resolver: Resolver::WORKER, proven: &[], locking: part.locking };
+    let how = Settling {
+        writer,
+        policy,
+        resolver: Resolver::WORKER,
+        proven: &[],
+        references: &[],
+        locking: part.locking,
+    };
     let mut tried = Tried::default();
     for (at, fate) in part.items.iter().zip(settle(connection, &these, &bodies, how).await?) {
         if let Some(slot) = outcomes.get_mut(*at) {

@@ -83,6 +83,7 @@ async fn once(
         callbacks: &[],
         bodies: &[],
         mask_cards: policy.mask_cards,
+        references: &[],
         undecodable: &[],
         remembered: &[],
         resolver,
