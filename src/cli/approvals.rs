@@ -220,7 +220,18 @@ pub(super) fn report_start(start: &Start, json: bool) -> Result<(), Failure> {
 
 /// Whether an act about cases had any to work: else it exits 1.
 fn did_something(outcome: &Value) -> bool {
-    ["applied", "duplicates", "refused", "waiting", "discarded", "reopened", "assigned"]
-        .iter()
-        .any(|name| outcome[*name].as_u64().is_some_and(|cases| cases > 0))
+    [
+        "applied",
+        "duplicates",
+        "refused",
+        "waiting",
+        "discarded",
+        "reopened",
+        "assigned",
+        "taken",
+        "handed_back",
+        "noted",
+    ]
+    .iter()
+    .any(|name| outcome[*name].as_u64().is_some_and(|cases| cases > 0))
 }

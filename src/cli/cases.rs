@@ -44,7 +44,9 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: For
         }
         Form::Text => {}
     }
-    let mut rows = table::new(&[
+    // A column for those that somebody has taken, where there is one.
+    let has_assignee = cases.iter().any(|case| case.assignee.is_some());
+    let mut headings = vec![
         "case",
         "state",
         "reason",
@@ -55,9 +57,12 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: For
         "event",
         "source",
         "detail",
-    ]);
+    ];
+    headings.extend(has_assignee.then_some("assignee"));
+    let mut rows = table::new(&headings);
     for case in &cases {
-        rows.add_row([
+        let assignee = has_assignee.then(|| table::optional(case.assignee.as_ref()));
+        let row = [
             case.id.to_string(),
             case.state.clone(),
             case.reason.clone(),
@@ -70,7 +75,8 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: For
             table::optional(case.event_id.as_ref()),
             table::optional(case.source.as_ref()),
             table::safe(&case.detail),
-        ]);
+        ];
+        rows.add_row(row.into_iter().chain(assignee));
     }
     table::align_right(&mut rows, &[0, 3, 5]);
     say!("{rows}");
@@ -192,6 +198,9 @@ fn print(detail: &CaseDetail, body: &str) {
         table::time(case.first_seen_at),
         table::time(case.last_seen_at)
     );
+    if let Some(assignee) = &case.assignee {
+        say!("  assignee {}", table::safe(assignee));
+    }
     if let (Some(at), Some(by)) = (case.resolved_at, &case.resolved_by) {
         say!(
             "  ended    {} by {}: {}",

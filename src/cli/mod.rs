@@ -14,6 +14,7 @@ mod adjust;
 mod api;
 mod approvals;
 mod audit;
+mod case_work;
 mod cases;
 mod dry_run;
 mod event;
@@ -34,6 +35,7 @@ mod statement;
 mod style;
 mod table;
 mod values;
+mod which;
 
 use std::{
     collections::BTreeMap,

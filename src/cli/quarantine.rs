@@ -1,21 +1,21 @@
-//! `payonce quarantine list|show|replay|discard|reopen|assign`.
+//! `payonce quarantine list|show|replay|discard|reopen|assign`, and what `case_work` does.
 
 use std::{collections::BTreeMap, io::IsTerminal, sync::Arc};
 
 use clap::{Subcommand, builder::PossibleValuesParser};
-use time::Duration;
 
 use super::{
-    Failure, approvals,
+    Failure, approvals, case_work,
     cases::{self, Form},
-    dry_run, print_json, progress, remove, table, values, with_database,
+    dry_run, print_json, progress, remove, table, values,
+    which::Which,
 };
 use crate::{
     answers::money,
     app,
     config::Config,
     keys::Keyring,
-    ledger::{AccountId, Reason},
+    ledger::AccountId,
     operators::{
         case_actions::{self, Done},
         reverify::Trust,
@@ -24,6 +24,7 @@ use crate::{
         self,
         actions::{Order, Verb, Via},
         assign::Assignment,
+        case_work::CaseWork,
         quarantine::{self, Filter, Page, Replayed, Sums},
         requests::{self, Start},
     },
@@ -112,6 +113,42 @@ pub(super) enum Command {
         #[arg(long, value_parser = values::words, value_name = "TEXT")]
         why: String,
     },
+    /// Takes open and waiting cases: who works on them stands with each, and in lists.
+    Take {
+        /// The cases.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<i64>,
+        /// Who works on them, where that is somebody else.
+        #[arg(long, value_parser = values::name, value_name = "NAME")]
+        assignee: Option<String>,
+        /// Stored in the audit log.
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
+        why: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Hands cases back that somebody has taken: nobody works on them.
+    HandBack {
+        /// The cases.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<i64>,
+        /// Stored in the audit log.
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
+        why: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Notes something about cases, with name and time: it stands in the audit log, and on the page of each case.
+    Note {
+        /// The cases.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<i64>,
+        /// The note.
+        #[arg(long, value_parser = values::words, value_name = "TEXT")]
+        text: String,
+        #[command(flatten)]
+        by: By,
+    },
     /// Hands an open or waiting case to the account that it really belongs to, and decides it at once. Its key is used up: a late copy is
     /// a duplicate.
     Assign {
@@ -128,32 +165,6 @@ pub(super) enum Command {
     },
 }
 
-/// Which cases; all parts must fit.
-#[derive(Debug, Default, clap::Args)]
-pub(super) struct Which {
-    /// Case ids.
-    #[arg(value_name = "ID")]
-    ids: Vec<i64>,
-    /// Quarantined for this reason.
-    #[arg(long, value_parser = values::reason, value_name = "REASON")]
-    reason: Option<Reason>,
-    /// From this provider.
-    #[arg(long, value_parser = values::id, value_name = "SOURCE", allow_hyphen_values = true)]
-    source: Option<String>,
-    /// Without a source: those of which none could be read.
-    #[arg(long, conflicts_with = "source")]
-    without_source: bool,
-    /// About this account.
-    #[arg(long, value_parser = values::id, value_name = "ID", allow_hyphen_values = true)]
-    account: Option<String>,
-    /// First seen longer ago than this: a number and s, m, h or d.
-    #[arg(long, value_parser = values::age, value_name = "AGE", allow_hyphen_values = true)]
-    older_than: Option<Duration>,
-    /// First seen within this: a number and s, m, h or d.
-    #[arg(long, value_parser = values::age, value_name = "AGE", allow_hyphen_values = true)]
-    newer_than: Option<Duration>,
-}
-
 #[derive(Debug, clap::Args)]
 pub(super) struct How {
     /// Every case in a fitting state that the other filters leave; needed where there is no other.
@@ -168,57 +179,13 @@ pub(super) struct How {
 pub(super) struct By {
     /// Who does this, stored in the audit log.
     #[arg(long, env = "USER", default_value = "operator", value_parser = values::name, value_name = "NAME")]
-    by: String,
+    pub(super) by: String,
     /// Makes it one: the same command with the same key is answered as the first was. 1 to 200 bytes.
     #[arg(long, value_parser = values::name, value_name = "KEY", allow_hyphen_values = true)]
-    idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
     /// One JSON object in place of text.
     #[arg(long)]
-    json: bool,
-}
-
-impl Which {
-    /// Ages are counted back from the database's time, which stamps cases.
-    async fn filter(self, config: &Config, states: &[&'static str]) -> Result<Filter, Failure> {
-        let has_age = self.older_than.is_some() || self.newer_than.is_some();
-        let now = if has_age { Some(with_database(config, store::now).await?) } else { None };
-        let before = |age: Option<Duration>| now.zip(age).map(|(now, age)| now.saturating_sub(age));
-        Ok(Filter {
-            ids: self.ids,
-            states: states.to_vec(),
-            reason: self.reason,
-            source: self.source,
-            without_source: self.without_source,
-            account_id: self.account,
-            id_max: None,
-            seen_before: before(self.older_than),
-            seen_since: before(self.newer_than),
-        })
-    }
-
-    /// The ages in words, for the audit log.
-    fn ages(&self) -> String {
-        let words = |what: &str, age: Option<Duration>| {
-            age.map_or_else(String::new, |age| format!("; first seen {what} {} s", age.whole_seconds()))
-        };
-        words("longer ago than", self.older_than) + &words("within", self.newer_than)
-    }
-
-    /// The filter of a command that changes cases: it must say which.
-    async fn chosen(self, config: &Config, verb: Verb, all: bool) -> Result<Filter, Failure> {
-        let filter = self.filter(config, verb.states()).await?;
-        let names_some = !filter.ids.is_empty()
-            || filter.reason.is_some()
-            || filter.source.is_some()
-            || filter.without_source
-            || filter.account_id.is_some()
-            || filter.seen_before.is_some()
-            || filter.seen_since.is_some();
-        if names_some || all {
-            return Ok(filter);
-        }
-        Err(Failure::Usage("which cases? Name ids, a filter such as --reason, or --all".to_owned()))
-    }
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
@@ -246,8 +213,18 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
         Command::Reopen { which, how, why } => {
             work(config, (Verb::Reopen, None), which, &how, &why, true).await
         }
+        Command::Take { ids, assignee, why, by } => {
+            let assignee = assignee.unwrap_or_else(|| by.by.clone());
+            case_work::run(config, &ids, CaseWork::Take(&assignee), why.as_deref(), &by).await
+        }
+        Command::HandBack { ids, why, by } => {
+            case_work::run(config, &ids, CaseWork::HandBack, why.as_deref(), &by).await
+        }
+        Command::Note { ids, text, by } => {
+            case_work::run(config, &ids, CaseWork::Note, Some(&text), &by).await
+        }
         Command::Assign { id, account, why, by } => {
-            let which = Which { ids: vec![id], ..Which::default() };
+            let which = Which::case(id);
             let how = How { all: false, by };
             work(config, (Verb::Assign, Some(account)), which, &how, &why, true).await
         }

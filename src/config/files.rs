@@ -181,7 +181,9 @@ fn table_of<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, ConfigErro
 
 /// A value as a flag would have it. `None`: it is of a kind that no setting has.
 fn as_text(name: &str, value: toml::Value) -> Option<String> {
-    let has_list = |setting: &Setting| matches!(setting.domain, Domain::Words(_) | Domain::Members | Domain::List { .. });
+    let has_list = |setting: &Setting| {
+        matches!(setting.domain, Domain::Words(_) | Domain::Members | Domain::List { .. })
+    };
     let is_list = SETTINGS.iter().any(|setting| setting.name == name && has_list(setting));
     match value {
         toml::Value::String(text) => Some(text),

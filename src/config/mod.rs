@@ -19,8 +19,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{ledger::Rules, references::ReferenceFields};
 pub use crate::store::{engine::Policy, history::HistoryConfig, requests::Approvals};
+use crate::{ledger::Rules, references::ReferenceFields};
 pub use access::{AccessConfig, Networks, ProxyConfig, RoleRules, SessionKeys};
 use error::error;
 pub use error::{ConfigError, ConfigErrors};

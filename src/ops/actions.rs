@@ -17,6 +17,7 @@ use crate::{
     store::{
         self, StoreError,
         actions::{Act, Line, Order, Verb, Via},
+        case_work::{self, CaseWork, CaseWorker},
         proposals::{self, Objection},
         quarantine::Filter,
         requests::{self, Start},
@@ -38,7 +39,8 @@ pub(super) async fn start(pool: &Arc<Pool>, order: Order) -> Result<Start, Store
     let working = Arc::clone(pool);
     wait_a_little(async move {
         let with = &working.operators;
-        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
+        let trust =
+            Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
         let done = case_actions::run(&mut connection, &order, action, &trust, with.policy, |_| {}).await;
         connection.close().await;
         if let Err(cause) = done {
@@ -69,6 +71,20 @@ pub(super) fn assignment(
     let filter = Filter { ids: vec![case], states: verb.states().to_vec(), ..Filter::default() };
     let chosen = format!("{filter}; to account {:?}", to.as_str());
     Order { who, via, verb, why, filter, chosen, assign_to: Some(to), key }
+}
+
+/// Gives cases to a person or to nobody, or notes something about them.
+pub(super) async fn work_cases(
+    pool: &Pool,
+    cases: &[i64],
+    work: CaseWork<'_>,
+    worker: CaseWorker<'_>,
+) -> Result<Start, StoreError> {
+    let mut connection = store::Connection::new(Arc::clone(&pool.database));
+    let done =
+        connection.run(async |connection| case_work::work(connection, cases, work, worker).await).await;
+    connection.close().await;
+    done
 }
 
 /// A reason as it is kept.
@@ -143,7 +159,8 @@ pub(super) async fn approve(
     let working = Arc::clone(pool);
     let ended = wait_a_little(async move {
         let with = &working.operators;
-        let trust = Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
+        let trust =
+            Trust { keyring: &with.keys.current(), endpoints: &with.endpoints, references: &with.references };
         let approver = Approver { name: &who, via };
         let approved = approvals::approve(&mut connection, proposal, approver, (&trust, with.policy)).await;
         connection.close().await;

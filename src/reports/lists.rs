@@ -36,6 +36,7 @@ pub fn cases_table(cases: &[CaseRow]) -> Table<'_> {
             case.resolved_at.map_or(Cell::Absent, Cell::Time),
             Cell::optional(case.resolved_by.as_deref()),
             Cell::optional(case.resolved_why.as_deref()),
+            Cell::optional(case.assignee.as_deref()),
         ]
     }
     Table {
@@ -58,6 +59,7 @@ pub fn cases_table(cases: &[CaseRow]) -> Table<'_> {
             "resolved_at",
             "resolved_by",
             "resolved_why",
+            "assignee",
         ],
         rows: cases.iter().map(row).collect(),
     }

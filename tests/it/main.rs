@@ -16,6 +16,7 @@ mod backup;
 mod book;
 mod browser;
 mod case_groups;
+mod case_work;
 mod claims;
 mod command_line;
 mod concurrent_writers;

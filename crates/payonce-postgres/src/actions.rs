@@ -58,7 +58,7 @@ impl Verb {
     }
 }
 
-/// What a person does to an account, or to a subscriber over HTTPS.
+/// What a person does to an account, to a subscriber over HTTPS, or to a case that stays where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// Post an adjustment.
@@ -77,6 +77,12 @@ pub enum Act {
     Resend,
     /// Forget a subscriber.
     Forget,
+    /// Give cases to a person.
+    Take,
+    /// Take cases from whoever has them.
+    HandBack,
+    /// Note something about cases.
+    Note,
 }
 
 impl Act {
@@ -92,6 +98,9 @@ impl Act {
             Self::Disable => "disable",
             Self::Resend => "resend",
             Self::Forget => "forget",
+            Self::Take => "take",
+            Self::HandBack => "hand_back",
+            Self::Note => "note",
         }
     }
 }
@@ -190,7 +199,7 @@ pub struct ActionRow {
     pub who: String,
     /// `web`, `api` or `command line`.
     pub via: String,
-    /// `replay`, `discard`, `reopen` or `assign`; of an account `adjust`, `open`, `close` or `freeze`; of a
+    /// `replay`, `discard`, `reopen`, `assign`, `take`, `hand_back` or `note`; of an account `adjust`, `open`, `close` or `freeze`; of a
     /// subscriber `enable`, `disable`, `resend` or `forget`.
     pub action: String,
     /// The reason.

@@ -26,6 +26,9 @@ pub struct LineFilter {
 pub fn action_names() -> impl Iterator<Item = &'static str> {
     let verbs = [Verb::Replay, Verb::Discard, Verb::Reopen, Verb::Assign].map(Verb::as_str);
     let acts = [
+        Act::Take,
+        Act::HandBack,
+        Act::Note,
         Act::Adjust,
         Act::Open,
         Act::Close,

@@ -23,6 +23,10 @@ pub struct Filter {
     pub without_source: bool,
     /// About this account.
     pub account_id: Option<String>,
+    /// Of this person.
+    pub assignee: Option<String>,
+    /// Of nobody.
+    pub is_unassigned: bool,
     /// No newer than this case: what a person saw when they chose.
     pub id_max: Option<i64>,
     /// First seen before.
@@ -53,6 +57,12 @@ impl fmt::Display for Filter {
         }
         if let Some(account_id) = &self.account_id {
             parts.push(format!("account {account_id}"));
+        }
+        if let Some(assignee) = &self.assignee {
+            parts.push(format!("of {assignee}"));
+        }
+        if self.is_unassigned {
+            parts.push("of nobody".to_owned());
         }
         if let Some(id) = self.id_max {
             parts.push(format!("up to case {id}"));
@@ -108,6 +118,12 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
     if let Some(account_id) = &filter.account_id {
         query.push(" and account_id = ").push_bind(account_id.clone());
+    }
+    if let Some(assignee) = &filter.assignee {
+        query.push(" and assignee = ").push_bind(assignee.clone());
+    }
+    if filter.is_unassigned {
+        query.push(" and assignee is null");
     }
     if let Some(id) = filter.id_max {
         query.push(" and id <= ").push_bind(id);

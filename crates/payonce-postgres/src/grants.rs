@@ -129,8 +129,8 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
     ),
     // Who logs out.
     ("ended_sessions", "select, insert"),
-    // A case that is handed to another account.
-    ("quarantine", "update (account_id, members)"),
+    // A case that is handed to another account, or taken by a person.
+    ("quarantine", "update (account_id, members, assignee)"),
 ];
 
 /// What numbers cases: whoever stores them gives them their ids, in the order in which their messages came.

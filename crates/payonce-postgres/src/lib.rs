@@ -14,6 +14,7 @@ pub mod assign;
 mod audit;
 pub mod audit_log;
 pub mod case_groups;
+pub mod case_work;
 mod cases;
 mod checks;
 mod columns;

@@ -100,13 +100,15 @@ pub struct CaseRow {
     pub amount: Option<i64>,
     /// ISO 4217 code.
     pub currency: Option<String>,
+    /// The person who works on it; null: nobody.
+    pub assignee: Option<String>,
 }
 
 /// The columns of [`CaseRow`].
 macro_rules! case_row {
     () => {
         "id, source, event_id, reason, detail, state, attempts, first_seen_at, last_seen_at, resolved_at, resolved_by, resolved_why, \
-         type, account_id, payment_id, operation_id, amount, currency"
+         type, account_id, payment_id, operation_id, amount, currency, assignee"
     };
 }
 pub(super) use case_row;

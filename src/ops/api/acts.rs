@@ -35,7 +35,7 @@ use crate::{
 /// The header that makes a request one (draft-ietf-httpapi-idempotency-key-header).
 const KEY_HEADER: &str = "idempotency-key";
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(KEY_HEADER) else { return Ok(None) };
     let wrong = |words: &str| Problem::Wrong(format!("Idempotency-Key: {words}"));
     let text = value.to_str().map_err(|_| wrong("expected visible ASCII"))?;
@@ -174,7 +174,7 @@ async fn begin(pool: &Arc<Pool>, order: Order) -> Answer {
 }
 
 /// What is not carried out now.
-fn begun(start: Start) -> Answer {
+pub(super) fn begun(start: Start) -> Answer {
     match start {
         Start::Begun(_) => Err(Problem::NotFound("line of the audit log")),
         Start::Before(row) => of_line(*row),
@@ -194,7 +194,7 @@ fn begun(start: Start) -> Answer {
     }
 }
 
-async fn line(pool: &Arc<Pool>, action: i64) -> Answer {
+pub(super) async fn line(pool: &Arc<Pool>, action: i64) -> Answer {
     let row = pool.reader.run(async |connection| store::actions::show(connection, action).await).await?;
     of_line(row.ok_or(Problem::NotFound("line of the audit log"))?)
 }

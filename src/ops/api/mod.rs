@@ -1,6 +1,7 @@
 //! The operators' API: what the pages show, as JSON. What they do is in `acts`.
 
 pub(super) mod acts;
+pub(super) mod case_work;
 pub(super) mod finance;
 mod lists;
 
@@ -22,7 +23,7 @@ use super::{
     access::Visitor,
     history::{self, Range},
     mask,
-    pages::{audit_log::Asked as Lines, debts::Asked as Indebted, duplicates, quarantine::Asked},
+    pages::{audit_log::Asked as Lines, case_filter::Asked, debts::Asked as Indebted, duplicates},
     watch::{Link, Now},
 };
 use lists::Export;
@@ -256,7 +257,8 @@ pub(super) async fn cases(
     Extension(visitor): Extension<Visitor>,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let known = ["state", "reason", "source", "without_source", "account", "before", "limit", "export"];
+    let known: Vec<&str> =
+        Asked::NAMES.into_iter().filter(|name| *name != "id_max").chain(["limit", "export"]).collect();
     let parameters = Parameters::of_query(query.as_deref(), &known)?;
     let asked = Asked::of(&parameters)?;
     if let Some(export) = Export::asked(&parameters, &visitor)? {
@@ -276,7 +278,8 @@ pub(super) async fn cases(
 
 /// The cases in groups, with their money.
 pub(super) async fn case_groups(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let known = ["state", "reason", "source", "without_source", "account"];
+    let paging = ["before", "id_max"];
+    let known: Vec<&str> = Asked::NAMES.into_iter().filter(|name| !paging.contains(name)).collect();
     let filter = Asked::of(&Parameters::of_query(query.as_deref(), &known)?)?.filter();
     let read = pool.reader.run(async |connection| case_groups::groups(connection, &filter).await);
     answer(&read.await?)

@@ -8,7 +8,7 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{audit_log, quarantine::act_bar};
+use super::{audit_log, case_work::note_form, quarantine::act_bar};
 use crate::{
     answers::money,
     ops::{
@@ -86,6 +86,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
                     }
                     @if let Some(operation) = &case.operation_id { dt { "Operation" } dd { (id(operation)) } }
                     dt { "Deliveries" } dd { (number(case.attempts)) }
+                    dt { "Assignee" } dd { @match &case.assignee { Some(assignee) => (visible(assignee)), None => "nobody" } }
                     dt { "First seen" } dd { (ago(case.first_seen_at)) }
                     dt { "Last seen" } dd { (ago(case.last_seen_at)) }
                     @if let Some(at) = case.resolved_at {
@@ -130,7 +131,8 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
             } @else { (frame.may_not(Action::WorkCases)) }
         }
         section.card {
-            h2 { "Audit log" }
+            h2 { "Audit log and notes" }
+            @if frame.may(Action::WorkCases) { (note_form(frame, case.id)) }
             @if actions.is_empty() { p.note { "Nobody has worked this case yet." } }
             @else { (audit_log::table(actions)) }
         }

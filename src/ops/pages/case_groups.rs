@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// A row leads to the cases of its group, which can be acted on together there.
-pub(super) fn table(found: &CaseGroups, account: &str) -> Markup {
+/// With what else was asked for, `asked`.
+pub(super) fn table(found: &CaseGroups, asked: &[(&str, &str)]) -> Markup {
     let CaseGroups { groups, other_cases, has_more } = found;
     html! {
         div.scroll tabindex="0" role="region" aria-label="Groups of cases" {
@@ -24,8 +25,10 @@ pub(super) fn table(found: &CaseGroups, account: &str) -> Markup {
                         @let without_source = if group.source.is_none() { "yes" } else { "" };
                         @let cases = [
                             ("state", group.state.as_str()), ("reason", &group.reason), ("source", source),
-                            ("without_source", without_source), ("account", account),
+                            ("without_source", without_source),
                         ];
+                        @let kept = asked.iter().filter(|(name, _)| cases.iter().all(|(other, _)| other != name));
+                        @let cases: Vec<(&str, &str)> = cases.into_iter().chain(kept.copied()).collect();
                         tr {
                             td { a href=(link("/quarantine", &cases)) { (group.reason) } }
                             td { (id_or_dash(group.source.as_deref())) }

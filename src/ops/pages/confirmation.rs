@@ -4,7 +4,10 @@
 use axum::response::Response;
 use maud::html;
 
-use super::quarantine::{Asked, COUNT_MAX, total_words};
+use super::{
+    case_filter::Asked,
+    quarantine::{COUNT_MAX, total_words},
+};
 use crate::{
     answers::money,
     ops::{

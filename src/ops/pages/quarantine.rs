@@ -8,7 +8,12 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{case_groups as groups_table, confirmation};
+use super::{
+    case_filter::{Asked, STATES},
+    case_groups as groups_table,
+    case_work::{self, assignee_choice, take_buttons},
+    confirmation,
+};
 use crate::{
     answers::money,
     ledger::{AccountId, Reason},
@@ -33,11 +38,9 @@ use crate::{
 const PAGE_MAX: i64 = 50;
 /// Cases are counted no further: one case more says no more.
 pub(super) const COUNT_MAX: i64 = 100_001;
-/// In the order of the menu.
-pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
 
 /// What the forms here send: which cases, what to do, and who may.
-const FORM_NAMES: [&str; 13] = [
+const FORM_NAMES: [&str; 15] = [
     "csrf",
     "verb",
     "why",
@@ -50,81 +53,10 @@ const FORM_NAMES: [&str; 13] = [
     "source",
     "without_source",
     "account",
+    "assignee",
+    "unassigned",
     "id_max",
 ];
-
-/// What is asked for, as it stands in the address.
-#[derive(Debug, Clone, Default)]
-pub(in crate::ops) struct Asked {
-    state: &'static str,
-    reason: &'static str,
-    source: String,
-    /// `yes`, or empty.
-    without_source: &'static str,
-    account: String,
-    before: i64,
-    /// The newest case when the first page was made.
-    id_max: Option<i64>,
-}
-
-impl Asked {
-    /// What an address may name.
-    const NAMES: [&str; 7] = ["state", "reason", "source", "without_source", "account", "before", "id_max"];
-
-    /// From the parameters of an address or a form. What is missing is any; where one cannot be used, nothing else is meant by it.
-    pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
-        let states = || STATES.into_iter().chain(["all"]);
-        let expected = states().collect::<Vec<_>>().join(", ");
-        let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
-        let reason = parameters.choice("reason", Reason::parse, &Reason::names())?;
-        let yes = |text: &str| (text == "yes").then_some("yes");
-        let without_source = parameters.choice("without_source", yes, "yes")?.unwrap_or_default();
-        let id = |name| Ok(parameters.id(name)?.map(|id| id.trim().to_owned()).unwrap_or_default());
-        if !without_source.is_empty() && parameters.id("source")?.is_some() {
-            return Err(Wrong("source, without_source: expected one of them, not both".to_owned()));
-        }
-        Ok(Self {
-            without_source,
-            state: state.unwrap_or("open"),
-            reason: reason.map_or("", Reason::as_str),
-            source: id("source")?,
-            account: id("account")?,
-            before: parameters.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX),
-            id_max: parameters.number("id_max", 1..=i64::MAX)?,
-        })
-    }
-
-    pub(in crate::ops) fn filter(&self) -> Filter {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Filter {
-            states: STATES.into_iter().filter(|state| self.state == *state).collect(),
-            reason: Reason::parse(self.reason),
-            source: some(&self.source),
-            without_source: !self.without_source.is_empty(),
-            account_id: some(&self.account),
-            ..Filter::default()
-        }
-    }
-
-    pub(in crate::ops) fn before(&self) -> i64 {
-        self.before
-    }
-
-    pub(super) fn parameters(&self) -> [(&str, &str); 5] {
-        [
-            ("state", self.state),
-            ("reason", self.reason),
-            ("source", &self.source),
-            ("without_source", self.without_source),
-            ("account", &self.account),
-        ]
-    }
-
-    /// Whether it asks for more than a state and a reason.
-    fn is_narrow(&self) -> bool {
-        !(self.source.is_empty() && self.without_source.is_empty() && self.account.is_empty())
-    }
-}
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
@@ -158,7 +90,7 @@ pub(in crate::ops) async fn page(
     asked.id_max = asked.id_max.or_else(|| cases.first().map(|first| first.id));
     let body = html! {
         h1 { "Quarantine" }
-        (filters(&asked, &reasons))
+        (filters(&frame, &asked, &reasons))
         @if cases.is_empty() {
             @if asked.filter().reason.is_none() && !asked.is_narrow() && asked.state == "open" {
                 (empty("No open cases", "Every callback is in the ledger, was rejected as a duplicate, or waits for another one."))
@@ -166,7 +98,7 @@ pub(in crate::ops) async fn page(
                 (empty("No matches", "Remove a filter."))
             }
         } @else {
-            @if let Some(groups) = &groups { (groups_table::table(groups, &asked.account)) }
+            @if let Some(groups) = &groups { (groups_table::table(groups, &asked.parameters())) }
             (list(&frame, &asked, &cases, total))
             nav.pages aria-label="Pages of cases" {
                 @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
@@ -201,13 +133,13 @@ pub(super) fn total_words(total: i64) -> String {
     if total >= COUNT_MAX { format!("more than {}", number(COUNT_MAX - 1)) } else { number(total) }
 }
 
-fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
+fn filters(frame: &Frame, asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
     let in_state =
         |state: &str| reasons.iter().filter(|(found, ..)| found == state).map(|(.., n)| n).sum::<i64>();
     html! {
         nav.tabs aria-label="State" {
             @for state in STATES.into_iter().chain(["all"]) {
-                a href=(link("/quarantine", &[("state", state), ("source", &asked.source), ("without_source", asked.without_source), ("account", &asked.account)]))
+                a href=(link("/quarantine", &asked.with(&[("state", state), ("reason", "")])))
                   aria-current=[(asked.state == state).then_some("page")] {
                     (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(in_state(state))) } }
                 }
@@ -231,6 +163,7 @@ fn filters(asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
             @if !asked.without_source.is_empty() {
                 label.choice { input type="checkbox" name="without_source" value="yes" checked; "without a source" }
             }
+            (assignee_choice(frame, asked))
             button type="submit" { "Filter" }
             @if !asked.reason.is_empty() || asked.is_narrow() {
                 a href=(link("/quarantine", &[("state", asked.state)])) { "Clear" }
@@ -253,7 +186,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 table.cases {
                     thead { tr {
                         @if can_act { th { input type="checkbox" data-all="id" aria-label="Select all on this page"; } }
-                        th { "Case" } th { "State" } th { "Reason" } th.n { "Amount" } th { "Account" } th { "Event" } th { "Source" } th { "Detail" } th.n { "Deliveries" } th { "First seen" }
+                        th { "Case" } th { "State" } th { "Reason" } th.n { "Amount" } th { "Account" } th { "Event" } th { "Source" } th { "Detail" } th.n { "Deliveries" } th { "First seen" } th { "Assignee" }
                     } }
                     tbody {
                         @for case in cases {
@@ -278,6 +211,7 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                                 td.detail { (visible(&case.detail)) }
                                 td.n { (number(case.attempts)) }
                                 td { (ago(case.first_seen_at)) }
+                                td { (id_or_dash(case.assignee.as_deref())) }
                             }
                         }
                     }
@@ -333,6 +267,7 @@ pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
                     Verb::Assign => {},
                 }
             }
+            @if matches!(state, "open" | "waiting" | "all") { (take_buttons()) }
         }
     }
 }
@@ -352,6 +287,10 @@ pub(in crate::ops) async fn act(
     };
     let pairs = asked.pairs();
     let text = |name: &str| pairs.iter().find(|pair| pair.0 == name).map_or("", |pair| pair.1.as_str());
+    let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
+    if let Some(work) = case_work::asked(text("verb"), &who) {
+        return case_work::act(&pool, &frame, &asked, work, &who).await;
+    }
     let Some(verb) = Verb::parse(text("verb")) else {
         return refuse("The form did not say whether to replay, discard, reopen or assign.");
     };
@@ -368,7 +307,6 @@ pub(in crate::ops) async fn act(
         Ok(key) => key,
         Err(words) => return refuse(words),
     };
-    let who = frame.visitor.as_ref().map(|visitor| visitor.name.clone()).unwrap_or_default();
     if verb == Verb::Assign {
         let [case] = ids[..] else { return refuse("One case at a time is handed to another account.") };
         let Ok(account) = AccountId::new(text("account")) else {

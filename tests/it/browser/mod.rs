@@ -26,6 +26,7 @@ async fn pages(world: &World) -> Vec<String> {
         "/duplicates",
         "/quarantine",
         "/quarantine?state=all",
+        "/quarantine?state=all&assignee=nobody",
         "/find",
         "/debts",
         "/reports",
