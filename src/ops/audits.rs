@@ -51,6 +51,14 @@ pub(super) struct Audited {
     pub(super) failed: Vec<&'static str>,
     /// Why the done markers in Redis were not looked at, where they were not.
     pub(super) markers_skipped: Option<String>,
+    /// Checks that were made.
+    pub(super) checks: usize,
+    /// Checks that were not, and why.
+    pub(super) skipped: Vec<(&'static str, String)>,
+    /// Ledger rows that were new to it: recorded since `since`.
+    pub(super) rows: i64,
+    /// From when on it looked at the ledger, by the database's clock.
+    pub(super) since: OffsetDateTime,
 }
 
 impl AuditStatus {
@@ -147,6 +155,17 @@ impl Auditor {
         }
         let violated = findings.iter().chain([&markers]).filter(|finding| finding.is_violated());
         let failed = violated.map(|finding| finding.name).collect();
-        Ok((started, Audited { ended: Instant::now(), failed, markers_skipped: markers.skipped }))
+        let all = || findings.iter().chain([&markers]);
+        let skipped = all().filter_map(|finding| Some((finding.name, finding.skipped.clone()?))).collect();
+        let audited = Audited {
+            ended: Instant::now(),
+            failed,
+            checks: all().filter(|finding| finding.ok.is_some()).count(),
+            skipped,
+            rows: store::rows_since(&mut connection, since).await?,
+            since,
+            markers_skipped: markers.skipped.clone(),
+        };
+        Ok((started, audited))
     }
 }

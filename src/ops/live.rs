@@ -15,7 +15,12 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Pool, access::Caller, pages::workers, watch::Now};
+use super::{
+    Pool,
+    access::Caller,
+    pages::{overview, workers},
+    watch::Now,
+};
 
 /// Pages that may listen at once.
 pub(super) const LISTENERS_MAX: usize = 200;
@@ -64,7 +69,7 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>, caller: Caller) -> Respo
 fn event(now: &Now) -> String {
     json!({
         "texts": now.texts(),
-        "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string() },
+        "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string(), "latency": overview::latency(now).into_string() },
     })
     .to_string()
 }

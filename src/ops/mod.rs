@@ -18,6 +18,8 @@ mod mask;
 mod pages;
 mod pool;
 mod scrape;
+mod summary;
+mod texts;
 mod totals;
 mod watch;
 

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::{ledger::Layer, store::report::TotalRow};
+use crate::{
+    ledger::Layer,
+    store::{history::Lately, report::TotalRow},
+};
 
 /// Everything that was ever settled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -57,6 +60,44 @@ impl Totals {
     pub(super) fn stack(&self) -> [i64; 7] {
         let [batch, redis, ledger, operation, quarantine] = self.layers;
         [self.applied, batch, redis, ledger, operation, quarantine, self.quarantined]
+    }
+}
+
+/// What was settled since midnight, in the last hour that is over, and in the same hour a week ago: each as [`Totals`], layers apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Today {
+    received: [i64; 3],
+    applied: [i64; 3],
+    duplicates: [i64; 3],
+    quarantined: [i64; 3],
+}
+
+impl Today {
+    pub(super) fn of(rows: &[Lately]) -> Self {
+        let mut today = Self::default();
+        for row in rows {
+            let counts = [row.today, row.hour, row.hour_last_week];
+            let add = |sums: &mut [i64; 3]| sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+            match row.kind.as_str() {
+                "applied" | "released" => add(&mut today.applied),
+                "duplicate" => add(&mut today.duplicates),
+                _ => add(&mut today.quarantined),
+            }
+            if row.kind != "released" {
+                add(&mut today.received);
+            }
+        }
+        today
+    }
+
+    /// Today, the hour, and the hour a week ago, of `applied`, `duplicates`, `quarantined`, or of all that was received.
+    pub(super) fn of_outcome(&self, name: &str) -> [i64; 3] {
+        match name {
+            "applied" => self.applied,
+            "duplicates" => self.duplicates,
+            "quarantined" => self.quarantined,
+            _ => self.received,
+        }
     }
 }
 

@@ -19,8 +19,7 @@ use super::{
     audits::AuditStatus,
     backlog::Backlog,
     clock,
-    layout::{duration, number, rate},
-    totals::{Sample, Totals, rates},
+    totals::{Sample, Today, Totals, rates},
 };
 use crate::{
     broker::{BrokerError, Depths, Gauge, Names},
@@ -38,8 +37,6 @@ const BROKER_PAUSE: Duration = Duration::from_secs(5);
 const TICKS_PER_COUNT: u32 = 5;
 /// Readings kept: what the finest chart shows.
 const SAMPLES_MAX: usize = 301;
-/// An audit that is later than twice the pause by more than this is shown as not known.
-const LATE: Duration = Duration::from_secs(600);
 /// Rates are over this many seconds.
 const RATE_S: i64 = 10;
 
@@ -52,7 +49,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Up => "up",
@@ -71,6 +68,8 @@ pub(super) struct Now {
     /// Of the numbers from PostgreSQL, by its clock.
     pub(super) at: Option<OffsetDateTime>,
     pub(super) totals: Totals,
+    /// Today and an hour of it.
+    pub(super) today: Today,
     /// Per second, over the last seconds: as [`Totals::stack`], and of all that was received.
     pub(super) rates: ([f64; 7], f64),
     pub(super) open: i64,
@@ -89,7 +88,7 @@ pub(super) struct Now {
     pub(super) audit: AuditStatus,
     /// When PostgreSQL was last read.
     read: Option<Instant>,
-    texts: BTreeMap<&'static str, String>,
+    pub(super) texts: BTreeMap<&'static str, String>,
 }
 
 impl Now {
@@ -97,6 +96,7 @@ impl Now {
         let mut now = Self {
             at: None,
             totals: Totals::default(),
+            today: Today::default(),
             rates: ([0.0; 7], 0.0),
             open: 0,
             waiting: 0,
@@ -155,103 +155,6 @@ impl Now {
             Link::Up => None,
             Link::Unknown | Link::Down => self.read.map(|read| read.elapsed()),
         }
-    }
-
-    /// The audits: in words, and as the state of a server.
-    fn audit(&self) -> (String, &'static str) {
-        let age = duration(self.audit.age().as_secs_f64());
-        match (&self.audit.last, &self.audit.problem) {
-            (None, _) if self.audit.pause.is_zero() => ("not audited: audits are off".to_owned(), "unknown"),
-            (None, None) => ("not audited yet".to_owned(), "unknown"),
-            (None, Some(_)) => (format!("not audited for {age}: the log says why"), "down"),
-            (Some(last), _) if !last.failed.is_empty() => {
-                (format!("FAILED ({}), audited {age} ago", last.failed.join(", ")), "down")
-            }
-            (Some(last), _) => {
-                let markers = if last.markers_skipped.is_some() { ", without Redis" } else { "" };
-                let is_late = self.audit.age() > self.audit.pause.saturating_mul(2).saturating_add(LATE);
-                (format!("ok, audited {age} ago{markers}"), if is_late { "unknown" } else { "up" })
-            }
-        }
-    }
-
-    /// Every text, from the numbers: the page and its updates say the same, because both read it here.
-    fn write(&mut self) {
-        let (stack, received) = self.rates;
-        let totals = self.totals;
-        let share = |part: i64| {
-            #[expect(clippy::cast_precision_loss, reason = "a share for people")]
-            let share = part as f64 / totals.received.max(1) as f64;
-            super::layout::percent(share)
-        };
-        let latencies = self.latencies();
-        let percentile = |share: f64| latencies.percentile_s(share).map_or_else(|| "–".to_owned(), duration);
-        let up = self.workers.iter().filter(|worker| worker.is_up).count();
-        let known = self.workers.iter().filter(|worker| !worker.is_stopped).count();
-        let backlog = match self.depths {
-            Some(depths) => number(depths.ready),
-            None => "–".to_owned(),
-        };
-        let drain = match (self.depths, self.drain_s()) {
-            (Some(_), _) if self.postgres != Link::Up => "not known: PostgreSQL does not answer".to_owned(),
-            (Some(depths), _) if depths.ready == 0 => "queue is empty".to_owned(),
-            (_, Some(seconds)) => format!("about {} at this rate", duration(seconds)),
-            (Some(_), None) => "stalled: nothing is being settled".to_owned(),
-            (None, None) => "not known".to_owned(),
-        };
-        let age = match (self.depths, self.backlog_age) {
-            (_, Some(age)) if self.postgres != Link::Up => {
-                format!(
-                    "about {}, as far as is known: PostgreSQL does not answer",
-                    duration(age.as_secs_f64())
-                )
-            }
-            (_, Some(age)) => format!("about {}", duration(age.as_secs_f64())),
-            (Some(_), None) if self.postgres != Link::Up => {
-                "not known: PostgreSQL does not answer".to_owned()
-            }
-            (Some(_), None) => "none waiting".to_owned(),
-            (None, None) => "not known".to_owned(),
-        };
-        let stale = self.stale().map_or_else(String::new, |age| {
-            format!(
-                "PostgreSQL has not answered for {}: totals, rates, cases, workers and latency are as they were then.",
-                duration(age.as_secs_f64())
-            )
-        });
-        let (audit, audit_state) = self.audit();
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
-        let oldest = self.oldest_held_ms().map_or_else(|| "none".to_owned(), |ms| duration(ms as f64 / 1e3));
-        self.texts = BTreeMap::from([
-            ("received", number(totals.received)),
-            ("applied", number(totals.applied)),
-            ("released", number(totals.released)),
-            ("duplicates", number(totals.duplicates())),
-            ("quarantined", number(totals.quarantined)),
-            ("duplicate-share", share(totals.duplicates())),
-            ("received-rate", rate(received)),
-            ("applied-rate", rate(stack[0])),
-            ("duplicates-rate", rate(stack[1..6].iter().sum())),
-            ("quarantined-rate", rate(stack[6])),
-            ("open", number(self.open)),
-            ("waiting", number(self.waiting)),
-            ("backlog", backlog),
-            ("dead", self.depths.map_or_else(|| "–".to_owned(), |depths| number(depths.dead))),
-            ("backlog-age", age),
-            ("stale", stale),
-            ("audit", audit),
-            ("audit-state", audit_state.to_owned()),
-            ("drain", drain),
-            ("oldest", oldest),
-            ("p50", percentile(0.50)),
-            ("p95", percentile(0.95)),
-            ("p99", percentile(0.99)),
-            ("postgres", self.postgres.word().to_owned()),
-            ("redis", self.redis.word().to_owned()),
-            ("broker", self.broker.word().to_owned()),
-            ("workers", format!("{up} of {known}")),
-            ("workers-state", if up == 0 || up < known { "down" } else { "up" }.to_owned()),
-        ]);
     }
 }
 
@@ -365,6 +268,9 @@ impl Watch {
             let count = |state: &str| cases.iter().filter(|case| case.0 == state).map(|case| case.2).sum();
             (now.open, now.waiting) = (count("open"), count("waiting"));
         }
+        if let Some(lately) = reading.lately {
+            now.today = Today::of(&lately);
+        }
         let at_ms = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         let sample = Sample { at_ms, totals: now.totals };
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -385,6 +291,8 @@ struct Reading {
     workers: Vec<workers::WorkerRow>,
     /// (state, reason, how many); `None`: not counted this time.
     cases: Option<Vec<(String, String, i64)>>,
+    /// `None`: not read this time.
+    lately: Option<Vec<history::Lately>>,
 }
 
 async fn read(reader: &Reader, counts_cases: bool) -> Result<Reading, StoreError> {
@@ -395,6 +303,7 @@ async fn read(reader: &Reader, counts_cases: bool) -> Result<Reading, StoreError
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
                 cases: if counts_cases { Some(history::cases(connection).await?) } else { None },
+                lately: if counts_cases { Some(history::lately(connection).await?) } else { None },
             })
         })
         .await

@@ -131,6 +131,15 @@ pub async fn audit(
     Ok(findings)
 }
 
+/// Rows of the ledger that were recorded at `since` or later.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn rows_since(connection: &mut PgConnection, since: OffsetDateTime) -> Result<i64, StoreError> {
+    let sql = "select count(*) from ledger where recorded_at >= $1";
+    Ok(sqlx::query_scalar(sql).bind(since).fetch_one(connection).await?)
+}
+
 /// Of callbacks that done markers remember (key, payload hash), those that are not in the ledger with this content. One look at the
 /// index of keys for each, whatever PostgreSQL believes about the table.
 ///

@@ -229,6 +229,44 @@ pub async fn sums(
     .await?)
 }
 
+/// How many callbacks of one outcome today, and in an hour beside the same one a week ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct Lately {
+    /// `applied`, `duplicate`, `quarantined` or `released`.
+    pub kind: String,
+    /// Since midnight, by UTC.
+    pub today: i64,
+    /// In the last hour that is over, by UTC.
+    pub hour: i64,
+    /// In the same hour a week before.
+    pub hour_last_week: i64,
+}
+
+/// Today's counts, by the database's clock; what has none is left out.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn lately(connection: &mut PgConnection) -> Result<Vec<Lately>, StoreError> {
+    Ok(sqlx::query_as(
+        "with moment as (
+             select date_bin('1 day', now(), timestamptz 'epoch') as today, date_bin('1 hour', now(), timestamptz 'epoch') as ends_at
+         )
+         select kind, coalesce(sum(n) filter (where minute >= today), 0)::bigint as today,
+                coalesce(sum(n) filter (where minute >= ends_at - interval '1 hour' and minute < ends_at), 0)::bigint as hour,
+                coalesce(sum(n) filter (where minute < ends_at - interval '168 hours'), 0)::bigint as hour_last_week
+         from moment, lateral (
+             select kind, minute, n from tallies
+             where minute >= least(today, ends_at - interval '1 hour') and grain in ('lane', 'minute', 'hour')
+             union all
+             select kind, minute, n from tallies
+             where minute >= ends_at - interval '169 hours' and minute < ends_at - interval '168 hours'
+               and grain in ('lane', 'minute', 'hour')) counted
+         group by kind",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
 /// A key whose copies were rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
 pub struct RepeatedKey {

@@ -66,7 +66,7 @@ use std::fmt;
 use time::OffsetDateTime;
 
 pub use apply::{Applied, Batch, Locking, Remembered, apply};
-pub use audit::{Finding, audit, not_in_ledger};
+pub use audit::{Finding, audit, not_in_ledger, rows_since};
 pub use cases::{CASE_BODY_BYTES_MAX, Resolver, Undecodable};
 pub use checks::{CHECKS, Check};
 pub use counts::{Tally, TallyKind};

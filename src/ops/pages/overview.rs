@@ -8,17 +8,26 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::workers;
+use super::{
+    providers,
+    quarantine::{COUNT_MAX, total_words},
+    workers,
+};
 use crate::{
+    answers::money,
     ops::{
         Pool,
         figure::figure,
         history::{RANGES, Range},
-        layout::{Frame, Place, link},
+        layout::{Frame, Place, duration, instant, link, number, since, visible},
         watch::Now,
     },
     parameters::Parameters,
+    store::quarantine::{self, Filter, Sums},
 };
+
+/// Latencies above this are shown as too long, in seconds.
+const TARGET_S: f64 = 1.0;
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
@@ -31,58 +40,162 @@ pub(in crate::ops) async fn page(
         Ok(range) => range,
         Err(wrong) => return frame.wrong(&now, Place::Overview, &wrong),
     };
+    // Neither is worth the page, where the database does not answer.
+    let stuck =
+        pool.reader.run(async |connection| quarantine::sums(connection, &open(), COUNT_MAX).await).await.ok();
+    let providers = providers::all(&pool).await.ok();
     let body = html! {
         h1.unseen { "Overview" }
+        p.summary data-state=(now.text("summary-state")) data-state-of="summary-state" data-text="summary" { (now.text("summary")) }
         (servers(&now))
         p.stale role="status" data-text="stale" { (now.text("stale")) }
-        div.tiles {
-            (tile(&now, "Received", "received", html! { "in total" }))
-            (tile(&now, "Applied", "applied", html! { "in total, " (live(&now, "released")) " of them released from quarantine" }))
-            (tile(&now, "Duplicates rejected", "duplicates", html! { "in total, " (live(&now, "duplicate-share")) " of all deliveries" }))
-            (tile(&now, "Quarantined", "quarantined", html! { "in total, " a href="/quarantine" { (live(&now, "open")) " open" } ", " a href="/quarantine?state=waiting" { (live(&now, "waiting")) " waiting" } }))
-        }
-        (chart(&pool, range, "/", &[], "Throughput by outcome", None).await)
-        div.columns {
-            section.card {
-                h2 { "Backlog" }
-                dl.facts {
-                    dt { "Queue depth" } dd { (live(&now, "backlog")) }
-                    dt { "Oldest message age" } dd { (live(&now, "backlog-age")) }
-                    dt { "Time to drain (estimate)" } dd { (live(&now, "drain")) }
-                    dt { "Oldest in-flight message" } dd { (live(&now, "oldest")) }
-                    dt { "Dead-letter queue depth" } dd { (live(&now, "dead")) }
-                }
-                p.note { "The broker tells how many are ready, not how old they are. The age is worked out: the queue is first in, first out, so the oldest came when as much had come in all as is settled now; known from when this page's process started. The time to drain is an estimate at the rate of the last 10 s. What workers have taken is in neither; they report the age of the oldest." }
+        @if let Some(stuck) = &stuck { (money_stuck(stuck)) }
+        div.fresh data-state=(now.text("freshness")) data-state-of="freshness" {
+            div.tiles {
+                (tile(&now, "Received", "received", "/providers"))
+                (tile(&now, "Applied", "applied", "/reports"))
+                (tile(&now, "Duplicates rejected", "duplicates", "/duplicates?range=24h"))
+                (tile(&now, "Quarantined", "quarantined", "/quarantine"))
             }
-            section.card {
-                h2 { "Latency" }
-                dl.facts {
-                    dt { "p50" } dd { (live(&now, "p50")) }
-                    dt { "p95" } dd { (live(&now, "p95")) }
-                    dt { "p99" } dd { (live(&now, "p99")) }
+            (chart(&pool, range, "/", &[], "Throughput by outcome", None).await)
+            div.columns {
+                section.card {
+                    (titled(html! { "Backlog" }, "The broker tells how many are ready, not how old they are. The age is worked out: the queue is first in, first out, so the oldest came when as much had come in all as is settled now; known from when this page's process started. The time to drain is an estimate at the rate of the last 10 s. What workers have taken is in neither; they report the age of the oldest."))
+                    dl.facts {
+                        dt { "Queue depth" } dd { (live(&now, "backlog")) }
+                        dt { "Oldest message age" } dd { (live(&now, "backlog-age")) }
+                        dt { "Time to drain (estimate)" } dd { (live(&now, "drain")) }
+                        dt { a href="/workers" { "Oldest in-flight message" } } dd { (live(&now, "oldest")) }
+                        dt { a href="/quarantine?reason=delivery_limit" { "Dead-letter queue depth" } } dd { (live(&now, "dead")) }
+                    }
                 }
-                p.note { "From taking a delivery to acknowledging it, after its commit; over the last report of each worker, within 16 %." }
+                section.card {
+                    (titled(html! { "Latency" }, "From taking a delivery to acknowledging it, after its commit; over the last report of each worker, within 16 %. The line is at 1 s: most providers stop waiting for an answer after a few."))
+                    div data-html="latency" { (latency(&now)) }
+                }
+                (audit(&now))
+                section.card {
+                    (titled(html! { "In total" }, "Since the first callback of this database. Deliveries: each copy counts. Applied: those included that were quarantined first."))
+                    dl.facts {
+                        dt { "Received" } dd { (live(&now, "received")) }
+                        dt { a href="/reports" { "Applied" } } dd { (live(&now, "applied")) ", " (live(&now, "released")) " of them released from quarantine" }
+                        dt { a href="/duplicates" { "Duplicates rejected" } } dd { (live(&now, "duplicates")) ", " (live(&now, "duplicate-share")) " of all deliveries" }
+                        dt { a href="/quarantine?state=all" { "Quarantined" } } dd { (live(&now, "quarantined")) }
+                        dt { "Cases now" } dd { a href="/quarantine" { (live(&now, "open")) " open" } ", " a href="/quarantine?state=waiting" { (live(&now, "waiting")) " waiting" } }
+                    }
+                }
+            }
+        }
+        @if let Some((rows, edge)) = providers.filter(|(rows, _)| !rows.is_empty()) {
+            section.card {
+                (titled(html! { a href="/providers" { "Providers" } }, "Silent: it sent at least 5 callbacks in this hour a week ago, and none in the last full hour."))
+                (providers::list(&rows, &edge))
             }
         }
         section.card {
-            h2 { "Workers" }
+            (titled(html! { a href="/workers" { "Workers" } " " span data-text="workers" { (now.text("workers")) } " up" }, "Expected are all that have reported within a day and have not said that they stop."))
             div data-html="worker-list" { (workers::list(&now)) }
         }
     };
     frame.page(&now, Place::Overview, "Overview", body)
 }
 
+fn open() -> Filter {
+    Filter { states: vec!["open"], ..Filter::default() }
+}
+
+/// A heading, and what its numbers are behind a question mark.
+fn titled(title: Markup, words: &str) -> Markup {
+    html! {
+        div.titled {
+            h2 { (title) }
+            details { summary title="What is this?" aria-label="What is this?" { "?" } p { (words) } }
+        }
+    }
+}
+
+/// The money of cases that need a person.
+fn money_stuck(sums: &Sums) -> Markup {
+    html! {
+        @if sums.cases > 0 {
+            p.stuck {
+                a href="/quarantine" { (total_words(sums.cases)) @if sums.cases == 1 { " open case" } @else { " open cases" } } ": "
+                @for (at, (currency, amount)) in sums.money.iter().enumerate() {
+                    @if at > 0 { ", " }
+                    strong { (visible(&money(*amount, currency))) }
+                }
+                @if sums.unreadable > 0 {
+                    @if !sums.money.is_empty() { ", " }
+                    (number(sums.unreadable)) " of an unknown amount"
+                }
+                @if let Some(oldest) = sums.oldest { "; the oldest " (since(oldest)) }
+            }
+        }
+    }
+}
+
+/// Latencies as bars, with the target as a line across them.
+pub(in crate::ops) fn latency(now: &Now) -> Markup {
+    let all = now.latencies();
+    let seconds =
+        [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)].map(|(name, share)| (name, all.percentile_s(share)));
+    let longest = seconds.iter().filter_map(|(_, seconds)| *seconds).fold(TARGET_S * 1.25, f64::max);
+    let across = |seconds: f64| format!("{:.1}%", seconds / longest * 100.0);
+    html! {
+        dl.facts.latency {
+            @for (name, seconds) in seconds {
+                dt { (name) }
+                dd {
+                    span.ms { (seconds.map_or_else(|| "–".to_owned(), duration)) }
+                    svg.bar width="100%" height="12" role="img" aria-label={ (name) ", target " (duration(TARGET_S)) } {
+                        rect.track width="100%" height="12" rx="3" {}
+                        @if let Some(seconds) = seconds { rect.fill data-over[seconds > TARGET_S] width=(across(seconds)) height="12" rx="3" {} }
+                        line.target x1=(across(TARGET_S)) x2=(across(TARGET_S)) y1="0" y2="12" {}
+                    }
+                }
+            }
+        }
+        p.note { "The line: " (duration(TARGET_S)) ", the target." }
+    }
+}
+
+/// What the last audit looked at.
+fn audit(now: &Now) -> Markup {
+    html! {
+        section.card #audit data-state=(now.text("audit-state")) data-state-of="audit-state" {
+            (titled(html! { "Ledger audit" }, "Every balance, version, payment and count is worked out again by SQL that shares nothing with what wrote them. Here of every account and of what is new in the ledger; payonce audit looks at all of it."))
+            dl.facts {
+                dt { "Result" } dd { (live(now, "audit")) }
+                @if let Some(last) = &now.audit.last {
+                    dt { "Checks made" } dd { (number(i64::try_from(last.checks).unwrap_or(i64::MAX))) }
+                    dt { "New ledger rows" } dd { (number(last.rows)) ", since " (instant(last.since)) }
+                    @if !last.skipped.is_empty() {
+                        dt { "Skipped" } dd { @for (name, reason) in &last.skipped { div { (name) ": " span.faint { (visible(reason)) } } } }
+                    }
+                }
+                @if let Some(problem) = &now.audit.problem { dt { "Last try" } dd { (visible(problem)) } }
+                @if !now.audit.pause.is_zero() { dt { "Pause between two" } dd { (duration(now.audit.pause.as_secs_f64())) } }
+            }
+        }
+    }
+}
+
 fn live(now: &Now, name: &'static str) -> Markup {
     html! { span data-text=(name) { (now.text(name)) } }
 }
 
-fn tile(now: &Now, title: &str, name: &str, note: Markup) -> Markup {
-    let rate = format!("{name}-rate");
+/// A rate, and how much it makes: today, and in an hour beside the same one a week ago.
+fn tile(now: &Now, title: &str, name: &str, behind: &str) -> Markup {
+    let count = |of: &str| {
+        let key = format!("{name}-{of}");
+        html! { span data-text=(key) { (now.text(&key)) } }
+    };
     html! {
         section.tile data-kind=(name) {
-            h2 { (title) }
-            p.big { span data-text=(rate) { (now.text(&rate)) } span.unit { " /s" } }
-            p.total { strong data-text=(name) { (now.text(name)) } " " (note) }
+            h2 { a href=(behind) { (title) } }
+            p.big { (count("rate")) span.unit { " /s" } }
+            p.total { strong { (count("today")) } " today" }
+            p.total { (count("hour")) " in the last full hour, " (count("week")) " in the same hour last week" }
         }
     }
 }
@@ -100,9 +213,11 @@ fn servers(now: &Now) -> Markup {
             (server("PostgreSQL", "postgres", "postgres"))
             (server("RabbitMQ", "broker", "broker"))
             (server("Redis", "redis", "redis"))
-            (server("Ledger audit", "audit", "audit-state"))
+            li data-state=(now.text("audit-state")) data-state-of="audit-state" {
+                span.dot aria-hidden="true" {} a href="#audit" { "Ledger audit" } " " strong data-text="audit" { (now.text("audit")) }
+            }
             li data-state=(now.text("workers-state")) data-state-of="workers-state" {
-                span.dot aria-hidden="true" {} "Workers up " strong data-text="workers" { (now.text("workers")) }
+                span.dot aria-hidden="true" {} a href="/workers" { "Workers up" } " " strong data-text="workers" { (now.text("workers")) }
             }
         }
     }

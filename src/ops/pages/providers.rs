@@ -211,7 +211,7 @@ fn share(part: i64, whole: i64) -> f64 {
     share
 }
 
-fn list(rows: &[Provider], edge: &Edge) -> Markup {
+pub(super) fn list(rows: &[Provider], edge: &Edge) -> Markup {
     if rows.is_empty() {
         return empty("No provider has sent anything yet", "Connect one: payonce ingress init stripe");
     }
