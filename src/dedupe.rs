@@ -6,10 +6,7 @@
 //! ledger row, and is rolled back where that is missing. What must not live here: any decision to acknowledge.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -56,9 +53,6 @@ pub struct Dedupe {
     /// `None` while Redis is down: batches then skip it, and pay nothing for waiting.
     connection: Mutex<Option<MultiplexedConnection>>,
     lost: Notify,
-    /// Whether it knew most of the keys that it was asked about last: reading a key costs it a fifth of claiming one
-    /// (docs/performance.md), so then it is asked first, and only what it does not know is claimed.
-    knows_most: AtomicBool,
 }
 
 impl Dedupe {
@@ -86,7 +80,6 @@ impl Dedupe {
             config,
             connection: Mutex::new(None),
             lost: Notify::new(),
-            knows_most: AtomicBool::new(false),
         })
     }
 
@@ -114,15 +107,22 @@ impl Dedupe {
         }
     }
 
-    /// Claims each key that nobody has claimed for this worker, and returns what Redis knew of each: in one round trip, or where it knew most
-    /// of the keys of the last batch, in two. `keys` holds one at least.
+    /// Claims each key for this worker, in one round trip, and returns what Redis knew of each.
     pub async fn claim(&self, keys: &[&Key]) -> Vec<Advice> {
         let unknown = || vec![Advice::Nothing; keys.len()];
         let Some(mut connection) = self.connected() else { return unknown() };
-        match self.ask(&mut connection, keys).await {
+        let lease_ms = millis(self.config.claim_lease);
+        // NX: an earlier claim or marker stays. GET: the answer is what was there. One trip for both.
+        let options = SetOptions::default()
+            .conditional_set(ExistenceCheck::NX)
+            .get(true)
+            .with_expiration(SetExpiry::PX(lease_ms));
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.set_options(self.name(key), CLAIM, options.clone());
+        }
+        match pipeline.query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await {
             Ok(found) if found.len() == keys.len() => {
-                let known = found.iter().flatten().count();
-                self.knows_most.store(2 * known > keys.len(), Ordering::Relaxed);
                 found.iter().map(|value| advice(value.as_deref())).collect()
             }
             Ok(_) => unknown(),
@@ -131,45 +131,6 @@ impl Dedupe {
                 unknown()
             }
         }
-    }
-
-    /// What each key held; what held nothing is claimed.
-    async fn ask(
-        &self,
-        connection: &mut MultiplexedConnection,
-        keys: &[&Key],
-    ) -> Result<Vec<Option<Vec<u8>>>, RedisError> {
-        let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
-        if !self.knows_most.load(Ordering::Relaxed) {
-            return self.set_claims(connection, &names).await;
-        }
-        let mut found: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(&names).query_async(connection).await?;
-        let (missing, names): (Vec<&mut Option<Vec<u8>>>, Vec<String>) =
-            found.iter_mut().zip(names).filter(|(value, _)| value.is_none()).unzip();
-        if !names.is_empty() {
-            // Somebody may have claimed or marked one since: that is what it holds.
-            for (value, now) in missing.into_iter().zip(self.set_claims(connection, &names).await?) {
-                *value = now;
-            }
-        }
-        Ok(found)
-    }
-
-    async fn set_claims(
-        &self,
-        connection: &mut MultiplexedConnection,
-        names: &[String],
-    ) -> Result<Vec<Option<Vec<u8>>>, RedisError> {
-        // NX: an earlier claim or marker stays. GET: the answer is what was there. One trip for both.
-        let options = SetOptions::default()
-            .conditional_set(ExistenceCheck::NX)
-            .get(true)
-            .with_expiration(SetExpiry::PX(millis(self.config.claim_lease)));
-        let mut pipeline = Pipeline::with_capacity(names.len());
-        for name in names {
-            pipeline.set_options(name, CLAIM, options.clone());
-        }
-        pipeline.query_async(connection).await
     }
 
     /// Remembers callbacks whose ledger row is committed.
