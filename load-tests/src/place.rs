@@ -243,16 +243,27 @@ impl Place {
         Ok(())
     }
 
-    /// Adds so many cases, ten times as many duplicates, and counts of the last 90 days: by the minute for a day, else by the hour.
+    /// Adds so many cases with an order and a customer each, and as many lines of the audit log; a thousand debts; ten times as many duplicates, and counts of the last 90 days: by the minute for a day, else by the hour.
     pub async fn write_cases(&self, cases: u32) -> Result<(), Failure> {
         let sql = format!(
             "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint, account_id, payment_id,
-                                     resolved_at)
+                                     resolved_at, amount, currency, assignee)
              select '/providers/pages-' || n % 3, 'case_' || n,
                     case when n % 100 = 0 then 'malformed' when n % 10 = 3 then 'payload_mismatch' else 'unknown_account' end,
                     'written for a load test', convert_to(repeat('x', 300), 'UTF8'),
                     case when n % 20 = 0 then 'discarded' else 'open' end, 1, sha256(convert_to(n::text, 'UTF8')),
-                    'pages-' || n % 1000, 'pay_' || n, case when n % 20 = 0 then now() end
+                    'pages-' || n % 1000, 'pay_' || n, case when n % 20 = 0 then now() end,
+                    100 * (n % 5000 + 1), case when n % 7 = 0 then 'JPY' else 'EUR' end, case when n % 50 = 1 then 'anna' end
+             from generate_series(1, {cases}) as n;
+             insert into callback_references (event_id, source, name, value)
+             select 'case_' || n, '/providers/pages-' || n % 3, name, value
+             from generate_series(1, {cases}) as n,
+                  lateral (values ('order_id', 'order-' || n), ('customer', 'customer-' || n % 1000)) as of(name, value);
+             insert into accounts (account_id, currency, balance, held, version)
+             select 'owes-' || n, 'EUR', -n, 0, 1 from generate_series(1, 1000) as n;
+             insert into operator_actions (who, via, action, why, chosen, ended_at, cases, result)
+             select 'person-' || n % 20, 'web', case when n % 3 = 0 then 'discard' else 'replay' end, 'written for a load test', 'case ' || n, now(), 1,
+                    '1 applied'
              from generate_series(1, {cases}) as n;
              insert into duplicates (source, event_id, layer, copies)
              select '/providers/pages-1', 'case_' || n % {cases}, 'redis', 1 from generate_series(1, 10 * {cases}) as n;
