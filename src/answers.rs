@@ -136,6 +136,25 @@ pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
     if is_negative { units.checked_neg() } else { Some(units) }
 }
 
+/// The reverse of [`money`]: minor units and currency of a text such as `634.83 EUR`, the code before or after the number. Above zero.
+///
+/// # Errors
+/// What was expected.
+pub fn money_of(text: &str) -> Result<(i64, Currency), String> {
+    let expected =
+        || "expected an amount and its currency, such as 634.83 EUR, 178017 JPY or 519.354 KWD".to_owned();
+    let mut words = text.split_whitespace();
+    let (Some(first), Some(second), None) = (words.next(), words.next(), words.next()) else {
+        return Err(expected());
+    };
+    let read =
+        |number: &str, code: &str| Some((number.to_owned(), Currency::parse(&code.to_ascii_uppercase())?));
+    let (number, currency) = read(first, second).or_else(|| read(second, first)).ok_or_else(expected)?;
+    let units = minor_units(&number, currency).filter(|units| *units > 0);
+    let wrong = || format!("{number:?} is no amount of {}: {}", currency.as_str(), expected());
+    units.map(|units| (units, currency)).ok_or_else(wrong)
+}
+
 /// The same for people, with the code: `-19.99 CNY`. Of a code that is no currency the minor units stand as they are.
 #[must_use]
 pub fn money(minor_units: impl Into<i128>, code: &str) -> String {

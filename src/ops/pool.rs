@@ -222,7 +222,7 @@ fn api_routes(guarded: Guarded) -> Guarded {
         .route("/api/report", see(Action::Report, api::finance::report))
         .route("/api/audit-log", see(Action::View, api::audit_log_lines))
         .route("/api/audit-log/{action}", see(Action::View, api::audit_log))
-        .route("/api/find", see(Action::View, api::search))
+        .route("/api/find", see(Action::View, api::find::search))
         .route("/api/event", see(Action::View, api::event))
         .route("/api/payment", see(Action::View, api::payment))
         .route("/api/account", see(Action::View, api::account))

@@ -90,6 +90,39 @@ impl Days {
     }
 }
 
+/// A time: a timestamp, or a day, of which it is the beginning or, where `is_end` says so, the end, by UTC.
+///
+/// # Errors
+/// What was expected.
+pub fn moment(text: &str, is_end: bool) -> Result<OffsetDateTime, String> {
+    if let Ok(first) = day(text) {
+        let day = if is_end { first.next_day().unwrap_or(first) } else { first };
+        return Ok(day.midnight().assume_utc());
+    }
+    at(text)
+        .map_err(|_| "expected a day such as 2026-10-31, or a time such as 2026-10-31T14:00:00Z".to_owned())
+}
+
+/// Two moments, in their order.
+///
+/// # Errors
+/// Words, where one cannot be used.
+pub fn moments(
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Result<(Option<OffsetDateTime>, Option<OffsetDateTime>), String> {
+    let read = |name: &str, text: Option<&str>, is_end| {
+        text.map(|text| moment(text, is_end)).transpose().map_err(|expected| format!("{name}: {expected}"))
+    };
+    let (since, until) = (read("from", from, false)?, read("to", to, true)?);
+    if let (Some(since), Some(until)) = (since, until)
+        && since >= until
+    {
+        return Err("to: comes before from".to_owned());
+    }
+    Ok((since, until))
+}
+
 /// The further parameters of a report.
 pub const REPORT_NAMES: [&str; 2] = ["by", "at"];
 

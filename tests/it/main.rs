@@ -7,6 +7,7 @@
 mod access;
 mod addresses;
 mod adjust;
+mod amounts;
 mod api;
 mod approvals;
 mod audit;

@@ -9,6 +9,7 @@
 pub mod accounts;
 pub mod actions;
 pub mod acts;
+pub mod amounts;
 mod apply;
 pub mod assign;
 mod audit;

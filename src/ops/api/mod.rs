@@ -3,6 +3,7 @@
 pub(super) mod acts;
 pub(super) mod case_work;
 pub(super) mod finance;
+pub(super) mod find;
 mod lists;
 
 use std::sync::Arc;
@@ -35,9 +36,7 @@ use crate::{
     reports::{ROWS_MAX as LIST_ROWS_MAX, actions_table, cases_table},
     shown::safe_json,
     store::{
-        StoreError, actions, audit_log, case_groups, debts,
-        find::{self, Kind},
-        mismatch,
+        StoreError, actions, audit_log, case_groups, debts, mismatch,
         quarantine::{self, Page},
         report,
         workers::WorkerRow,
@@ -411,28 +410,4 @@ pub(super) async fn account(State(pool): State<Arc<Pool>>, RawQuery(query): RawQ
         .run(async |connection| report::account(connection, &id, i64::MAX, ROWS_DEFAULT).await)
         .await?;
     found(story, "account")
-}
-
-pub(super) async fn search(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let parameters = Parameters::of_query(query.as_deref(), &["id", "limit"])?;
-    let (id, limit) = (parameters.required_id("id")?, rows(&parameters)?);
-    let found = pool.reader.run(async |connection| find::find(connection, id, limit).await).await?;
-    let pairs = |kind: Kind, name: &'static str| -> Vec<Value> {
-        let hits = found.of(kind);
-        hits.map(|hit| {
-            let mut thing = json!({ "source": hit.source, name: hit.id, "exact": hit.is_exact });
-            if let Some(reference) = &hit.reference {
-                thing["reference"] = json!(reference);
-            }
-            thing
-        })
-        .collect()
-    };
-    Ok(Json(json!({
-        "events": pairs(Kind::Event, "event_id"),
-        "payments": pairs(Kind::Payment, "payment_id"),
-        "accounts": found.of(Kind::Account).map(|hit| json!(hit.id)).collect::<Vec<_>>(),
-        "has_more": found.has_more,
-    }))
-    .into_response())
 }

@@ -8,9 +8,11 @@ use axum::{
 };
 use maud::{Markup, html};
 
+use super::amounts::{self, Typed};
 use crate::{
     ops::{
         Pool,
+        api::find::wanted as by_amount,
         layout::{Frame, Place, empty, id, link, visible},
     },
     parameters::Parameters,
@@ -26,12 +28,21 @@ pub(in crate::ops) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let now = pool.watch.now();
-    let asked = Parameters::of_page(query.as_deref(), &["id"]);
-    let wanted = match asked.and_then(|asked| Ok(asked.id("id")?.unwrap_or_default().trim().to_owned())) {
-        Ok(wanted) => wanted,
+    let asked = Parameters::of_page(query.as_deref(), &["id", "amount", "from", "to"]);
+    let asked = match asked.and_then(|asked| Ok((by_amount(&asked)?, asked))) {
+        Ok(asked) => asked,
         Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
     };
-    let wanted = wanted.as_str();
+    let only = |name| asked.1.all(name).next().unwrap_or_default();
+    if let Some(wanted) = asked.0 {
+        let typed = Typed { amount: only("amount"), from: only("from"), to: only("to") };
+        return amounts::page(&pool, &frame, wanted, &typed, fields("", &typed)).await;
+    }
+    let wanted = match asked.1.id("id") {
+        Ok(wanted) => wanted.unwrap_or_default().trim(),
+        Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
+    };
+    let field = |wanted: &str| fields(wanted, &Typed::default());
     if wanted.is_empty() {
         let hint = empty(
             "Search by id or reference",
@@ -59,12 +70,13 @@ pub(in crate::ops) async fn page(
     frame.page(&now, Place::Find, "Find", body)
 }
 
-fn field(wanted: &str) -> Markup {
+fn fields(wanted: &str, typed: &Typed<'_>) -> Markup {
     html! {
         form.filters method="get" action="/find" role="search" {
             label { "Id" input type="search" name="id" value=(wanted) maxlength="200" autocomplete="off" autofocus[wanted.is_empty()]; }
             button type="submit" { "Find" }
         }
+        (amounts::field(typed))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pages, one for each question an operator has. Each is a function from a request to markup; all SQL is in the store.
 
 pub(super) mod adjust;
+mod amounts;
 pub(super) mod approvals;
 pub(super) mod audit_log;
 pub(super) mod case;

@@ -28,6 +28,7 @@ async fn pages(world: &World) -> Vec<String> {
         "/quarantine?state=all",
         "/quarantine?state=all&assignee=nobody",
         "/find",
+        "/find?amount=1+EUR&from=2020-01-01",
         "/debts",
         "/reports",
         "/reports?from=2026-01-01&to=2099-12-31",
