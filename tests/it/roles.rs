@@ -89,7 +89,10 @@ fn expected(method: &str, path: &str) -> Option<&'static [&'static str]> {
             | "/api/quarantine/replay"
             | "/api/quarantine/discard"
             | "/api/quarantine/reopen"
-            | "/api/quarantine/assign",
+            | "/api/quarantine/assign"
+            | "/api/quarantine/take"
+            | "/api/quarantine/hand-back"
+            | "/api/quarantine/note",
         ) => WORK,
         (
             "POST",
