@@ -226,6 +226,7 @@ fn api_routes(guarded: Guarded) -> Guarded {
         .route("/api/event", see(Action::View, api::event))
         .route("/api/payment", see(Action::View, api::payment))
         .route("/api/account", see(Action::View, api::account))
+        .route("/api/openapi.json", see(Action::View, api::openapi::document))
         .route("/api/account/statement", see(Action::View, api::finance::statement))
 }
 

@@ -77,6 +77,7 @@ fn expected(method: &str, path: &str) -> Option<&'static [&'static str]> {
             | "/api/find"
             | "/api/event"
             | "/api/payment"
+            | "/api/openapi.json"
             | "/api/account"
             | "/api/account/statement",
         )

@@ -32,8 +32,13 @@ impl Guarded {
         Self(Router::new())
     }
 
+    /// What is under `/api` is under `/api/v1` too: by that path a program says for which version it was written.
     pub(in crate::ops) fn route(self, path: &str, Route(methods): Route) -> Self {
-        Self(self.0.route(path, methods))
+        let router = match path.strip_prefix("/api/") {
+            Some(rest) => self.0.route(&format!("/api/v1/{rest}"), methods.clone()),
+            None => self.0,
+        };
+        Self(router.route(path, methods))
     }
 
     /// All of them, closed to whoever is not known.

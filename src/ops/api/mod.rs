@@ -5,6 +5,7 @@ pub(super) mod case_work;
 pub(super) mod finance;
 pub(super) mod find;
 mod lists;
+pub(super) mod openapi;
 
 use std::sync::Arc;
 
