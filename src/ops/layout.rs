@@ -16,6 +16,7 @@ use super::{
     access::{Action, Visitor, cookie},
     assets::address,
     clock,
+    footer::footer,
     watch::Now,
 };
 use crate::{parameters::Wrong, shown::is_hidden, store::StoreError};
@@ -280,15 +281,6 @@ impl Frame {
                     }
                 }
             }
-        }
-    }
-}
-
-fn footer() -> Markup {
-    html! {
-        footer {
-            "payonce " (env!("CARGO_PKG_VERSION")) " · all times UTC · "
-            a href="/api/overview" { "API" } " · " a href="/metrics" { "metrics" }
         }
     }
 }

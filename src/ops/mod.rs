@@ -11,6 +11,7 @@ mod clock;
 mod edge;
 mod figure;
 mod finance;
+mod footer;
 mod history;
 mod layout;
 mod live;

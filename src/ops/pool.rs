@@ -191,6 +191,7 @@ fn router(pool: Arc<Pool>) -> Router {
         .route("/assets/{digest}/{name}", get(assets::serve))
         .merge(login)
         .merge(guarded)
+        .fallback(pages::nowhere::page)
         .layer(from_fn_with_state(access, shield))
         .layer(from_fn(api::errors_in_json))
         .with_state(pool)

@@ -16,14 +16,61 @@
   }
 
   // --- keys and forms -----------------------------------------------------------------------------------------------------------
-  document.addEventListener("keydown", (event) => {
-    const field = document.getElementById("find");
-    const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
-    if (event.key === "/" && field && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      event.preventDefault();
-      field.focus();
+  const keys = document.getElementById("keys");
+  // Rows that lead somewhere; the one at hand has the focus in it, or had it last.
+  const rows = () => all("main tbody tr").filter((row) => row.querySelector("a[href]"));
+  const step = (by) => {
+    const list = rows();
+    const at = list.findIndex((row) => row.contains(document.activeElement));
+    const next = list[at < 0 ? (by > 0 ? 0 : list.length - 1) : Math.min(Math.max(at + by, 0), list.length - 1)];
+    next?.querySelector("a[href]").focus();
+    next?.scrollIntoView({ block: "nearest" });
+  };
+  const select = () => {
+    const box = document.activeElement?.closest("main tbody tr")?.querySelector("input[type=checkbox]");
+    if (box) {
+      box.checked = !box.checked;
+      box.dispatchEvent(new Event("change", { bubbles: true }));
     }
+  };
+  const does = {
+    "/": () => document.getElementById("find")?.focus(),
+    j: () => step(1),
+    k: () => step(-1),
+    x: select,
+    "?": () => keys?.showModal(),
+  };
+  document.addEventListener("keydown", (event) => {
+    const active = document.activeElement;
+    const isTyping = /^(SELECT|TEXTAREA)$/.test(active?.tagName ?? "") || active?.matches("input:not([type=checkbox], [type=radio])");
+    if (event.key === "Escape" && isTyping) active.blur();
+    if (isTyping || keys?.open || event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(does, event.key)) return;
+    event.preventDefault();
+    does[event.key]();
   });
+  // On a phone each row of cases is a card, whose values stand beside the names of their columns.
+  all("table.cases").forEach((table) => {
+    const names = all("thead th", table).map((head) => head.textContent.trim());
+    all("tbody tr", table).forEach((row) => [...row.cells].forEach((cell, at) => { cell.dataset.name = names[at] ?? ""; }));
+    table.dataset.named = "yes";
+  });
+
+  // --- times: UTC, and those of this browser on demand --------------------------------------------------------------------------
+  const local = document.getElementById("local");
+  const showTimes = (under) => {
+    for (const time of all("time[datetime]", under)) {
+      time.dataset.utc ??= time.textContent;
+      const at = new Date(time.dateTime);
+      time.textContent = local?.ariaPressed === "true" ? `${at.toLocaleString()} (local)` : time.dataset.utc;
+    }
+  };
+  if (local) {
+    document.getElementById("local-part").hidden = false;
+    local.addEventListener("click", () => {
+      local.ariaPressed = local.ariaPressed === "true" ? "false" : "true";
+      showTimes(document);
+    });
+  }
   all("[data-all]").forEach((box) =>
     box.addEventListener("change", () =>
       all(`input[type=checkbox][name="${box.dataset.all}"]`, box.form).forEach((one) => { one.checked = box.checked; })));
@@ -62,6 +109,7 @@
     if (element.dataset.last === html || element.contains(document.activeElement)) return;
     element.dataset.last = html;
     element.innerHTML = html; // Made by the same escaping templates as the page.
+    showTimes(element);
   };
   const take = ({ texts, html }) => {
     for (const element of all("[data-text]")) {

@@ -13,6 +13,7 @@ pub(super) mod debts;
 pub(super) mod duplicates;
 pub(super) mod find;
 pub(super) mod login;
+pub(super) mod nowhere;
 pub(super) mod overview;
 pub(super) mod providers;
 pub(super) mod quarantine;

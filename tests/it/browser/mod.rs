@@ -534,3 +534,69 @@ async fn finance_closes_a_month_and_takes_a_statement_away_by_clicking() {
     dashboard.stop().await;
     world.close().await;
 }
+
+#[tokio::test]
+async fn rows_are_walked_and_chosen_by_keys_and_are_cards_on_a_phone() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    for (at, id) in (1..).zip(["p1", "p2", "p3"]) {
+        world.publish(&[Event::payment("payment.succeeded", id, "a", id, 50)]).await;
+        world.settled(at).await;
+    }
+    worker.stop().await;
+    let dashboard = Dashboard::start(&world).await;
+    let chrome = Chrome::start().await;
+    chrome.open(&dashboard.url("/quarantine")).await;
+    let press = async |key: &str| {
+        let script = format!(
+            "(document.activeElement ?? document.body).dispatchEvent(new KeyboardEvent('keydown', {{ key: '{key}', bubbles: true }}))"
+        );
+        chrome.script(&script).await
+    };
+    let row = "return [...document.querySelectorAll('table.cases tbody tr')].findIndex((row) => row.contains(document.activeElement))";
+    let chosen = "return [...document.querySelectorAll('table.cases tbody input')].map((box) => box.checked ? 'x' : '-').join('')";
+    // The table of groups has one row, above the cases.
+    for (key, at) in [("j", -1), ("j", 0), ("j", 1), ("x", 1), ("j", 2), ("j", 2), ("k", 1)] {
+        press(key).await;
+        assert_eq!(chrome.script(row).await.as_i64(), Some(at), "{key}");
+    }
+    assert_eq!(chrome.script(chosen).await, "-x-");
+    press("?").await;
+    assert_eq!(chrome.script("return document.getElementById('keys').open").await, true);
+    press("j").await;
+    assert_eq!(chrome.script(chosen).await, "-x-");
+    chrome.script("document.getElementById('keys').close()").await;
+    press("/").await;
+    // In a field a letter is a letter.
+    press("x").await;
+    assert_eq!(chrome.script(chosen).await, "-x-");
+    assert_eq!(chrome.script("return document.activeElement.id").await, "find");
+    press("Escape").await;
+    assert_ne!(chrome.script("return document.activeElement.id").await, "find");
+
+    // Times are UTC until somebody asks for those of this browser.
+    let time = "return document.querySelector('table.cases time').textContent";
+    let utc = chrome.script(time).await;
+    chrome.find("#local").await.click().await.unwrap();
+    assert!(chrome.script(time).await.as_str().is_some_and(|text| text.ends_with("(local)")));
+    chrome.find("#local").await.click().await.unwrap();
+    assert_eq!(chrome.script(time).await, utc);
+
+    chrome.resize(390, 844).await;
+    chrome.open(&dashboard.url("/quarantine")).await;
+    let name = "return getComputedStyle(document.querySelectorAll('table.cases td')[4], '::before').content";
+    assert_eq!(chrome.script(name).await, "\"Amount\"");
+    let wide = "const box = document.querySelector('table.cases').closest('.scroll'); return box.scrollWidth - box.clientWidth";
+    // A pixel is what rounding may make of a width.
+    let wide = chrome.script(wide).await.as_i64();
+    assert!(wide.is_some_and(|wide| wide <= 1), "a row is read without moving sideways: {wide:?}");
+    is_calm(&chrome, &dashboard, "cases on a phone").await;
+
+    chrome.open(&dashboard.url("/nowhere/at/all")).await;
+    assert!(chrome.text("main").await.contains("There is no such page"));
+    assert_eq!(dashboard.get("/nowhere").await.status, 404);
+    assert_eq!(dashboard.get("/api/nowhere").await.json()["error"]["code"], "not_found");
+    chrome.close().await;
+    dashboard.stop().await;
+    world.close().await;
+}
