@@ -260,7 +260,7 @@ async fn serve_health(
 /// # Errors
 /// [`AppError`]; a server that is down is not one, `/readyz` says so.
 pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError> {
-    let access = ops::Access::new(config.access.clone(), listen).map_err(AppError::Usage)?;
+    let access = ops::Access::new(config.access.clone(), listen, &config.tls).map_err(AppError::Usage)?;
     if config.amqp_url.is_some() {
         amqp_url(&config)?;
     }

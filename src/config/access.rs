@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Secret,
+    OidcConfig, Secret,
     roles::{Role, Roles},
     setting::{Typed, listed},
 };
@@ -31,6 +31,8 @@ pub struct AccessConfig {
     pub roles: RoleRules,
     /// What sessions are signed with.
     pub session_keys: SessionKeys,
+    /// Where people log in; `None`: nowhere else.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// The keys of sessions.
@@ -84,8 +86,17 @@ impl AccessConfig {
             }
         }
         self.proxy.check(wrong);
-        if self.proxy.user_header.is_some() && self.roles.0.is_empty() {
-            let problem = "not set, so that nobody whom the proxy names has any role; everyone=viewer lets all of them look";
+        if let Some(oidc) = &self.oidc {
+            oidc.check(wrong);
+            let secrets = [&self.operator_token, &self.readonly_token, &self.session_keys.current];
+            if oidc.client_secret.is_none() && secrets.iter().all(|secret| secret.is_none()) {
+                let problem = "not set, and there is no token and no client secret that it could be made of; `openssl rand -hex 32` makes one";
+                wrong("ops_session_key", problem.to_owned());
+            }
+        }
+        let names_people = self.proxy.user_header.is_some() || self.oidc.is_some();
+        if names_people && self.roles.0.is_empty() {
+            let problem = "not set, so that nobody whom the proxy or the provider names has any role; everyone=viewer lets all of them look";
             wrong("ops_roles", problem.to_owned());
         }
     }
@@ -190,6 +201,15 @@ impl RoleRules {
     /// Whether a text is a rule.
     pub(super) fn has(text: &str) -> bool {
         RoleRule::parse(text).is_some()
+    }
+
+    /// Those of these groups that a rule names.
+    #[must_use]
+    pub fn known(&self, groups: Vec<String>) -> Vec<String> {
+        let is_named = |group: &String| {
+            self.0.iter().any(|rule| matches!(&rule.subject, Subject::Group(name) if name == group))
+        };
+        groups.into_iter().filter(is_named).collect()
     }
 
     /// All roles of a person who is in these groups. Names are compared letter by letter.

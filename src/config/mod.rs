@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod ingress;
 mod names;
+mod oidc;
 mod roles;
 mod setting;
 mod settings;
@@ -28,6 +29,7 @@ use files::{FILE_SUFFIX, FileValue, direct_or_file, read_file};
 pub use files::{from_toml, to_toml};
 pub use ingress::{EndpointConfig, IngressConfig};
 pub use names::{StrayVariables, stray_variables};
+pub use oidc::{OidcConfig, is_safe};
 pub use roles::{Role, Roles};
 pub use setting::{Domain, Part, Setting, Unit};
 pub use settings::SETTINGS;
@@ -369,6 +371,15 @@ fn build(values: Values) -> Result<Config, ConfigError> {
                 groups_header: values.ops_proxy_groups_header,
             },
             roles: values.ops_roles,
+            oidc: values.ops_oidc_issuer.map(|issuer| OidcConfig {
+                issuer,
+                client_id: values.ops_oidc_client_id,
+                client_secret: values.ops_oidc_client_secret,
+                public_url: values.ops_public_url,
+                scopes: values.ops_oidc_scopes,
+                name_claim: values.ops_oidc_name_claim,
+                groups_claim: values.ops_oidc_groups_claim,
+            }),
             session_keys: SessionKeys {
                 current: values.ops_session_key,
                 previous: values.ops_session_key_previous,

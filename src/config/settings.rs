@@ -214,7 +214,28 @@ settings! {
         "Header in which it names that person's groups, with commas between them, such as X-Forwarded-Groups; empty: none";
 
     ops_roles: RoleRules = "", Ops, Domain::List { is_fit: RoleRules::has, expected: "user:NAME=ROLE, group:NAME=ROLE or everyone=ROLE, with a ROLE of viewer, operator, approver, finance or admin" },
-        "Which roles people have whom a proxy names; whoever has none sees nothing";
+        "Which roles people have whom a proxy or the OpenID Connect provider names; whoever has none sees nothing";
+
+    ops_public_url: String = "", Ops, Domain::Text,
+        "Where browsers find `payonce ops`, such as https://payonce.example.com: the provider sends people back to /login/oidc/back there";
+
+    ops_oidc_issuer: Option<String> = "", Ops, Domain::Text,
+        "OpenID Connect provider at which people log in to `payonce ops`, spelled as it spells its issuer; empty: none";
+
+    ops_oidc_client_id: String = "", Ops, Domain::Text,
+        "What payonce is called there";
+
+    ops_oidc_client_secret: Option<Secret> = "", Ops, Domain::Secret,
+        "What proves there that it is payonce; none: a public client, which PKCE alone protects";
+
+    ops_oidc_scopes: String = "openid email profile", Ops, Domain::Text,
+        "What is asked for there, with spaces between; openid at least, and what the two claims below need";
+
+    ops_oidc_name_claim: String = "email", Ops, Domain::Text,
+        "Claim of the ID token that names the person in the audit log: one that the provider proves, and that nobody can change alone";
+
+    ops_oidc_groups_claim: String = "groups", Ops, Domain::Text,
+        "Claim of the ID token with the person's groups, for ops_roles";
 
     approvals: Vec<String> = "", Approvals, Domain::Words(&["adjust", "assign", "discard", "bulk"]),
         "Acts of operators that another person has to approve before they are done: adjust, assign, discard, bulk (a replay, discard or reopening of more than one case by filter)";

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::Request;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::exchange::exchange;
 use crate::config::EndpointConfig;
 
 /// Pause between two rounds.
@@ -148,23 +148,13 @@ fn configured(sources: &EdgeSources) -> BTreeMap<String, EndpointSeen> {
 /// The metrics of one ingress.
 async fn ask(address: &str) -> Result<String, String> {
     let stream = TcpStream::connect(address).await.map_err(|cause| cause.to_string())?;
-    let failed = |cause: hyper::Error| cause.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let driving = tokio::spawn(connection);
-    let asked = async {
-        let request = Request::get("/metrics").header("host", address).body(Empty::<Bytes>::new());
-        let answer =
-            sender.send_request(request.map_err(|cause| cause.to_string())?).await.map_err(failed)?;
-        if !answer.status().is_success() {
-            return Err(format!("answered {}", answer.status().as_u16()));
-        }
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let bytes = body.map_err(|cause| cause.to_string())?.to_bytes();
-        String::from_utf8(bytes.to_vec()).map_err(|_| "answered what is not UTF-8".to_owned())
-    };
-    let answer = asked.await;
-    driving.abort();
-    answer
+    let request = Request::get("/metrics").header("host", address).body(Full::default());
+    let request = request.map_err(|cause| cause.to_string())?;
+    let (status, bytes) = exchange(stream, request, ANSWER_BYTES_MAX).await?;
+    if !status.is_success() {
+        return Err(format!("answered {}", status.as_u16()));
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| "answered what is not UTF-8".to_owned())
 }
 
 /// One line of an exposition.

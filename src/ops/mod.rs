@@ -9,6 +9,7 @@ mod audits;
 mod backlog;
 mod clock;
 mod edge;
+mod exchange;
 mod figure;
 mod finance;
 mod footer;

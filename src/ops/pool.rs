@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     middleware::{from_fn, from_fn_with_state},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -152,8 +152,9 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
 fn router(pool: Arc<Pool>) -> Router {
     let access = Arc::clone(&pool.access);
     let login = Router::new()
-        .route("/login", get(pages::login::page).post(pages::login::log_in))
-        .layer(from_fn(same_site));
+        .route("/login", get(pages::login::page).merge(post(pages::login::log_in).layer(from_fn(same_site))))
+        .route("/login/oidc", get(pages::login::to_provider))
+        .route("/login/oidc/back", get(pages::login::from_provider));
     let guarded = Guarded::new()
         .route("/", see(Action::View, pages::overview::page))
         .route("/duplicates", see(Action::View, pages::duplicates::page))

@@ -75,7 +75,8 @@ async fn with_a_token_nothing_is_shown_to_strangers() {
     })
     .await;
     let mut addresses = (1..).map(|n| format!("2001:db8:0:{n:x}::1"));
-    const OPEN: [&str; 4] = ["/healthz", "/readyz", "/assets/1/1", "/login"];
+    const OPEN: [&str; 6] =
+        ["/healthz", "/readyz", "/assets/1/1", "/login", "/login/oidc", "/login/oidc/back"];
     const WRONG: (&str, &str) = ("authorization", "Bearer operator-token-012345678");
     for (path, gets, posts) in routes() {
         if OPEN.contains(&&*path) {

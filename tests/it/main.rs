@@ -57,6 +57,7 @@ mod mismatch;
 mod model;
 mod money;
 mod monitoring;
+mod oidc;
 mod ops_api;
 mod outages;
 mod parameters;

@@ -36,7 +36,9 @@ const EXPORT: &[&str] = &["operator", "finance", "admin"];
 /// The roles that may; `None`: open to everybody, without a login.
 fn expected(method: &str, path: &str) -> Option<&'static [&'static str]> {
     Some(match (method, path) {
-        (_, "/healthz" | "/readyz" | "/assets/1/1" | "/login") => return None,
+        (_, "/healthz" | "/readyz" | "/assets/1/1" | "/login" | "/login/oidc" | "/login/oidc/back") => {
+            return None;
+        }
         ("GET", "/reports" | "/api/report") => REPORT,
         (
             "GET",

@@ -107,7 +107,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
 ];
 
 /// The only modules that may name a crate.
-const PLACES: [(&str, &[&str]); 24] = [
+const PLACES: [(&str, &[&str]); 25] = [
     // In its crate only.
     ("sqlx", &[]),
     ("async_rs", &["broker"]),
@@ -118,6 +118,7 @@ const PLACES: [(&str, &[&str]); 24] = [
     ("toml", &["config"]),
     ("strsim", &["config"]),
     ("ipnet", &["config"]),
+    ("jsonwebtoken", &["ops"]),
     ("tracing_subscriber", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
@@ -131,7 +132,7 @@ const PLACES: [(&str, &[&str]); 24] = [
     ("indicatif", &["cli"]),
     ("hyper", &["feed", "ingress", "ops", "telemetry"]),
     ("hyper_util", &["feed", "ingress", "ops"]),
-    ("tokio_rustls", &["feed", "ingress", "tls"]),
+    ("tokio_rustls", &["feed", "ingress", "ops", "tls"]),
     ("x509_parser", &["ingress"]),
 ];
 

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{hmac, pbkdf2};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::config::{Secret, SessionKeys};
 
@@ -17,6 +18,8 @@ const SALT: &[u8] = b"payonce session key 1";
 pub(super) enum Purpose {
     Session,
     Form,
+    /// A login at the OIDC provider that has begun.
+    Login,
     /// Which token or provider has let somebody in.
     Way,
 }
@@ -26,6 +29,7 @@ impl Purpose {
         match self {
             Self::Session => "session",
             Self::Form => "form",
+            Self::Login => "login",
             Self::Way => "way",
         }
     }
@@ -51,6 +55,22 @@ impl Keys {
     /// Proof that we have said this.
     pub(super) fn sign(&self, purpose: Purpose, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.current, &signed(purpose, text)))
+    }
+
+    /// A value for a cookie, with the proof that it is ours.
+    pub(super) fn seal(&self, purpose: Purpose, value: &impl Serialize) -> String {
+        let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).unwrap_or_default());
+        let proof = self.sign(purpose, &text);
+        format!("{text}.{proof}")
+    }
+
+    /// The value that we have sealed; `None`: another, or for another purpose.
+    pub(super) fn open<T: DeserializeOwned>(&self, purpose: Purpose, sealed: &str) -> Option<T> {
+        let (text, proof) = sealed.split_once('.')?;
+        if !self.is_ours(purpose, text, proof) {
+            return None;
+        }
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
     }
 
     /// Whether we have, with either key; in equal time.

@@ -9,11 +9,13 @@
 mod brake;
 mod guard;
 mod keys;
+mod oidc;
 mod proxy;
 mod rights;
 mod sessions;
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -25,24 +27,30 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(super) use guard::{Guarded, act, same_site, see, shield};
+pub(super) use oidc::Returned;
 pub(super) use rights::Action;
 
 use crate::{
-    config::{AccessConfig, Role, RoleRules, Roles, Secret},
+    config::{AccessConfig, Role, RoleRules, Roles, Secret, TlsConfig},
     store::{Database, Reader},
+    tls,
 };
 use brake::Brake;
 use keys::Keys;
+use oidc::{LOGIN_LIFETIME_S, Oidc};
 use proxy::{Person, Proxy};
 use sessions::{LIFETIME_S, Sessions, Way};
 
 /// Longest name of a person, in bytes.
 const NAME_BYTES_MAX: usize = 100;
 const COOKIE: &str = "payonce_session";
+/// Of a login at the provider that has begun.
+const LOGIN_COOKIE: &str = "payonce_login";
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -109,6 +117,7 @@ pub struct Access {
     local: Option<Visitor>,
     proxy: Proxy,
     roles: RoleRules,
+    oidc: Option<Oidc>,
     sessions: Sessions,
     brake: Brake,
     is_loopback: bool,
@@ -119,10 +128,10 @@ impl Access {
     ///
     /// # Errors
     /// Words, where other machines could reach pages that have no login.
-    pub fn new(config: AccessConfig, listen: SocketAddr) -> Result<Self, String> {
+    pub fn new(config: AccessConfig, listen: SocketAddr, tls: &TlsConfig) -> Result<Self, String> {
         let proxy = Proxy::new(config.proxy)?;
         let has_token = config.operator_token.is_some() || config.readonly_token.is_some();
-        let has_login = has_token || proxy.names_people();
+        let has_login = has_token || proxy.names_people() || config.oidc.is_some();
         let is_loopback = listen.ip().is_loopback();
         if !is_loopback && !has_login {
             return Err(format!(
@@ -130,10 +139,15 @@ impl Access {
                  secret of 16 bytes or more, such as `openssl rand -hex 32` prints, or listen on loopback (127.0.0.1)"
             ));
         }
+        let client_secret = config.oidc.as_ref().and_then(|oidc| oidc.client_secret.as_ref());
         let keys = Keys::new(
             &config.session_keys,
-            &[config.operator_token.as_ref(), config.readonly_token.as_ref()],
+            &[config.operator_token.as_ref(), config.readonly_token.as_ref(), client_secret],
         );
+        let oidc = match config.oidc {
+            Some(oidc) => Some(Oidc::new(oidc, connector(tls)?)),
+            None => None,
+        };
         let sessions = Sessions::new(keys);
         let local = (!has_login).then(|| Visitor {
             csrf: sessions.form_token(&config.local_name),
@@ -147,6 +161,7 @@ impl Access {
             local,
             proxy,
             roles: config.roles,
+            oidc,
             sessions,
             brake: Brake::default(),
             is_loopback,
@@ -155,7 +170,7 @@ impl Access {
 
     /// Keeps what other replicas say known, until `stop`.
     pub(super) async fn follow(&self, reader: &Reader, stop: &CancellationToken) {
-        if self.has_tokens() {
+        if self.has_tokens() || self.has_provider() {
             self.sessions.follow(reader, stop).await;
         }
     }
@@ -165,18 +180,26 @@ impl Access {
         self.operator.is_some() || self.readonly.is_some()
     }
 
-    fn secret(&self, way: Way) -> Option<&Secret> {
+    /// Whether somebody can log in here at a provider.
+    pub(super) fn has_provider(&self) -> bool {
+        self.oidc.is_some()
+    }
+
+    /// What a way in is proven by; `None`: it is closed.
+    fn secret(&self, way: Way) -> Option<Cow<'_, str>> {
         match way {
-            Way::OperatorToken => self.operator.as_ref(),
-            Way::ReadonlyToken => self.readonly.as_ref(),
+            Way::OperatorToken => self.operator.as_ref().map(|token| token.expose().into()),
+            Way::ReadonlyToken => self.readonly.as_ref().map(|token| token.expose().into()),
+            Way::Oidc => self.oidc.as_ref().map(Oidc::way_secret).map(Cow::Owned),
         }
     }
 
     /// What a way in opens. The token that only shows has shown reports and lists ever since, so it has finance beside viewer.
-    fn roles_by(way: Way) -> Roles {
+    fn roles_by(&self, way: Way, name: &str, groups: &[String]) -> Roles {
         match way {
             Way::OperatorToken => Roles::from_iter([Role::Admin]),
             Way::ReadonlyToken => Roles::from_iter([Role::Viewer, Role::Finance]),
+            Way::Oidc => self.roles.roles(name, groups),
         }
     }
 
@@ -196,7 +219,7 @@ impl Access {
         })?;
         // Both are compared, so that the time taken says nothing about either.
         let [operator, readonly] = [Way::OperatorToken, Way::ReadonlyToken]
-            .map(|way| self.secret(way).is_some_and(|secret| is_same(secret.expose(), token)));
+            .map(|way| self.secret(way).is_some_and(|secret| is_same(&secret, token)));
         match (operator, readonly) {
             (true, _) => Ok(Way::OperatorToken),
             (false, true) => Ok(Way::ReadonlyToken),
@@ -227,8 +250,64 @@ impl Access {
         }
         let way = self.way_of(token, caller)?;
         info!(name, "somebody has logged in");
-        let cookie = self.sessions.begin(name, way, self.secret(way).map_or("", Secret::expose));
-        Ok(self.cookie(&cookie, LIFETIME_S, &caller.headers))
+        Ok(self.begin(name, Vec::new(), way, caller))
+    }
+
+    fn begin(&self, name: &str, groups: Vec<String>, way: Way, caller: &Caller) -> String {
+        let cookie = self.sessions.begin(name, groups, way, &self.secret(way).unwrap_or_default());
+        self.cookie(&cookie, LIFETIME_S, &caller.headers)
+    }
+
+    /// Begins a login at the provider: where to send the browser, and the cookie to set.
+    ///
+    /// # Errors
+    /// Where there is none, or it does not answer.
+    pub(super) async fn begin_at_provider(
+        &self,
+        next: &str,
+        caller: &Caller,
+    ) -> Result<(String, String), Refusal> {
+        let oidc = self.oidc.as_ref().ok_or_else(no_provider)?;
+        let (address, login) = oidc.begin(next, self.sessions.keys()).await?;
+        Ok((address, self.login_cookie(&login, LOGIN_LIFETIME_S, caller)))
+    }
+
+    /// Ends a login at the provider: the session's cookie, and where to go on. The login's own cookie is of no use after it:
+    /// [`Access::no_login`].
+    ///
+    /// # Errors
+    /// Where it does not prove who somebody is, or that person has no role.
+    pub(super) async fn end_at_provider(
+        &self,
+        returned: &Returned,
+        caller: &Caller,
+    ) -> Result<(String, String), Refusal> {
+        let oidc = self.oidc.as_ref().ok_or_else(no_provider)?;
+        let cookie = cookie(&caller.headers, LOGIN_COOKIE);
+        let (Person { name, groups }, next) = oidc.end(returned, cookie, self.sessions.keys()).await?;
+        let groups = self.roles.known(groups);
+        if self.roles.roles(&name, &groups).is_empty() {
+            warn!(name, "somebody without a role has logged in at the OIDC provider");
+            let words = format!(
+                "{name} has no role here. Whoever runs this payonce can give one by a rule of ops_roles."
+            );
+            return Err(Refusal { status: StatusCode::FORBIDDEN, words, retry_after: None });
+        }
+        info!(name, "somebody has logged in at the OIDC provider");
+        Ok((self.begin(&name, groups, Way::Oidc, caller), next))
+    }
+
+    /// Takes the cookie of a login back.
+    pub(super) fn no_login(&self, caller: &Caller) -> String {
+        self.login_cookie("", 0, caller)
+    }
+
+    /// One that comes along when the provider sends the browser back: that comes from another site.
+    fn login_cookie(&self, value: &str, lifetime_s: i64, caller: &Caller) -> String {
+        let secure = self.secure(&caller.headers);
+        format!(
+            "{LOGIN_COOKIE}={value}; Path=/login/oidc; Max-Age={lifetime_s}; HttpOnly; SameSite=Lax{secure}"
+        )
     }
 
     /// Ends the session: the cookie to set.
@@ -240,10 +319,14 @@ impl Access {
         self.cookie("", 0, &caller.headers)
     }
 
-    fn cookie(&self, value: &str, lifetime_s: i64, headers: &HeaderMap) -> String {
-        // On loopback a browser may come by plain HTTP; from elsewhere, or through a proxy that speaks TLS, it must not.
+    /// On loopback a browser may come by plain HTTP; from elsewhere, or through a proxy that speaks TLS, it must not.
+    fn secure(&self, headers: &HeaderMap) -> &'static str {
         let is_tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-        let secure = if is_tls || !self.is_loopback { "; Secure" } else { "" };
+        if is_tls || !self.is_loopback { "; Secure" } else { "" }
+    }
+
+    fn cookie(&self, value: &str, lifetime_s: i64, headers: &HeaderMap) -> String {
+        let secure = self.secure(headers);
         format!("{COOKIE}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict{secure}")
     }
 
@@ -273,7 +356,7 @@ impl Access {
             let name = name.filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX).unwrap_or("api");
             return match self.way_of(token, caller) {
                 Ok(way) => {
-                    let (name, roles) = (name.to_owned(), Self::roles_by(way));
+                    let (name, roles) = (name.to_owned(), self.roles_by(way, name, &[]));
                     Ok(Some((Visitor { name, roles, csrf: String::new(), has_session: false }, true)))
                 }
                 Err(Refusal { status: StatusCode::UNAUTHORIZED, .. }) => Ok(None),
@@ -283,13 +366,24 @@ impl Access {
         let session = cookie(&caller.headers, COOKIE).and_then(|cookie| self.sessions.read(cookie));
         Ok(session.and_then(|session| {
             let secret = self.secret(session.way)?;
-            self.sessions.is_proof_of(&session, secret.expose()).then(|| {
+            self.sessions.is_proof_of(&session, &secret).then(|| {
                 let csrf = self.sessions.csrf(&session);
-                let roles = Self::roles_by(session.way);
+                let roles = self.roles_by(session.way, &session.name, &session.groups);
                 (Visitor { name: session.name, roles, csrf, has_session: true }, false)
             })
         }))
     }
+}
+
+fn no_provider() -> Refusal {
+    let words = "People do not log in at a provider here: ops_oidc_issuer is not set.".to_owned();
+    Refusal { status: StatusCode::NOT_FOUND, words, retry_after: None }
+}
+
+/// The system's authorities, and those of `tls_ca_file`.
+fn connector(tls: &TlsConfig) -> Result<TlsConnector, String> {
+    let roots = tls::roots(tls.ca_file.as_deref()).map_err(|problem| format!("tls_ca_file: {problem}"))?;
+    Ok(TlsConnector::from(Arc::new(tls::client(roots)?)))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -34,6 +33,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Way {
     OperatorToken,
     ReadonlyToken,
+    /// The OpenID Connect provider.
+    Oidc,
 }
 
 /// As its cookie has it.
@@ -43,7 +44,10 @@ pub(super) struct Session {
     id: String,
     pub(super) name: String,
     pub(super) way: Way,
-    /// A proof of the token that has let them in: with another token the session is over.
+    /// Those that some role was given to when the provider named them: a cookie is small.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) groups: Vec<String>,
+    /// A proof of the token or provider that has let them in: with another one the session is over.
     way_proof: String,
     /// Seconds since 1970, by the database's clock.
     expires_at: i64,
@@ -80,32 +84,28 @@ impl Sessions {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cookie's value for somebody who has shown `secret`.
-    pub(super) fn begin(&self, name: &str, way: Way, secret: &str) -> String {
+    /// What logins at the provider are signed with.
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The cookie's value for somebody who has shown `secret`, or for whom the provider has that `secret` stands for.
+    pub(super) fn begin(&self, name: &str, groups: Vec<String>, way: Way, secret: &str) -> String {
         let session = Session {
             id: random_hex(),
             name: name.to_owned(),
             way,
+            groups,
             way_proof: self.keys.sign(Purpose::Way, secret),
             expires_at: clock::now().unix_timestamp().saturating_add(LIFETIME_S),
         };
-        self.sealed(&session)
-    }
-
-    fn sealed(&self, session: &Session) -> String {
-        let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(session).unwrap_or_default());
-        let proof = self.keys.sign(Purpose::Session, &text);
-        format!("{text}.{proof}")
+        self.keys.seal(Purpose::Session, &session)
     }
 
     /// The session of this cookie, where it is ours, has time left and was not ended. Whether what has let them in still does is the
     /// caller's to ask: [`Sessions::is_proof_of`].
     pub(super) fn read(&self, cookie: &str) -> Option<Session> {
-        let (text, proof) = cookie.split_once('.')?;
-        if !self.keys.is_ours(Purpose::Session, text, proof) {
-            return None;
-        }
-        let session: Session = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let session: Session = self.keys.open(Purpose::Session, cookie)?;
         let (ended, hash) = (self.ended(), session.hash());
         let has_ended = ended.known.contains(&hash) || ended.own.contains_key(&hash);
         (!has_ended && session.expires_at > clock::now().unix_timestamp()).then_some(session)

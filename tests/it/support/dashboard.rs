@@ -83,11 +83,26 @@ impl Dashboard {
         self.send("GET", path, &[], "").await
     }
 
+    /// Asks whoever listens at another address.
+    pub async fn ask(address: &str, path: &str) -> Answer {
+        Self::send_to(address, "GET", path, &[], "").await
+    }
+
     /// Sends one request on a connection of its own, and reads to the end.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).await.expect("payonce ops listens");
+        Self::send_to(&self.address, method, path, headers, body).await
+    }
+
+    async fn send_to(
+        address: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut stream = TcpStream::connect(address).await.expect("somebody listens");
         let has_host = headers.iter().any(|(name, _)| *name == "host");
-        let host = if has_host { String::new() } else { format!("host: {}\r\n", self.address) };
+        let host = if has_host { String::new() } else { format!("host: {address}\r\n") };
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(
             "{method} {path} HTTP/1.1\r\n{host}{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
