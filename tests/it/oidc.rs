@@ -42,10 +42,10 @@ type Change = fn(&mut Value);
 /// How a token is signed.
 #[derive(Clone, Copy, PartialEq)]
 enum Signed {
-    ByItsKey,
-    ByAnotherKey,
-    ByTheSecret,
-    ByNothing,
+    ItsKey,
+    AnotherKey,
+    TheSecret,
+    Nothing,
 }
 
 struct Provider {
@@ -87,7 +87,7 @@ impl Idp {
             codes: HashMap::new(),
             claims,
             change: |_| {},
-            signed: Signed::ByItsKey,
+            signed: Signed::ItsKey,
         };
         let idp = Self(Arc::new(Mutex::new(provider)));
         let router = Router::new()
@@ -169,9 +169,9 @@ impl Provider {
         }
         (self.change)(&mut claims);
         let algorithm = match self.signed {
-            Signed::ByItsKey | Signed::ByAnotherKey => "ES256",
-            Signed::ByTheSecret => "HS256",
-            Signed::ByNothing => "none",
+            Signed::ItsKey | Signed::AnotherKey => "ES256",
+            Signed::TheSecret => "HS256",
+            Signed::Nothing => "none",
         };
         let header = json!({ "alg": algorithm, "typ": "JWT", "kid": self.key_id });
         let text = format!("{}.{}", encoded(&header), encoded(&claims));
@@ -179,13 +179,13 @@ impl Provider {
             key.sign(&SystemRandom::new(), text.as_bytes()).expect("a signature").as_ref().to_vec()
         };
         let signature = match self.signed {
-            Signed::ByItsKey => by(&self.key),
-            Signed::ByAnotherKey => by(&new_key()),
-            Signed::ByTheSecret => {
+            Signed::ItsKey => by(&self.key),
+            Signed::AnotherKey => by(&new_key()),
+            Signed::TheSecret => {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
                 hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
             }
-            Signed::ByNothing => Vec::new(),
+            Signed::Nothing => Vec::new(),
         };
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -311,11 +311,11 @@ async fn a_token_that_does_not_prove_who_somebody_is_opens_nothing() {
         refused(what).await;
     }
     idp.change(|provider| provider.change = |_| {});
-    for signed in [Signed::ByAnotherKey, Signed::ByTheSecret, Signed::ByNothing] {
+    for signed in [Signed::AnotherKey, Signed::TheSecret, Signed::Nothing] {
         idp.change(|provider| provider.signed = signed);
         refused("signed by another").await;
     }
-    idp.change(|provider| provider.signed = Signed::ByItsKey);
+    idp.change(|provider| provider.signed = Signed::ItsKey);
     logged_in(&come_back(&dashboard, &at_provider(&dashboard, "").await).await);
     // A key that it has made since.
     idp.change(|provider| (provider.key, provider.key_id) = (new_key(), "second".to_owned()));
