@@ -13,4 +13,20 @@ language sql security definer set search_path = public, pg_temp as $$
 $$;
 revoke all on function forget_ended_sessions() from public;
 
+-- Roles that may hand a case to another account serve the pages.
+do $$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct r.rolname
+        from pg_attribute c, aclexplode(c.attacl) a, pg_roles r
+        where c.attrelid = 'quarantine'::regclass and c.attname = 'account_id' and a.privilege_type = 'UPDATE' and r.oid = a.grantee
+    loop
+        execute format('grant select, insert on ended_sessions to %I', granted.rolname);
+        execute format('grant execute on function forget_ended_sessions() to %I', granted.rolname);
+    end loop;
+end
+$$;
+
 comment on table _sqlx_migrations is 'schema 32 is usable by programs of schema 29 and later';

@@ -51,7 +51,7 @@ struct Read {
     since: OffsetDateTime,
     until: OffsetDateTime,
     rows: i64,
-    newest: Option<OffsetDateTime>,
+    last_place: Option<String>,
     places: Option<Vec<String>>,
 }
 
@@ -71,13 +71,14 @@ pub async fn find(
     sqlx::raw_sql("set local enable_seqscan = off; set local enable_indexscan = off")
         .execute(&mut *transaction)
         .await?;
+    // `max` of places: the last one in the order in which they are read.
     let read: Read = sqlx::query_as(
         "with range as (
              select coalesce($3, coalesce($4, now()) - interval '2 days') as since, coalesce($4, now()) as until
          )
-         select since, until, rows, newest, places
+         select since, until, rows, last_place, places
          from range, lateral (
-             select count(*) as rows, max(recorded_at) as newest,
+             select count(*) as rows, max(place)::text as last_place,
                     (array_agg(place::text) filter (where amount = $1 and currency = $2 and leg = 0))[1:$6] as places
              from (select ctid as place, recorded_at, amount, currency, leg from ledger
                    where recorded_at >= since and recorded_at < until limit $5) looked) counted",
@@ -90,6 +91,11 @@ pub async fn find(
     .bind(i32::try_from(limit.saturating_add(1)).unwrap_or(i32::MAX))
     .fetch_one(&mut *transaction)
     .await?;
+    let last_place = read.last_place.as_deref().filter(|_| read.rows > ROWS_READ_MAX);
+    let read_until = match last_place {
+        Some(last_place) => read_until(&mut transaction, last_place, &read).await?,
+        None => None,
+    };
     sqlx::raw_sql("set local enable_seqscan = on; set local enable_indexscan = on")
         .execute(&mut *transaction)
         .await?;
@@ -125,12 +131,25 @@ pub async fn find(
     let has_more = entries.len() > limit || cases.len() > limit;
     entries.truncate(limit);
     cases.truncate(limit);
-    Ok(Sightings {
-        since: read.since,
-        until: read.until,
-        entries,
-        cases,
-        has_more,
-        read_until: read.newest.filter(|_| read.rows > ROWS_READ_MAX),
-    })
+    Ok(Sightings { since: read.since, until: read.until, entries, cases, has_more, read_until })
+}
+
+/// The time of the oldest row on the page that was read last: what was not read is younger, but for what other writers wrote at the same moment. Not the
+/// youngest row that was read: a page whose rows were rolled back is filled later with rows that are as young as any.
+async fn read_until(
+    transaction: &mut PgConnection,
+    last_place: &str,
+    read: &Read,
+) -> Result<Option<OffsetDateTime>, StoreError> {
+    let page = last_place.trim_start_matches('(').split(',').next().unwrap_or_default();
+    Ok(sqlx::query_scalar(
+        "select min(recorded_at) from ledger
+         where ctid >= $1::text::tid and ctid <= $2::text::tid and recorded_at >= $3 and recorded_at < $4",
+    )
+    .bind(format!("({page},0)"))
+    .bind(last_place)
+    .bind(read.since)
+    .bind(read.until)
+    .fetch_one(transaction)
+    .await?)
 }
