@@ -134,6 +134,13 @@ async fn a_note_stands_with_its_case_and_in_the_audit_log() {
     assert_eq!((noted.status, &noted.json()["outcome"]), (200, &json!({ "noted": 1 })));
     let log = dashboard.get("/api/audit-log?action=note").await.json();
     assert_eq!(log["lines"].as_array().map(Vec::len), Some(3), "{log}");
+    // Of one key there is one note, and another one under it is refused, not lost.
+    for (text, status) in [("one", 200), ("one", 200), ("another", 422)] {
+        let body = json!({ "ids": [1], "text": text }).to_string();
+        let key = ("Idempotency-Key", "note-1");
+        let noted = dashboard.send("POST", "/api/quarantine/note", &[JSON, key], &body).await;
+        assert_eq!(noted.status, status, "{noted:?}");
+    }
     // Also of a case that has ended.
     let discard = ["quarantine", "discard", "1", "--why", "w", "--yes"];
     assert_eq!(program(&world, &discard).await.0, Some(0));

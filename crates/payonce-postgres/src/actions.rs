@@ -270,10 +270,12 @@ pub async fn begin(connection: &mut PgConnection, line: &Line<'_>) -> Result<Beg
 }
 
 impl Line<'_> {
-    /// Whether that earlier line is about the same: the act, and its detail.
+    /// Whether that earlier line is about the same: the act, and its detail; of a note, which is its reason, that too.
     #[must_use]
     pub fn compared_with(&self, before: ActionRow) -> Begun {
-        let is_same = before.action == self.action && before.chosen == self.chosen;
+        let is_same = before.action == self.action
+            && before.chosen == self.chosen
+            && (self.action != Act::Note.as_str() || before.why == self.why);
         if is_same { Begun::Before(Box::new(before)) } else { Begun::OtherContent(Box::new(before)) }
     }
 }
