@@ -154,6 +154,7 @@ const FREE: &[(&str, &str)] = &[
     ("accounts.account_id", "the key: an account that the plan does not have is found"),
     ("quarantine.id", "a number of its own"),
     ("quarantine.waits_since", "of what waits; nothing does at the end"),
+    ("quarantine.assignee", "who works on it, which decides nothing; tests/it/case_work.rs"),
     ("quarantine.members", "the fingerprint covers them"),
     ("quarantine.webhook_id", "for a further look at the signature; tests/it/signatures.rs"),
     ("quarantine.webhook_timestamp", "as webhook_id"),
