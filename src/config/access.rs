@@ -57,6 +57,18 @@ pub struct ProxyConfig {
 
 impl AccessConfig {
     /// Tokens are guessed at over the network: short ones are refused, and one that opens two roles would make the lesser one useless.
+    /// What a session key is made of where none is set. A token that opens less than a session may open is none of it, or whoever has that token
+    /// could make sessions: so the read-only token counts only where it is all that there is.
+    #[must_use]
+    pub fn session_secrets(&self) -> Vec<&Secret> {
+        let client_secret = self.oidc.as_ref().and_then(|oidc| oidc.client_secret.as_ref());
+        let mut secrets: Vec<&Secret> = self.operator_token.iter().chain(client_secret).collect();
+        if secrets.is_empty() && self.oidc.is_none() && self.proxy.user_header.is_none() {
+            secrets.extend(&self.readonly_token);
+        }
+        secrets
+    }
+
     pub(super) fn check(&self, wrong: &mut impl FnMut(&str, String)) {
         for (name, token) in
             [("ops_token", &self.operator_token), ("ops_readonly_token", &self.readonly_token)]
@@ -88,13 +100,13 @@ impl AccessConfig {
         self.proxy.check(wrong);
         if let Some(oidc) = &self.oidc {
             oidc.check(wrong);
-            let secrets = [&self.operator_token, &self.readonly_token, &self.session_keys.current];
-            if oidc.client_secret.is_none() && secrets.iter().all(|secret| secret.is_none()) {
-                let problem = "not set, and there is no token and no client secret that it could be made of; `openssl rand -hex 32` makes one";
-                wrong("ops_session_key", problem.to_owned());
-            }
         }
         let names_people = self.proxy.user_header.is_some() || self.oidc.is_some();
+        if names_people && self.session_keys.current.is_none() && self.session_secrets().is_empty() {
+            let problem = "not set, and there is no ops_token and no client secret that it could be made of, so that other replicas, and this one after a \
+                 restart, would take no form of its pages; `openssl rand -hex 32` makes one";
+            wrong("ops_session_key", problem.to_owned());
+        }
         if names_people && self.roles.0.is_empty() {
             let problem = "not set, so that nobody whom the proxy or the provider names has any role; everyone=viewer lets all of them look";
             wrong("ops_roles", problem.to_owned());

@@ -79,7 +79,7 @@ impl Idp {
 
     async fn on(listener: TcpListener) -> Self {
         let issuer = format!("http://{}/realms/work", listener.local_addr().unwrap());
-        let claims = json!({ "email": "ann@example.com", "groups": ["staff", "payments-ops"] });
+        let claims = json!({ "email": "ann@example.com", "email_verified": true, "groups": ["staff", "payments-ops"] });
         let provider = Provider {
             issuer,
             key: new_key(),
@@ -261,10 +261,12 @@ async fn who_logs_in_at_the_provider_is_named_and_has_the_roles_of_their_groups(
     // An operator takes no reports away.
     let reports = dashboard.send("GET", "/reports", &[("cookie", &ann)], "").await;
     assert!(reports.status == 403 && reports.body.contains("Your access: operator."), "{reports:?}");
-    idp.change(|provider| provider.claims = json!({ "email": "bob@example.com", "groups": "staff" }));
+    idp.change(|provider| {
+        provider.claims = json!({ "email": "bob@example.com", "email_verified": "true", "groups": "staff" })
+    });
     let bob = logged_in(&come_back(&dashboard, &at_provider(&dashboard, "").await).await);
     assert_eq!(dashboard.send("GET", "/reports", &[("cookie", &bob)], "").await.status, 200);
-    idp.change(|provider| provider.claims = json!({ "email": "eve@example.com" }));
+    idp.change(|provider| provider.claims = json!({ "email": "eve@example.com", "email_verified": true }));
     let eve = come_back(&dashboard, &at_provider(&dashboard, "").await).await;
     assert!(eve.status == 403 && eve.body.contains("eve@example.com has no role"), "{eve:?}");
     assert!(!eve.headers.iter().any(|(_, value)| value.starts_with("payonce_session=ey")), "{eve:?}");
@@ -284,7 +286,7 @@ async fn a_token_that_does_not_prove_who_somebody_is_opens_nothing() {
     let world = World::new().await;
     let idp = Idp::start().await;
     let dashboard = with_provider(&world, &idp.issuer()).await;
-    let spoiled: [(&str, Change); 12] = [
+    let spoiled: [(&str, Change); 14] = [
         ("of another login", |claims| claims["nonce"] = json!("another")),
         ("of no login", |claims| claims["nonce"] = json!(null)),
         ("for another client", |claims| claims["aud"] = json!("another")),
@@ -298,6 +300,8 @@ async fn a_token_that_does_not_prove_who_somebody_is_opens_nothing() {
         ("whose time has not come", |claims| claims["nbf"] = json!(9_000_000_000_i64)),
         ("of nobody", |claims| claims["email"] = json!(" ")),
         ("of whoever has typed that in", |claims| claims["email_verified"] = json!(false)),
+        ("of whoever has typed that in, said in a text", |claims| claims["email_verified"] = json!("false")),
+        ("of an address that nobody has verified", |claims| claims["email_verified"] = json!(null)),
         ("of a name that could be several", |claims| claims["email"] = json!(["ann@example.com"])),
     ];
     let refused = async |what: &str| {

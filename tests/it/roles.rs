@@ -116,6 +116,7 @@ async fn behind_proxy(world: &World, address: &str) -> Dashboard {
     Dashboard::start_with(world, |command| {
         let roles: Vec<String> = VIEW.iter().map(|role| format!("group:{role}={role}")).collect();
         command
+            .env("PAYONCE_OPS_SESSION_KEY", "0123456789abcdef0123456789abcdef")
             .env("PAYONCE_OPS_PROXY_ADDRESSES", address)
             .env("PAYONCE_OPS_PROXY_USER_HEADER", "X-Forwarded-User")
             .env("PAYONCE_OPS_PROXY_GROUPS_HEADER", "X-Forwarded-Groups")

@@ -334,7 +334,13 @@ fn who_is_believed_of_people_is_set_as_a_whole_or_refused() {
     let addresses = ("ops_proxy_addresses", "10.0.0.0/8");
     let user = ("ops_proxy_user_header", "X-Forwarded-User");
     let roles = ("ops_roles", "everyone=viewer");
-    assert!(from_flags(&[addresses, user, roles]).is_ok());
+    // What is signed for people is signed with a key that no lesser secret can be turned into.
+    let people = "ops_proxy_addresses = \"10.0.0.0/8\"\nops_proxy_user_header = \"X-User\"\nops_roles = \"everyone=viewer\"\n";
+    let with =
+        |secret: &str| from_file(&format!("{people}{secret} = \"0123456789abcdef0123456789abcdef\"\n"));
+    assert!(with("ops_session_key").is_ok() && with("ops_token").is_ok());
+    refused(with("ops_readonly_token"), &["ops_session_key", "not set"]);
+    refused(from_flags(&[addresses, user, roles]), &["ops_session_key", "not set"]);
     assert!(from_flags(&[addresses]).is_ok(), "a proxy may log nobody in");
     refused(from_flags(&[user, roles]), &["ops_proxy_user_header", "set without ops_proxy_addresses"]);
     refused(from_flags(&[addresses, user]), &["ops_roles", "not set", "everyone=viewer"]);
@@ -351,7 +357,7 @@ fn who_is_believed_of_people_is_set_as_a_whole_or_refused() {
     let short = from_file("ops_session_key = \"0123456789\"\n");
     refused(short, &["ops_session_key", "shorter than 32 bytes"]);
     let listed = from_file(
-        "ops_proxy_addresses = [\"10.1.2.3\", \"fd00::/8\"]\nops_proxy_user_header = \"X-User\"\n\
+        "ops_session_key = \"0123456789abcdef0123456789abcdef\"\nops_proxy_addresses = [\"10.1.2.3\", \"fd00::/8\"]\nops_proxy_user_header = \"X-User\"\n\
          ops_roles = [\"everyone=viewer\", \"user:a=admin\"]\n",
     );
     let config = listed.expect("arrays are lists").access;

@@ -43,7 +43,7 @@ pub(super) struct Keys {
 impl Keys {
     /// Those of the settings; else one from the secrets that let people in: the same on every replica and after a restart, and another
     /// one as soon as such a secret is replaced. With neither, a random one.
-    pub(super) fn new(config: &SessionKeys, secrets: &[Option<&Secret>]) -> Self {
+    pub(super) fn new(config: &SessionKeys, secrets: &[&Secret]) -> Self {
         let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
         let current = match &config.current {
             Some(secret) => key(secret),
@@ -86,13 +86,13 @@ fn signed(purpose: Purpose, text: &str) -> Vec<u8> {
     [purpose.as_str().as_bytes(), b"\0", text.as_bytes()].concat()
 }
 
-fn derived(secrets: &[Option<&Secret>]) -> [u8; 32] {
-    if secrets.iter().all(Option::is_none) {
+fn derived(secrets: &[&Secret]) -> [u8; 32] {
+    if secrets.is_empty() {
         return rand::random();
     }
     let mut text = Vec::new();
     for secret in secrets {
-        let bytes = secret.map(|secret| secret.expose().as_bytes()).unwrap_or_default();
+        let bytes = secret.expose().as_bytes();
         text.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
         text.extend_from_slice(bytes);
     }
@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn without_a_key_it_is_made_of_all_the_secrets_or_of_chance() {
         let [one, two] = ["a", "b"].map(|text| Secret::new(text.to_owned()));
-        assert_eq!(derived(&[Some(&one), None]), derived(&[Some(&one), None]));
-        assert_ne!(derived(&[Some(&one), None]), derived(&[None, Some(&one)]));
-        assert_ne!(derived(&[Some(&one), Some(&two)]), derived(&[Some(&one), None]));
-        assert_ne!(derived(&[None]), derived(&[None]));
+        assert_eq!(derived(&[&one]), derived(&[&one]));
+        assert_ne!(derived(&[&one]), derived(&[&two]));
+        assert_ne!(derived(&[&one, &two]), derived(&[&one]));
+        assert_ne!(derived(&[]), derived(&[]));
     }
 }

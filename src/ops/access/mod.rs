@@ -129,6 +129,7 @@ impl Access {
     /// # Errors
     /// Words, where other machines could reach pages that have no login.
     pub fn new(config: AccessConfig, listen: SocketAddr, tls: &TlsConfig) -> Result<Self, String> {
+        let keys = Keys::new(&config.session_keys, &config.session_secrets());
         let proxy = Proxy::new(config.proxy)?;
         let has_token = config.operator_token.is_some() || config.readonly_token.is_some();
         let has_login = has_token || proxy.names_people() || config.oidc.is_some();
@@ -139,11 +140,6 @@ impl Access {
                  secret of 16 bytes or more, such as `openssl rand -hex 32` prints, or listen on loopback (127.0.0.1)"
             ));
         }
-        let client_secret = config.oidc.as_ref().and_then(|oidc| oidc.client_secret.as_ref());
-        let keys = Keys::new(
-            &config.session_keys,
-            &[config.operator_token.as_ref(), config.readonly_token.as_ref(), client_secret],
-        );
         let oidc = match config.oidc {
             Some(oidc) => Some(Oidc::new(oidc, connector(tls)?)),
             None => None,

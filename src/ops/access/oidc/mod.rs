@@ -142,8 +142,14 @@ impl Oidc {
         let claim = self.config.name_claim.as_str();
         let name = claims.get(claim).and_then(Value::as_str).map(str::trim).unwrap_or_default();
         let is_fit = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
-        // An address that its holder has only typed in could be anybody's.
-        let is_proven = claim != "email" || claims.get("email_verified") != Some(&Value::Bool(false));
+        // An address that its holder has only typed in could be anybody's, and some providers say that with a text, others with nothing
+        // (OpenID Connect Core 1.0, 5.1).
+        let is_proven = claim != "email"
+            || match claims.get("email_verified") {
+                Some(Value::Bool(is_verified)) => *is_verified,
+                Some(Value::String(text)) => text == "true",
+                Some(_) | None => false,
+            };
         if !is_fit || !is_proven {
             warn!(claim, is_fit, is_proven, "the ID token names nobody");
             let words = format!(

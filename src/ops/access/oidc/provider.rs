@@ -28,6 +28,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How long what it says of itself is believed; then it is asked again, and while it does not answer what was known goes on.
 const AGE_MAX: Duration = Duration::from_secs(3_600);
+/// When it is asked again after it did not answer, while what it said before is known.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// How long one of its addresses may take to connect; with [`ADDRESSES_MAX`] of them within [`DEADLINE`].
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Addresses of its name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -62,7 +66,7 @@ struct Tokens {
 pub(super) struct Provider {
     config: OidcConfig,
     tls: TlsConnector,
-    /// Held while it is asked, so that one asks for all.
+    /// What it said, and when it is asked again. Held while it is asked, so that one asks for all.
     known: Mutex<Option<(Instant, Arc<Known>)>>,
 }
 
@@ -71,19 +75,21 @@ impl Provider {
         Self { config, tls, known: Mutex::default() }
     }
 
-    /// What it says of itself, and its keys, as they were within the last hour.
+    /// What it says of itself, and its keys, as they were within the last hour; while it does not answer, as they were before.
     ///
     /// # Errors
     /// Words for the log, where it was never reached.
     pub(super) async fn known(&self) -> Result<Arc<Known>, String> {
         let mut known = self.known.lock().await;
-        if let Some((_, known)) = known.as_ref().filter(|(at, _)| at.elapsed() < AGE_MAX) {
+        if let Some((_, known)) = known.as_ref().filter(|(ask_again, _)| Instant::now() < *ask_again) {
             return Ok(Arc::clone(known));
         }
-        match (self.discover().await, known.as_ref()) {
+        match (self.discover().await, known.as_mut()) {
             (Ok(found), _) => Ok(Self::keep(&mut known, found)),
-            (Err(cause), Some((_, before))) => {
+            (Err(cause), Some((ask_again, before))) => {
                 warn!(cause, "the OIDC provider does not say what it is; what was known goes on");
+                // Else each login would wait for it, one after another.
+                *ask_again = Instant::now() + RETRY_PAUSE;
                 Ok(Arc::clone(before))
             }
             (Err(cause), None) => Err(cause),
@@ -102,7 +108,7 @@ impl Provider {
 
     fn keep(known: &mut Option<(Instant, Arc<Known>)>, found: Known) -> Arc<Known> {
         let found = Arc::new(found);
-        *known = Some((Instant::now(), Arc::clone(&found)));
+        *known = Some((Instant::now() + AGE_MAX, Arc::clone(&found)));
         found
     }
 
@@ -198,9 +204,10 @@ impl Provider {
             tokio::net::lookup_host((bare.as_str(), port)).await.map_err(|cause| cause.to_string())?;
         let mut problem = "the name has no address".to_owned();
         for address in found.take(ADDRESSES_MAX) {
-            match TcpStream::connect(address).await {
-                Err(cause) => problem = cause.to_string(),
-                Ok(stream) if url.scheme() == "https" => {
+            match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+                Err(_) => problem = format!("no connection within {} s", CONNECT_DEADLINE.as_secs()),
+                Ok(Err(cause)) => problem = cause.to_string(),
+                Ok(Ok(stream)) if url.scheme() == "https" => {
                     let name =
                         ServerName::try_from(bare.clone()).map_err(|_| "not a host's name".to_owned())?;
                     let opened = self.tls.connect(name, stream).await;
@@ -211,7 +218,7 @@ impl Provider {
                     )
                     .await;
                 }
-                Ok(stream) => return exchange(stream, request, ANSWER_BYTES_MAX).await,
+                Ok(Ok(stream)) => return exchange(stream, request, ANSWER_BYTES_MAX).await,
             }
         }
         Err(problem)
