@@ -199,7 +199,7 @@ settings! {
         "Who acts, in the audit log, where `payonce ops` has no token and so no login";
 
     ops_session_key: Option<Secret> = "", Ops, Domain::Secret,
-        "What the cookies of logins to `payonce ops` are signed with, 32 bytes or more, the same for all replicas; none: one that is made of the tokens, so that a new token ends all sessions";
+        "What the cookies of logins to `payonce ops` are signed with, 32 bytes or more, the same for all replicas; none: one that is made of ops_token and the provider's client secret, so that a new one of these ends all sessions";
 
     ops_session_key_previous: Option<Secret> = "", Ops, Domain::Secret,
         "The key from before: cookies that it has signed are still taken. Set it while the key is replaced, and for 12 hours after";
