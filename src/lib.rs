@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod dedupe;
 pub mod feed;
+mod http;
 pub mod ingress;
 pub mod keys;
 pub mod metrics;

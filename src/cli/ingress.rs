@@ -10,14 +10,13 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use super::{Failure, print_json};
 use crate::{
     app,
     config::{Config, EndpointConfig, to_toml},
     ingress::{
-        clock,
+        client, clock,
         endpoint::Endpoint,
         providers::{KINDS, Kind, kind},
         sample::{self, Sample},
@@ -302,7 +301,7 @@ async fn send(config: &Config, args: &SendArgs) -> Result<(), Failure> {
         currency: args.currency.clone(),
     };
     let made = sample::make(&endpoint, &secrets, &sample, now.as_secs()).map_err(Failure::Usage)?;
-    let status = tokio::time::timeout(ANSWER_DEADLINE, post(args.to, &found.path, made)).await;
+    let status = tokio::time::timeout(ANSWER_DEADLINE, client::send(args.to, &found.path, made)).await;
     let status = status.unwrap_or_else(|_| Err("no answer".to_owned()));
     let status = status.map_err(|cause| {
         Failure::Unreachable(format!("{}: {cause}. Does `payonce ingress` run there?", args.to))
@@ -313,10 +312,4 @@ async fn send(config: &Config, args: &SendArgs) -> Result<(), Failure> {
         say!("{} {} answered {status}.", found.path, sample.id);
     }
     if (200..300).contains(&status) { Ok(()) } else { Err(Failure::No(format!("not a yes: {status}"))) }
-}
-
-/// POST over HTTP/1.1 in clear text: to this machine, or a network that is trusted.
-async fn post(to: SocketAddr, path: &str, made: sample::Made) -> Result<u16, String> {
-    let stream = TcpStream::connect(to).await.map_err(|cause| cause.to_string())?;
-    crate::ingress::client::post(stream, path, &to.to_string(), made).await
 }

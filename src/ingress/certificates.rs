@@ -9,14 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Full;
 use hyper::{
     Request, StatusCode,
     body::Bytes,
-    client::conn::http1,
     header::{HOST, USER_AGENT},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, watch},
@@ -33,7 +31,7 @@ use tokio_rustls::{
 use tracing::{info, warn};
 
 use super::{clock, limits::Rate, providers::CertificateAt, verify::Certificate};
-use crate::{config::IngressConfig, metrics, tls};
+use crate::{config::IngressConfig, http, metrics, tls};
 
 /// How long one fetch may take, from looking up the name to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
@@ -57,8 +55,6 @@ const ADDRESSES_MAX: usize = 256;
 const ANSWER_BYTES_MAX: usize = 16_384;
 /// Certificates of a chain.
 const CHAIN_MAX: usize = 8;
-/// How many of a host's addresses are tried.
-const HOST_ADDRESSES_MAX: usize = 4;
 const HTTPS_PORT: u16 = 443;
 
 /// Why there is no certificate now. But for [`NotFetched::Missing`] the same request may find one later.
@@ -228,34 +224,12 @@ impl Source {
         let name = ServerName::try_from(at.host.clone()).map_err(|_| "not a host's name".to_owned())?;
         let stream = self.connect(&at.host).await?;
         let stream = self.connector.connect(name, stream).await.map_err(|cause| format!("TLS: {cause}"))?;
-        let failed = |cause: hyper::Error| cause.to_string();
-        let shaken = http1::Builder::new().max_buf_size(ANSWER_BYTES_MAX).handshake(TokioIo::new(stream));
-        let (mut link, connection) = shaken.await.map_err(failed)?;
         let request = Request::get(&at.path)
             .header(HOST, &at.host)
             .header(USER_AGENT, concat!("payonce/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::<Bytes>::new())
+            .body(Full::default())
             .map_err(|cause| cause.to_string())?;
-        let exchange = async {
-            let answer = link.send_request(request).await.map_err(failed)?;
-            let status = answer.status();
-            if status != StatusCode::OK {
-                return Ok((status, Bytes::new()));
-            }
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|_| format!("no whole answer of at most {ANSWER_BYTES_MAX} bytes"))?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection ends with this future, whichever way that does.
-        let mut exchange = std::pin::pin!(exchange);
-        tokio::select! {
-            biased;
-            answer = &mut exchange => answer,
-            ended = connection => match ended {
-                Ok(()) => exchange.await,
-                Err(cause) => Err(cause.to_string()),
-            },
-        }
+        http::exchange(stream, request, ANSWER_BYTES_MAX).await
     }
 
     async fn connect(&self, host: &str) -> Result<TcpStream, String> {
@@ -263,18 +237,7 @@ impl Source {
             Some(gateway) => tokio::net::lookup_host(gateway).await.map(Iterator::collect::<Vec<_>>),
             None => tokio::net::lookup_host((host, HTTPS_PORT)).await.map(Iterator::collect),
         };
-        let mut problem = "the name has no address".to_owned();
-        let found = found.map_err(|cause| cause.to_string())?;
-        let addresses = || found.iter().take(HOST_ADDRESSES_MAX);
-        let patience = FETCH_DEADLINE / u32::try_from(addresses().count() + 1).unwrap_or(u32::MAX);
-        for address in addresses() {
-            match tokio::time::timeout(patience, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(cause)) => problem = cause.to_string(),
-                Err(_) => problem = format!("no connection within {} ms", patience.as_millis()),
-            }
-        }
-        Err(problem)
+        http::connect(&found.map_err(|cause| cause.to_string())?, FETCH_DEADLINE).await
     }
 
     /// The first certificate, where the others lead from it to an authority, it was made for this name, and it is valid now.

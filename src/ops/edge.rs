@@ -14,8 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::exchange::exchange;
-use crate::config::EndpointConfig;
+use crate::{config::EndpointConfig, http};
 
 /// Pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -150,7 +149,7 @@ async fn ask(address: &str) -> Result<String, String> {
     let stream = TcpStream::connect(address).await.map_err(|cause| cause.to_string())?;
     let request = Request::get("/metrics").header("host", address).body(Full::default());
     let request = request.map_err(|cause| cause.to_string())?;
-    let (status, bytes) = exchange(stream, request, ANSWER_BYTES_MAX).await?;
+    let (status, bytes) = http::exchange(stream, request, ANSWER_BYTES_MAX).await?;
     if !status.is_success() {
         return Err(format!("answered {}", status.as_u16()));
     }

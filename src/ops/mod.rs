@@ -9,7 +9,6 @@ mod audits;
 mod backlog;
 mod clock;
 mod edge;
-mod exchange;
 mod figure;
 mod finance;
 mod footer;

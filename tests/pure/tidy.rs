@@ -12,7 +12,7 @@ use crate::rust_words::words;
 
 /// Which modules of the program each may import. A new module needs a line here, and so a thought. What lies in `crates/` is below all
 /// of them, and cargo sees to it; but who may use the database is said here.
-const IMPORTS: [(&str, &[&str]); 26] = [
+const IMPORTS: [(&str, &[&str]); 27] = [
     ("audit", &["dedupe", "store"]),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -63,7 +63,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
         ],
     ),
     // Below the operators' actions, which map kept requests again.
-    ("ingress", &["broker", "config", "keys", "metrics", "retry", "secrets", "shown", "tls"]),
+    ("ingress", &["broker", "config", "http", "keys", "metrics", "retry", "secrets", "shown", "tls"]),
     ("worker", &["broker", "config", "dedupe", "keys", "metrics", "retry", "store", "telemetry"]),
     // Of people, whether they come over pages, API or command line.
     ("operators", &["config", "ingress", "keys", "store"]),
@@ -75,6 +75,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
             "broker",
             "config",
             "dedupe",
+            "http",
             "metrics",
             "operators",
             "parameters",
@@ -89,7 +90,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
     ("answers", &[]),
     ("api", &["answers", "config", "metrics", "parameters", "store"]),
     ("parameters", &[]),
-    ("feed", &["balances", "broker", "config", "metrics", "retry", "secrets", "store", "tls"]),
+    ("feed", &["balances", "broker", "config", "http", "metrics", "retry", "secrets", "store", "tls"]),
     ("broker", &["config", "metrics", "retry", "tls"]),
     ("balances", &["config", "dedupe"]),
     ("dedupe", &["config", "metrics", "retry", "tls"]),
@@ -97,6 +98,7 @@ const IMPORTS: [(&str, &[&str]); 26] = [
     ("store", &[]),
     // Leaves: everybody may use them.
     ("config", &["store"]),
+    ("http", &[]),
     ("keys", &["config", "metrics"]),
     ("metrics", &[]),
     ("retry", &["config"]),
@@ -130,8 +132,8 @@ const PLACES: [(&str, &[&str]); 25] = [
     ("comfy_table", &["cli"]),
     ("csv", &["reports"]),
     ("indicatif", &["cli"]),
-    ("hyper", &["feed", "ingress", "ops", "telemetry"]),
-    ("hyper_util", &["feed", "ingress", "ops"]),
+    ("hyper", &["feed", "http", "ingress", "ops", "telemetry"]),
+    ("hyper_util", &["feed", "http", "ingress"]),
     ("tokio_rustls", &["feed", "ingress", "ops", "tls"]),
     ("x509_parser", &["ingress"]),
 ];

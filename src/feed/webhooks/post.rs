@@ -15,16 +15,14 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use url::{Host, Url};
 
 use super::network::{addresses, is_public, is_this_machine};
 use crate::{
     config::SubscriberConfig,
+    http,
     signature::{Headers, ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
     tls,
 };
@@ -37,8 +35,6 @@ const ANSWER_REST_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
-/// How many addresses of one name are tried.
-const ADDRESSES_MAX: usize = 4;
 
 /// What a subscriber answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,28 +193,16 @@ impl Address {
         let found = addresses(&self.host, self.port, self.private_network)
             .await
             .map_err(|cause| cause.to_string())?;
-        let mut problem = "the name has no address".to_owned();
-        let addresses: Vec<_> = found.into_iter().take(ADDRESSES_MAX).collect();
-        // One that drops what is sent to it leaves time for the others, and for the request.
-        let patience = self.timeout / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
-        for address in addresses {
-            match tokio::time::timeout(patience, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // Small requests, each waited for: nothing is gained by holding one back.
-                    drop(stream.set_nodelay(true));
-                    return match &self.tls {
-                        Some((connector, name)) => {
-                            let opened = connector.connect(name.clone(), stream).await;
-                            handshake(opened.map_err(|cause| format!("TLS: {cause}"))?).await
-                        }
-                        None => handshake(stream).await,
-                    };
-                }
-                Ok(Err(cause)) => problem = cause.to_string(),
-                Err(_) => problem = format!("{address} did not answer within {} ms", patience.as_millis()),
+        let stream = http::connect(&found, self.timeout).await?;
+        // Small requests, each waited for: nothing is gained by holding one back.
+        drop(stream.set_nodelay(true));
+        match &self.tls {
+            Some((connector, name)) => {
+                let opened = connector.connect(name.clone(), stream).await;
+                handshake(opened.map_err(|cause| format!("TLS: {cause}"))?).await
             }
+            None => handshake(stream).await,
         }
-        Err(problem)
     }
 }
 

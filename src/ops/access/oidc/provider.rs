@@ -12,14 +12,14 @@ use hyper::{Request, StatusCode, body::Bytes, header, http::request::Builder};
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::Mutex};
+use tokio::sync::Mutex;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tracing::warn;
 use url::{Url, form_urlencoded};
 
 use crate::{
     config::{OidcConfig, is_safe},
-    ops::exchange::exchange,
+    http,
 };
 
 /// How long the provider has for an answer.
@@ -30,10 +30,6 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// When it is asked again after it did not answer, while what it said before is known.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
-/// How long one of its addresses may take to connect; with [`ADDRESSES_MAX`] of them within [`DEADLINE`].
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// Addresses of its name that are tried.
-const ADDRESSES_MAX: usize = 4;
 
 /// What the provider says of itself (OpenID Connect Discovery 1.0, 3), and its keys.
 #[derive(Debug)]
@@ -202,26 +198,13 @@ impl Provider {
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let found =
             tokio::net::lookup_host((bare.as_str(), port)).await.map_err(|cause| cause.to_string())?;
-        let mut problem = "the name has no address".to_owned();
-        for address in found.take(ADDRESSES_MAX) {
-            match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
-                Err(_) => problem = format!("no connection within {} s", CONNECT_DEADLINE.as_secs()),
-                Ok(Err(cause)) => problem = cause.to_string(),
-                Ok(Ok(stream)) if url.scheme() == "https" => {
-                    let name =
-                        ServerName::try_from(bare.clone()).map_err(|_| "not a host's name".to_owned())?;
-                    let opened = self.tls.connect(name, stream).await;
-                    return exchange(
-                        opened.map_err(|cause| format!("TLS: {cause}"))?,
-                        request,
-                        ANSWER_BYTES_MAX,
-                    )
-                    .await;
-                }
-                Ok(Ok(stream)) => return exchange(stream, request, ANSWER_BYTES_MAX).await,
-            }
+        let stream = http::connect(&found.collect::<Vec<_>>(), DEADLINE).await?;
+        if url.scheme() != "https" {
+            return http::exchange(stream, request, ANSWER_BYTES_MAX).await;
         }
-        Err(problem)
+        let name = ServerName::try_from(bare).map_err(|_| "not a host's name".to_owned())?;
+        let stream = self.tls.connect(name, stream).await.map_err(|cause| format!("TLS: {cause}"))?;
+        http::exchange(stream, request, ANSWER_BYTES_MAX).await
     }
 }
 
