@@ -88,7 +88,7 @@ pub(super) async fn chart(pool: &Pool, range: Range, source: Option<&str>) -> Re
     let buckets = pool
         .reader
         .run(async |connection| {
-            history::series(connection, at(first), at(now_s + 60), step, source.is_some()).await
+            history::series(connection, at(first), at(now_s + 60), step, false, source).await
         })
         .await?;
     // A step that has only begun is left out: a rate over its first seconds says nothing.
@@ -96,7 +96,7 @@ pub(super) async fn chart(pool: &Pool, range: Range, source: Option<&str>) -> Re
     let t: Vec<i64> =
         (0..).map(|n| first + n * step_s).take_while(|begin| begin + begun_s <= now_s).collect();
     let mut sums = vec![Totals::default(); t.len()];
-    for bucket in buckets.iter().filter(|bucket| source.is_none() || bucket.source.as_deref() == source) {
+    for bucket in &buckets {
         let at = usize::try_from((bucket.at.unix_timestamp() - first) / step_s).unwrap_or(usize::MAX);
         if let Some(sum) = sums.get_mut(at) {
             sum.count(&bucket.kind, &bucket.label, bucket.n);

@@ -69,7 +69,7 @@ pub(super) async fn live(State(pool): State<Arc<Pool>>, caller: Caller) -> Respo
 fn event(now: &Now) -> String {
     json!({
         "texts": now.texts(),
-        "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string(), "latency": overview::latency(now).into_string() },
+        "html": { "workers": workers::rows(now).into_string(), "worker-list": workers::list(now).into_string(), "latency": overview::latency(now).into_string(), "stuck": overview::money_stuck(now).into_string() },
     })
     .to_string()
 }

@@ -13,6 +13,7 @@ mod figure;
 mod finance;
 mod footer;
 mod history;
+mod kept;
 mod layout;
 mod live;
 mod mask;

@@ -19,7 +19,9 @@ use super::{
     api, assets,
     audits::Auditor,
     edge::{EdgeSources, EdgeWatch},
-    exposition, figure, live, pages, readiness, scrape,
+    exposition, figure,
+    kept::Kept,
+    live, pages, readiness, scrape,
     watch::{Sources, Watch},
 };
 use crate::{
@@ -85,6 +87,8 @@ pub(super) struct Pool {
     pub(super) access: Arc<Access>,
     pub(super) watch: Watch,
     pub(super) edge: EdgeWatch,
+    /// What the counts say of each provider.
+    pub(super) providers: Kept<pages::providers::Known>,
     pub(super) operators: Operators,
     /// Places for open pages.
     pub(super) listeners: Arc<Semaphore>,
@@ -109,6 +113,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         access: Arc::new(setup.access),
         watch: Watch::new(audit.borrow().clone()),
         edge: EdgeWatch::new(&setup.edge),
+        providers: Kept::new(setup.reader.clone(), pages::providers::read),
         operators: setup.operators,
         listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
         stop: stop.clone(),
@@ -142,10 +147,14 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         let edge = setup.edge;
         tokio::spawn(async move { pool.edge.run(&edge, &stop).await })
     };
+    let counting = {
+        let (pool, stop) = (Arc::clone(&pool), stop.clone());
+        tokio::spawn(async move { pool.providers.follow(&stop).await })
+    };
     let service = router(pool).into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
     stop.cancel();
-    drop(tokio::join!(watching, auditing, asking, following));
+    drop(tokio::join!(watching, auditing, asking, following, counting));
     served
 }
 

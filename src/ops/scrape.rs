@@ -15,11 +15,10 @@ use crate::{
     metrics::{self, BySource},
     store::{
         Reader, StoreError,
-        case_groups::CASES_READ_MAX,
+        case_sums::{self, Standing},
         debts::{self, DebtSum},
         feed::{self, FeedRow},
         history,
-        quarantine::{self, Filter, Sums},
         report::TotalRow,
         sizes::{self, Sizes},
         subscribers::{self, WebhookRow},
@@ -52,8 +51,7 @@ pub(super) async fn refresh(reader: &Reader, by_source: &BySource, waits: Waits,
 struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
-    cases: Vec<(String, String, i64)>,
-    stuck: [(&'static str, Sums); 2],
+    cases: Standing,
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
@@ -61,20 +59,13 @@ struct Read {
     sizes: Sizes,
 }
 
-fn in_state(state: &'static str) -> Filter {
-    Filter { states: vec![state], ..Filter::default() }
-}
-
 async fn read(reader: &Reader) -> Result<Read, StoreError> {
     reader
         .run(async |connection| {
-            let open = quarantine::sums(connection, &in_state("open"), CASES_READ_MAX).await?;
-            let waiting = quarantine::sums(connection, &in_state("waiting"), CASES_READ_MAX).await?;
             Ok(Read {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
-                cases: history::cases(connection).await?,
-                stuck: [("open", open), ("waiting", waiting)],
+                cases: case_sums::standing(connection).await?,
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
@@ -113,14 +104,14 @@ fn tell(by_source: &BySource, waits: Waits, read: &Read) {
     // Also the reasons without a case, so that a line goes down to zero and does not just end.
     for reason in Reason::ALL {
         let state = if reason.is_waiting() { "waiting" } else { "open" };
-        let found = read.cases.iter().filter(|(of, why, _)| of == state && why == reason.as_str());
-        metrics::cases(state, reason.as_str(), found.map(|(_, _, n)| n).sum());
+        metrics::cases(state, reason.as_str(), read.cases.count(state, Some(reason.as_str())));
     }
-    for (state, sums) in &read.stuck {
+    let stuck = [("open", &read.cases.open), ("waiting", &read.cases.waiting)];
+    for (state, sums) in stuck {
         metrics::cases::set_oldest(state, sums.oldest.map(since_1970_s));
     }
-    let money = read.stuck.iter().flat_map(|(state, sums)| {
-        sums.money.iter().map(move |(currency, amount)| (*state, currency.as_str(), *amount))
+    let money = stuck.into_iter().flat_map(|(state, sums)| {
+        sums.money.iter().map(move |(currency, amount)| (state, currency.as_str(), *amount))
     });
     metrics::cases::set_money(money);
     for (reason, oldest) in read.waiting {

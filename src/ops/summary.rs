@@ -48,7 +48,7 @@ impl Situation {
             oldest: now.backlog_age,
             per_second: now.rates.1,
             drain_s: now.drain_s(),
-            open: now.open,
+            open: now.cases.open.cases,
         }
     }
 

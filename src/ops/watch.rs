@@ -26,15 +26,21 @@ use crate::{
     config::{Secret, TlsConfig},
     dedupe::Dedupe,
     latency::Counted,
-    store::{self, Reader, StoreError, history, report::TotalRow, workers},
+    store::{
+        self, Reader, StoreError,
+        case_sums::{self, Standing},
+        history,
+        report::TotalRow,
+        workers,
+    },
 };
 
 /// Pause between two readings.
 const TICK: Duration = Duration::from_secs(1);
 /// Pause before the broker is asked again, where it is down or has no such queue.
 const BROKER_PAUSE: Duration = Duration::from_secs(5);
-/// Readings between two counts of the cases: with 100 000 of them a count takes longer than all else together.
-const TICKS_PER_COUNT: u32 = 5;
+/// Readings between two looks at the counts of today and of last week.
+const TICKS_PER_LOOK_BACK: u32 = 5;
 /// Readings kept: what the finest chart shows.
 const SAMPLES_MAX: usize = 301;
 /// Rates are over this many seconds.
@@ -72,8 +78,8 @@ pub(super) struct Now {
     pub(super) today: Today,
     /// Per second, over the last seconds: as [`Totals::stack`], and of all that was received.
     pub(super) rates: ([f64; 7], f64),
-    pub(super) open: i64,
-    pub(super) waiting: i64,
+    /// Cases that need a person, or another callback, and what they are about.
+    pub(super) cases: Standing,
     pub(super) workers: Vec<workers::WorkerRow>,
     pub(super) postgres: Link,
     pub(super) readiness: Result<(), String>,
@@ -98,8 +104,7 @@ impl Now {
             totals: Totals::default(),
             today: Today::default(),
             rates: ([0.0; 7], 0.0),
-            open: 0,
-            waiting: 0,
+            cases: Standing::default(),
             workers: Vec::new(),
             postgres: Link::Unknown,
             readiness: Err("PostgreSQL was not asked yet".to_owned()),
@@ -200,7 +205,7 @@ impl Watch {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    /// Somebody worked cases: count them again at once.
+    /// Somebody worked cases: read again at once.
     pub(super) fn cases_changed(&self) {
         self.cases_changed.notify_one();
     }
@@ -220,12 +225,12 @@ impl Watch {
     ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ticks_to_count = 0;
+        let mut ticks_to_look_back = 0;
         let mut backlog = Backlog::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.cases_changed.notified() => ticks_to_count = 0,
+                () = self.cases_changed.notified() => {}
                 _ = ticks.tick() => {}
             }
             let mut now = Now::clone(&self.now());
@@ -233,7 +238,7 @@ impl Watch {
             now.audit = sources.audit.borrow().clone();
             now.redis = Link::of(sources.dedupe.is_available());
             now.readiness = sources.reader.check_schema().await.map_err(|cause| cause.to_string());
-            match read(&sources.reader, ticks_to_count == 0).await {
+            match read(&sources.reader, ticks_to_look_back == 0).await {
                 Ok(reading) => self.take(&mut now, reading),
                 Err(cause) => {
                     if now.postgres != Link::Down {
@@ -242,7 +247,8 @@ impl Watch {
                     now.postgres = Link::Down;
                 }
             }
-            ticks_to_count = if ticks_to_count == 0 { TICKS_PER_COUNT } else { ticks_to_count - 1 };
+            ticks_to_look_back =
+                if ticks_to_look_back == 0 { TICKS_PER_LOOK_BACK } else { ticks_to_look_back - 1 };
             now.backlog_age = match (now.depths, now.postgres) {
                 (Some(depths), Link::Up) => {
                     backlog.look(Instant::now(), now.totals.received.unsigned_abs(), depths.ready.into())
@@ -264,10 +270,7 @@ impl Watch {
         now.read = Some(Instant::now());
         now.totals = Totals::of(&reading.totals);
         now.workers = reading.workers;
-        if let Some(cases) = reading.cases {
-            let count = |state: &str| cases.iter().filter(|case| case.0 == state).map(|case| case.2).sum();
-            (now.open, now.waiting) = (count("open"), count("waiting"));
-        }
+        now.cases = reading.cases;
         if let Some(lately) = reading.lately {
             now.today = Today::of(&lately);
         }
@@ -289,21 +292,20 @@ struct Reading {
     at: OffsetDateTime,
     totals: Vec<TotalRow>,
     workers: Vec<workers::WorkerRow>,
-    /// (state, reason, how many); `None`: not counted this time.
-    cases: Option<Vec<(String, String, i64)>>,
+    cases: Standing,
     /// `None`: not read this time.
     lately: Option<Vec<history::Lately>>,
 }
 
-async fn read(reader: &Reader, counts_cases: bool) -> Result<Reading, StoreError> {
+async fn read(reader: &Reader, looks_back: bool) -> Result<Reading, StoreError> {
     reader
         .run(async |connection| {
             Ok(Reading {
                 at: store::now(connection).await?,
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
-                cases: if counts_cases { Some(history::cases(connection).await?) } else { None },
-                lately: if counts_cases { Some(history::lately(connection).await?) } else { None },
+                cases: case_sums::standing(connection).await?,
+                lately: if looks_back { Some(history::lately(connection).await?) } else { None },
             })
         })
         .await

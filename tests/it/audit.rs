@@ -67,6 +67,12 @@ const HARMS: &[(&str, &str, bool)] = &[
         "alter table accounts disable trigger debts; update accounts set held = balance + 1 where account_id = 'b'",
         true,
     ),
+    ("cases_add_up", "update case_changes set amount = amount + 1", true),
+    (
+        "cases_add_up",
+        "alter table quarantine disable trigger case_sums_changed; update quarantine set reason = 'over_refund' where state = 'open'",
+        true,
+    ),
     ("counts_match_rows", "delete from tallies where kind = 'applied'", false),
     ("versions_rise_with_transactions", "update ledger set txn = txn + 1 + (select max(txn) from ledger) where event_id = 'd1'", true),
     ("totals_match_history", "insert into tally_totals values ('duplicate', '/a', 'redis', 1)", true),

@@ -124,7 +124,7 @@ async fn what_history_says_of_a_time_does_not_depend_on_how_old_it_is() {
     let day = |n: u32| today - DAY * n;
     let ask = async || {
         let mut connection = world.connect().await;
-        let series = history::series(&mut connection, day(8), day(1), DAY, true).await.expect("series");
+        let series = history::series(&mut connection, day(8), day(1), DAY, true, None).await.expect("series");
         let mut sums: Vec<(String, String, String, i64)> = history::sums(&mut connection, day(8), day(1))
             .await
             .expect("sums")

@@ -17,6 +17,7 @@ mod backup;
 mod book;
 mod browser;
 mod case_groups;
+mod case_sums;
 mod case_work;
 mod claims;
 mod command_line;

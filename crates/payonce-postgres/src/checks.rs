@@ -325,6 +325,23 @@ pub const CHECKS: &[Check] = &[
         since: Since::Whole,
     },
     Check {
+        name: "cases_add_up",
+        promise: "the kept numbers and sums of open and waiting cases are those of the cases",
+        sql: "select format('%s %s, source %s, currency %s: %s cases of %s; kept %s of %s', state, reason, source, currency, sum(found),
+                            sum(found_amount), sum(kept), sum(kept_amount))
+              from (select state, reason, coalesce(source, '') as source,
+                           case when amount is null then '' else coalesce(currency, '') end as currency,
+                           1 as found, coalesce(amount, 0) as found_amount, 0 as kept, 0 as kept_amount
+                    from quarantine where state in ('open', 'waiting')
+                    union all
+                    select state, reason, source, currency, 0, 0, cases, amount from case_changes
+                    union all
+                    select state, reason, source, currency, 0, 0, cases, amount from case_sums) c
+              group by state, reason, source, currency
+              having sum(found) <> sum(kept) or sum(found_amount) <> sum(kept_amount)",
+        since: Since::Whole,
+    },
+    Check {
         name: "counts_match_rows",
         promise: "as many callbacks are counted as applied and quarantined as there are rows, and removed cases",
         sql: "select format('counted applied %s, quarantined %s; rows %s, %s', t.applied, t.quarantined, l.rows, q.rows)

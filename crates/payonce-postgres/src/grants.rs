@@ -88,8 +88,10 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ("webhook_accounts", ""),
     ("journal", ""),
     ("ledger_of_payments", "select"),
-    // Kept by a trigger, with its owner's rights.
+    // Kept by triggers, with their owner's rights.
     ("debts", ""),
+    ("case_changes", ""),
+    ("case_sums", ""),
     ("proposals", ""),
     ("ended_sessions", ""),
 ];
@@ -137,8 +139,7 @@ const OPS_RIGHTS: &[(&str, &str)] = &[
 const CASE_IDS: &str = "quarantine_id_seq";
 
 /// What adds counts up and forgets silent workers, with the owner's rights: nobody else may delete.
-const FUNCTIONS: &str =
-    "add_up_lanes, add_up_counts, add_up_duplicates, forget_silent_workers, forget_ended_sessions";
+const FUNCTIONS: &str = "add_up_lanes, add_up_counts, add_up_duplicates, add_up_cases, forget_silent_workers, forget_ended_sessions";
 
 /// What answers applications may do.
 const API_RIGHTS: &[(&str, &str)] = &[

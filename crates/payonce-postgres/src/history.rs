@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::{Connection as _, FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::{StoreError, report::TotalRow};
+use super::{StoreError, case_sums, report::TotalRow};
 
 /// How long counts are kept, and how fine.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,9 @@ pub async fn roll_up(connection: &mut PgConnection, config: &HistoryConfig) -> R
             moved += add_up(&mut transaction, from, to, kept).await?;
         }
         moved += add_up_duplicates(&mut transaction, config.duplicates_kept).await?;
+        // New ones come all the time: fewer than a statement takes are no reason to begin again at once.
+        let cases = case_sums::add_up(&mut transaction, ROLL_UP_MAX).await?;
+        moved += if cases == ROLL_UP_MAX { cases.unsigned_abs() } else { 0 };
     }
     transaction.commit().await?;
     Ok(moved)
@@ -149,7 +152,7 @@ pub struct Bucket {
 
 /// Counts from `from` (included) to `to` (not included), in stretches of `step`, oldest first; a stretch without any is left out.
 /// `step`: whole minutes. Stretches begin at multiples of it since 1970 (UTC), and `from` is taken down to the beginning of its own.
-/// Where minutes were added up to hours or days already, all of these are in the stretch where the hour or day begins.
+/// Of one source, where `only` names it. Where minutes were added up to hours or days already, all of these are in the stretch where the hour or day begins.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -159,6 +162,7 @@ pub async fn series(
     to: OffsetDateTime,
     step: Duration,
     by_source: bool,
+    only: Option<&str>,
 ) -> Result<Vec<Bucket>, StoreError> {
     let step_s = (step.as_secs() / 60).max(1) * 60;
     Ok(sqlx::query_as(
@@ -166,6 +170,7 @@ pub async fn series(
                 case when $4 then source end as source, label, sum(n)::bigint as n
          from tallies
          where minute >= date_bin(make_interval(secs => $3), $1, timestamptz 'epoch') and minute < $2 and grain <> 'total'
+           and ($5::text is null or source = $5)
          group by 1, 2, 3, 4
          order by 1, 2, 3, 4",
     )
@@ -173,6 +178,7 @@ pub async fn series(
     .bind(to)
     .bind(Duration::from_secs(step_s).as_secs_f64())
     .bind(by_source)
+    .bind(only)
     .fetch_all(connection)
     .await?)
 }
@@ -310,18 +316,6 @@ pub async fn repeated_keys(
     .bind(DUPLICATES_READ_MAX)
     .bind(since)
     .bind(limit)
-    .fetch_all(connection)
-    .await?)
-}
-
-/// How many cases need a person or another callback, by state (`open`, `waiting`) and reason.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn cases(connection: &mut PgConnection) -> Result<Vec<(String, String, i64)>, StoreError> {
-    Ok(sqlx::query_as(
-        "select state, reason, count(*) from quarantine where state in ('open', 'waiting') group by state, reason order by 1, 2",
-    )
     .fetch_all(connection)
     .await?)
 }

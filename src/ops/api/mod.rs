@@ -37,7 +37,9 @@ use crate::{
     reports::{ROWS_MAX as LIST_ROWS_MAX, actions_table, cases_table},
     shown::safe_json,
     store::{
-        StoreError, actions, audit_log, case_groups, debts, mismatch,
+        StoreError, actions, audit_log,
+        case_groups::{self, CaseMoney},
+        debts, mismatch,
         quarantine::{self, Page},
         report,
         workers::WorkerRow,
@@ -171,6 +173,9 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
         .map(|(layer, n)| (layer.as_str().to_owned(), json!(n)))
         .collect();
     let latencies = now.latencies();
+    let money = now.cases.open.money.iter();
+    let stuck: Vec<CaseMoney> =
+        money.map(|(currency, amount)| CaseMoney { currency: currency.clone(), amount: *amount }).collect();
     let up = |link: Link| match link {
         Link::Up => json!(true),
         Link::Down => json!(false),
@@ -198,7 +203,10 @@ pub(super) async fn overview(State(pool): State<Arc<Pool>>) -> Json<Value> {
         "per_second": {
             "received": received, "applied": applied, "duplicates": layers.iter().sum::<f64>(), "quarantined": quarantined,
         },
-        "cases": { "open": now.open, "waiting": now.waiting },
+        "cases": {
+            "open": now.cases.open.cases, "waiting": now.cases.waiting.cases,
+            "open_money": answers::answer(&stuck).unwrap_or_default(), "open_unreadable": now.cases.open.unreadable,
+        },
         "backlog": {
             "ready": now.depths.map(|depths| depths.ready),
             "dead_letters": now.depths.map(|depths| depths.dead),

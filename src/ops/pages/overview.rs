@@ -8,11 +8,7 @@ use axum::{
 };
 use maud::{Markup, html};
 
-use super::{
-    providers,
-    quarantine::{COUNT_MAX, total_words},
-    workers,
-};
+use super::{providers, workers};
 use crate::{
     answers::money,
     ops::{
@@ -23,7 +19,6 @@ use crate::{
         watch::Now,
     },
     parameters::Parameters,
-    store::quarantine::{self, Filter, Sums},
 };
 
 /// Latencies above this are shown as too long, in seconds.
@@ -40,16 +35,14 @@ pub(in crate::ops) async fn page(
         Ok(range) => range,
         Err(wrong) => return frame.wrong(&now, Place::Overview, &wrong),
     };
-    // Neither is worth the page, where the database does not answer.
-    let stuck =
-        pool.reader.run(async |connection| quarantine::sums(connection, &open(), COUNT_MAX).await).await.ok();
+    // Not worth the page, where the database does not answer.
     let providers = providers::all(&pool).await.ok();
     let body = html! {
         h1.unseen { "Overview" }
         p.summary data-state=(now.text("summary-state")) data-state-of="summary-state" data-text="summary" { (now.text("summary")) }
         (servers(&now))
         p.stale role="status" data-text="stale" { (now.text("stale")) }
-        @if let Some(stuck) = &stuck { (money_stuck(stuck)) }
+        div data-html="stuck" { (money_stuck(&now)) }
         div.fresh data-state=(now.text("freshness")) data-state-of="freshness" {
             div.tiles {
                 (tile(&now, "Received", "received", "/providers"))
@@ -86,10 +79,10 @@ pub(in crate::ops) async fn page(
                 }
             }
         }
-        @if let Some((rows, edge)) = providers.filter(|(rows, _)| !rows.is_empty()) {
+        @if let Some(all) = providers.filter(|all| !all.rows.is_empty()) {
             section.card {
                 (titled(html! { a href="/providers" { "Providers" } }, "Silent: it sent at least 5 callbacks in this hour a week ago, and none in the last full hour."))
-                (providers::list(&rows, &edge))
+                (providers::list(&all))
             }
         }
         section.card {
@@ -98,10 +91,6 @@ pub(in crate::ops) async fn page(
         }
     };
     frame.page(&now, Place::Overview, "Overview", body)
-}
-
-fn open() -> Filter {
-    Filter { states: vec!["open"], ..Filter::default() }
 }
 
 /// A heading, and what its numbers are behind a question mark.
@@ -114,21 +103,23 @@ fn titled(title: Markup, words: &str) -> Markup {
     }
 }
 
-/// The money of cases that need a person.
-fn money_stuck(sums: &Sums) -> Markup {
+/// The money of cases that need a person, and as of when.
+pub(in crate::ops) fn money_stuck(now: &Now) -> Markup {
+    let stuck = &now.cases.open;
     html! {
-        @if sums.cases > 0 {
+        @if let Some(at) = now.at.filter(|_| stuck.cases > 0) {
             p.stuck {
-                a href="/quarantine" { (total_words(sums.cases)) @if sums.cases == 1 { " open case" } @else { " open cases" } } ": "
-                @for (at, (currency, amount)) in sums.money.iter().enumerate() {
-                    @if at > 0 { ", " }
+                a href="/quarantine" { (number(stuck.cases)) @if stuck.cases == 1 { " open case" } @else { " open cases" } } ": "
+                @for (nth, (currency, amount)) in stuck.money.iter().enumerate() {
+                    @if nth > 0 { ", " }
                     strong { (visible(&money(*amount, currency))) }
                 }
-                @if sums.unreadable > 0 {
-                    @if !sums.money.is_empty() { ", " }
-                    (number(sums.unreadable)) " of an unknown amount"
+                @if stuck.unreadable > 0 {
+                    @if !stuck.money.is_empty() { ", " }
+                    (number(stuck.unreadable)) " of an unknown amount"
                 }
-                @if let Some(oldest) = sums.oldest { "; the oldest " (since(oldest)) }
+                @if let Some(oldest) = stuck.oldest { "; the oldest " (since(oldest)) }
+                span.faint { ". As of " (instant(at)) }
             }
         }
     }

@@ -6,10 +6,11 @@ use axum::{
     extract::{Path, RawQuery, State},
     response::Response,
 };
+use futures_util::future::BoxFuture;
 use maud::{Markup, html};
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::overview::chart;
 use crate::{
@@ -18,11 +19,11 @@ use crate::{
         api::{Answer, answer},
         edge::{Count, Edge, EndpointSeen},
         history::Range,
-        layout::{Frame, Place, ago, duration, empty, id, link, number, percent, state, visible},
+        layout::{Frame, Place, ago, duration, empty, id, instant, link, number, percent, state, visible},
     },
     parameters::Parameters,
     store::{
-        StoreError,
+        PgConnection, Reader, StoreError,
         providers::{self, SourceRow, UnmappedKind},
     },
 };
@@ -80,14 +81,33 @@ impl Provider {
     }
 }
 
+/// What the database says of all sources.
+pub(in crate::ops) struct Known {
+    settled: Vec<SourceRow>,
+    unmapped: Vec<UnmappedKind>,
+}
+
+pub(in crate::ops) fn read(reader: Reader) -> BoxFuture<'static, Result<Known, StoreError>> {
+    Box::pin(async move {
+        let read = async |connection: &mut PgConnection| {
+            let settled = providers::sources(connection).await?;
+            Ok(Known { settled, unmapped: providers::unmapped(connection).await? })
+        };
+        reader.run(read).await
+    })
+}
+
 /// Every provider that the counts, the cases or the edge know, by source.
-pub(in crate::ops) async fn all(pool: &Pool) -> Result<(Vec<Provider>, Arc<Edge>), StoreError> {
-    let (settled, unmapped) = pool
-        .reader
-        .run(async |connection| {
-            Ok((providers::sources(connection).await?, providers::unmapped(connection).await?))
-        })
-        .await?;
+pub(in crate::ops) struct All {
+    pub(super) rows: Vec<Provider>,
+    pub(super) edge: Arc<Edge>,
+    /// What the counts and cases say is as of then.
+    at: OffsetDateTime,
+}
+
+pub(in crate::ops) async fn all(pool: &Pool) -> Result<All, StoreError> {
+    let reading = pool.providers.get().await?;
+    let Known { settled, unmapped } = &*reading.value;
     let edge = pool.edge.now();
     let mut found: BTreeMap<String, Provider> = BTreeMap::new();
     for (path, endpoint) in &edge.endpoints {
@@ -99,14 +119,12 @@ pub(in crate::ops) async fn all(pool: &Pool) -> Result<(Vec<Provider>, Arc<Edge>
         provider.endpoints.insert(path.clone(), endpoint.clone());
     }
     for row in settled {
-        let provider = entry(&mut found, &row.source);
-        provider.settled = Some(row);
+        entry(&mut found, &row.source).settled = Some(row.clone());
     }
     for kind in unmapped {
-        let provider = entry(&mut found, &kind.source);
-        provider.unmapped.push(kind);
+        entry(&mut found, &kind.source).unmapped.push(kind.clone());
     }
-    Ok((found.into_values().collect(), edge))
+    Ok(All { rows: found.into_values().collect(), edge, at: reading.at })
 }
 
 fn entry<'a>(found: &'a mut BTreeMap<String, Provider>, source: &str) -> &'a mut Provider {
@@ -122,15 +140,15 @@ fn address(source: &str) -> String {
 
 pub(in crate::ops) async fn page(State(pool): State<Arc<Pool>>, frame: Frame) -> Response {
     let now = pool.watch.now();
-    let (all, edge) = match all(&pool).await {
+    let all = match all(&pool).await {
         Ok(all) => all,
         Err(cause) => return frame.unavailable(&now, Place::Providers, &cause),
     };
     let body = html! {
         h1 { "Providers" }
         p.lead { "Who sends callbacks, whether they still do, and what of it was refused. One line for each source." }
-        (edges(&edge))
-        section.card { (list(&all, &edge)) }
+        (edges(&all.edge))
+        section.card { (list(&all)) }
     };
     frame.page(&now, Place::Providers, "Providers", body)
 }
@@ -148,17 +166,17 @@ pub(in crate::ops) async fn one(
         Ok(range) => range,
         Err(wrong) => return frame.wrong(&now, Place::Providers, &wrong),
     };
-    let (all, edge) = match all(&pool).await {
+    let All { rows: all, edge, at } = match all(&pool).await {
         Ok(all) => all,
         Err(cause) => return frame.unavailable(&now, Place::Providers, &cause),
     };
     let exact = all.iter().position(|provider| provider.source == name);
-    let found: Vec<Provider> = match exact {
+    let rows: Vec<Provider> = match exact {
         Some(at) => all.into_iter().skip(at).take(1).collect(),
         None => all.into_iter().filter(|provider| provider.is_named(&name)).collect(),
     };
     let title = visible(&name);
-    let body = match &found[..] {
+    let body = match &rows[..] {
         [] => {
             return frame.not_found(&now, Place::Providers, "No callback, case or endpoint has this source.");
         }
@@ -166,13 +184,13 @@ pub(in crate::ops) async fn one(
             let source = provider.source.as_str();
             let title = "Throughput by outcome";
             let chart = chart(&pool, range, &address(source), &[("source", source)], title, None).await;
-            detail(provider, &edge, &chart)
+            html! { (detail(provider, &edge, &chart)) p.note { "Counts and cases: as of " (instant(at)) "." } }
         }
-        several => html! {
+        _ => html! {
             h1 { (title) }
             p.lead { "These endpoints are of this provider." }
             (edges(&edge))
-            section.card { (list(several, &edge)) }
+            section.card { (list(&All { rows, edge, at })) }
         },
     };
     frame.page(&now, Place::Providers, &title, body)
@@ -180,9 +198,10 @@ pub(in crate::ops) async fn one(
 
 /// What the pages show, as JSON.
 pub(in crate::ops) async fn api(State(pool): State<Arc<Pool>>) -> Answer {
-    let (all, edge) = all(&pool).await?;
+    let All { rows, edge, at } = all(&pool).await?;
     let (ingresses, window_s) = (&edge.ingresses, edge.window_s);
-    answer(&json!({ "ingresses": ingresses, "refused_window_s": window_s, "providers": all }))
+    let at = at.format(&Rfc3339).unwrap_or_default();
+    answer(&json!({ "at": at, "ingresses": ingresses, "refused_window_s": window_s, "providers": rows }))
 }
 
 /// Where the numbers of the edge come from.
@@ -211,7 +230,7 @@ fn share(part: i64, whole: i64) -> f64 {
     share
 }
 
-pub(super) fn list(rows: &[Provider], edge: &Edge) -> Markup {
+pub(super) fn list(All { rows, edge, at }: &All) -> Markup {
     if rows.is_empty() {
         return empty("No provider has sent anything yet", "Connect one: payonce ingress init stripe");
     }
@@ -240,7 +259,7 @@ pub(super) fn list(rows: &[Provider], edge: &Edge) -> Markup {
                 }
             }
         }
-        p.note { "Hours are whole ones, by UTC. Refused webhooks changed nothing." }
+        p.note { "As of " (instant(*at)) ". Hours are whole ones, by UTC. Refused webhooks changed nothing." }
     }
 }
 
@@ -422,5 +441,5 @@ fn until(endpoint: &EndpointSeen) -> Markup {
     #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
     let at = endpoint.certificate_not_after_s.map(|seconds| seconds as i64);
     let at = at.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    at.map_or_else(|| html! { span.faint { "–" } }, crate::ops::layout::instant)
+    at.map_or_else(|| html! { span.faint { "–" } }, instant)
 }

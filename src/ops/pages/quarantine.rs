@@ -27,7 +27,8 @@ use crate::{
     store::{
         StoreError,
         actions::{Order, Verb, Via},
-        case_groups, history,
+        case_groups,
+        case_sums::{self, Standing},
         quarantine::{self, Filter, Page},
         report::CaseRow,
         requests::Start,
@@ -72,16 +73,16 @@ pub(in crate::ops) async fn page(
     let filter = asked.filter();
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
-        let reasons = history::cases(connection).await?;
+        let standing = case_sums::standing(connection).await?;
         // Of ended cases there are ever more: they are not read for this.
         let groups = match asked.state {
             "open" | "waiting" => Some(case_groups::groups(connection, &filter).await?),
             _ => None,
         };
-        let total = count(connection, &asked, &filter, &reasons).await?;
-        Ok((cases, reasons, groups, total))
+        let total = count(connection, &asked, &filter, &standing).await?;
+        Ok((cases, standing, groups, total))
     });
-    let (mut cases, reasons, groups, total) = match read.await {
+    let (mut cases, standing, groups, total) = match read.await {
         Ok(read) => read,
         Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
     };
@@ -90,7 +91,7 @@ pub(in crate::ops) async fn page(
     asked.id_max = asked.id_max.or_else(|| cases.first().map(|first| first.id));
     let body = html! {
         h1 { "Quarantine" }
-        (filters(&frame, &asked, &reasons))
+        (filters(&frame, &asked, &standing))
         @if cases.is_empty() {
             @if asked.filter().reason.is_none() && !asked.is_narrow() && asked.state == "open" {
                 (empty("No open cases", "Every callback is in the ledger, was rejected as a duplicate, or waits for another one."))
@@ -118,13 +119,10 @@ async fn count(
     connection: &mut crate::store::PgConnection,
     asked: &Asked,
     filter: &Filter,
-    reasons: &[(String, String, i64)],
+    standing: &Standing,
 ) -> Result<i64, StoreError> {
     if !asked.is_narrow() && matches!(asked.state, "open" | "waiting") {
-        let fits = reasons.iter().filter(|(state, reason, _)| {
-            *state == asked.state && (asked.reason.is_empty() || *reason == asked.reason)
-        });
-        return Ok(fits.map(|(.., n)| n).sum());
+        return Ok(standing.count(asked.state, Some(asked.reason).filter(|reason| !reason.is_empty())));
     }
     quarantine::count_up_to(connection, filter, COUNT_MAX).await
 }
@@ -133,15 +131,13 @@ pub(super) fn total_words(total: i64) -> String {
     if total >= COUNT_MAX { format!("more than {}", number(COUNT_MAX - 1)) } else { number(total) }
 }
 
-fn filters(frame: &Frame, asked: &Asked, reasons: &[(String, String, i64)]) -> Markup {
-    let in_state =
-        |state: &str| reasons.iter().filter(|(found, ..)| found == state).map(|(.., n)| n).sum::<i64>();
+fn filters(frame: &Frame, asked: &Asked, standing: &Standing) -> Markup {
     html! {
         nav.tabs aria-label="State" {
             @for state in STATES.into_iter().chain(["all"]) {
                 a href=(link("/quarantine", &asked.with(&[("state", state), ("reason", "")])))
                   aria-current=[(asked.state == state).then_some("page")] {
-                    (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(in_state(state))) } }
+                    (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(standing.count(state, None))) } }
                 }
             }
         }
@@ -151,7 +147,7 @@ fn filters(frame: &Frame, asked: &Asked, reasons: &[(String, String, i64)]) -> M
                 select name="reason" {
                     option value="" { "any" }
                     @for reason in Reason::ALL {
-                        @let n: i64 = reasons.iter().filter(|(state, found, _)| *state == asked.state && found == reason.as_str()).map(|(.., n)| n).sum();
+                        @let n = standing.count(asked.state, Some(reason.as_str()));
                         option value=(reason.as_str()) selected[asked.reason == reason.as_str()] {
                             (reason.as_str()) @if n > 0 { " (" (number(n)) ")" }
                         }
