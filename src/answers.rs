@@ -141,8 +141,10 @@ pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
 /// # Errors
 /// What was expected.
 pub fn money_of(text: &str) -> Result<(i64, Currency), String> {
-    let expected =
-        || "expected an amount and its currency, such as 634.83 EUR, 178017 JPY or 519.354 KWD".to_owned();
+    const EXPECTED: &str =
+        "expected an amount and its currency, such as 634.83 EUR, 178017 JPY or 519.354 KWD";
+    let given: String = text.chars().take(40).collect();
+    let expected = || format!("{given:?} is no money: {EXPECTED}");
     let mut words = text.split_whitespace();
     let (Some(first), Some(second), None) = (words.next(), words.next(), words.next()) else {
         return Err(expected());
@@ -151,7 +153,7 @@ pub fn money_of(text: &str) -> Result<(i64, Currency), String> {
         |number: &str, code: &str| Some((number.to_owned(), Currency::parse(&code.to_ascii_uppercase())?));
     let (number, currency) = read(first, second).or_else(|| read(second, first)).ok_or_else(expected)?;
     let units = minor_units(&number, currency).filter(|units| *units > 0);
-    let wrong = || format!("{number:?} is no amount of {}: {}", currency.as_str(), expected());
+    let wrong = || format!("{number:?} is no amount of {}: {EXPECTED}", currency.as_str());
     units.map(|units| (units, currency)).ok_or_else(wrong)
 }
 

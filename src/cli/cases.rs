@@ -12,7 +12,7 @@ use crate::{
     store::{
         case_groups::{self, CASES_READ_MAX, CaseGroup, CaseGroups},
         mismatch::{self, Field},
-        quarantine::{self, CaseDetail, Filter, Page},
+        quarantine::{self, CaseDetail, Filter, Page, TEXT_READ_MAX},
     },
 };
 
@@ -32,8 +32,11 @@ impl Form {
 
 /// A page of cases.
 pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: Form) -> Result<(), Failure> {
-    let (cases, total) = with_database(config, async |connection| {
-        Ok((quarantine::list(connection, filter, page).await?, quarantine::count(connection, filter).await?))
+    let before = if let Page::Before(id, _) = page { id } else { i64::MAX };
+    let (cases, total, read_to) = with_database(config, async |connection| {
+        let cases = quarantine::list(connection, filter, page).await?;
+        let total = quarantine::count(connection, filter).await?;
+        Ok((cases, total, quarantine::text_read_to(connection, filter, before).await?))
     })
     .await?;
     match form {
@@ -81,7 +84,10 @@ pub(super) async fn list(config: &Config, filter: &Filter, page: Page, form: For
     table::align_right(&mut rows, &[0, 3, 5]);
     say!("{rows}");
     say!("{} of {}", cases.len(), table::count(total, "case"));
-    if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
+    let is_full = matches!(page, Page::Before(_, limit) if cases.len() as i64 == limit);
+    if let Some(read_to) = read_to.filter(|_| !is_full) {
+        say!("{TEXT_READ_MAX} cases were looked through for the text. Go on: --before {read_to}");
+    } else if let Some(last) = cases.last().filter(|_| (cases.len() as i64) < total) {
         say!("Next page: --before {}", last.id);
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! Values of arguments that several commands take, read strictly. What must not live here: settings, and what a value is for.
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     ledger::{AccountId, Reason},
     parameters::{Wrong, checked_id},
+    reports::asked::moment,
 };
 
 /// Of `--why`, in bytes.
@@ -31,6 +32,16 @@ pub(super) fn words(text: &str) -> Result<String, String> {
 
 pub(super) fn name(text: &str) -> Result<String, String> {
     at_most(NAME_BYTES_MAX, text)
+}
+
+/// A day, of which it is the beginning, or a time.
+pub(super) fn begin(text: &str) -> Result<OffsetDateTime, String> {
+    moment(text, false)
+}
+
+/// A day, of which it is the end, or a time.
+pub(super) fn end(text: &str) -> Result<OffsetDateTime, String> {
+    moment(text, true)
 }
 
 fn at_most(bytes_max: usize, text: &str) -> Result<String, String> {

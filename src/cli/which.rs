@@ -1,11 +1,12 @@
 //! Which cases a command is about, as its arguments say. What must not live here: what is done to them.
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use super::{Failure, values, with_database};
 use crate::{
+    answers::money_of,
     config::Config,
-    ledger::Reason,
+    ledger::{Currency, Reason},
     store::{self, actions::Verb, quarantine::Filter},
 };
 
@@ -39,6 +40,18 @@ pub(super) struct Which {
     /// First seen within this: a number and s, m, h or d.
     #[arg(long, value_parser = values::age, value_name = "AGE", allow_hyphen_values = true)]
     newer_than: Option<Duration>,
+    /// First seen on this day or later, or at this time or later: 2026-11-25, or 2026-11-25T14:00:00Z.
+    #[arg(long, value_parser = values::begin, value_name = "TIME", conflicts_with = "newer_than")]
+    from: Option<OffsetDateTime>,
+    /// First seen on this day or earlier, or before this time.
+    #[arg(long, value_parser = values::end, value_name = "TIME", conflicts_with = "older_than")]
+    to: Option<OffsetDateTime>,
+    /// Of exactly this amount, such as "634.83 EUR".
+    #[arg(long, value_parser = money_of, value_name = "MONEY")]
+    amount: Option<(i64, Currency)>,
+    /// With this text in the detail, the event's id or the payment's, in upper or lower case, or with a reference that is just this.
+    #[arg(long, value_parser = values::id, value_name = "TEXT", allow_hyphen_values = true)]
+    text: Option<String>,
 }
 
 impl Which {
@@ -49,6 +62,7 @@ impl Which {
 
     /// Ages are counted back from the database's time, which stamps cases.
     pub(super) async fn filter(self, config: &Config, states: &[&'static str]) -> Result<Filter, Failure> {
+        self.check()?;
         let has_age = self.older_than.is_some() || self.newer_than.is_some();
         let now = if has_age { Some(with_database(config, store::now).await?) } else { None };
         let before = |age: Option<Duration>| now.zip(age).map(|(now, age)| now.saturating_sub(age));
@@ -62,17 +76,35 @@ impl Which {
             assignee: self.assignee,
             is_unassigned: self.unassigned,
             id_max: None,
-            seen_before: before(self.older_than),
-            seen_since: before(self.newer_than),
+            seen_before: self.to.or(before(self.older_than)),
+            seen_since: self.from.or(before(self.newer_than)),
+            amount: self.amount,
+            text: self.text,
         })
     }
 
-    /// The ages in words, for the audit log.
+    /// The ages and times in words, for the audit log.
     pub(super) fn ages(&self) -> String {
         let words = |what: &str, age: Option<Duration>| {
             age.map_or_else(String::new, |age| format!("; first seen {what} {} s", age.whole_seconds()))
         };
-        words("longer ago than", self.older_than) + &words("within", self.newer_than)
+        let moment = |what: &str, at: Option<OffsetDateTime>| {
+            at.map_or_else(String::new, |at| format!("; first seen {what} {at}"))
+        };
+        words("longer ago than", self.older_than)
+            + &words("within", self.newer_than)
+            + &moment("since", self.from)
+            + &moment("before", self.to)
+    }
+
+    /// Refuses times that no case can lie between.
+    fn check(&self) -> Result<(), Failure> {
+        match (self.from, self.to) {
+            (Some(from), Some(to)) if from >= to => {
+                Err(Failure::Usage("--to comes before --from".to_owned()))
+            }
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 
     /// The filter of a command that changes cases: it must say which.
@@ -86,7 +118,9 @@ impl Which {
             || filter.assignee.is_some()
             || filter.is_unassigned
             || filter.seen_before.is_some()
-            || filter.seen_since.is_some();
+            || filter.seen_since.is_some()
+            || filter.amount.is_some()
+            || filter.text.is_some();
         if names_some || all {
             return Ok(filter);
         }

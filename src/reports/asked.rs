@@ -99,8 +99,10 @@ pub fn moment(text: &str, is_end: bool) -> Result<OffsetDateTime, String> {
         let day = if is_end { first.next_day().unwrap_or(first) } else { first };
         return Ok(day.midnight().assume_utc());
     }
-    at(text)
-        .map_err(|_| "expected a day such as 2026-10-31, or a time such as 2026-10-31T14:00:00Z".to_owned())
+    let given: String = text.chars().take(40).collect();
+    at(text).map_err(|_| {
+        format!("{given:?} is no day or time: expected a day such as 2026-10-31, or a time such as 2026-10-31T14:00:00Z")
+    })
 }
 
 /// Two moments, in their order.

@@ -49,12 +49,12 @@ async fn money_is_found_by_its_amount_and_day_wherever_it_ended() {
         assert_eq!((ids(&found["entries"]).len(), ids(&found["cases"]).len()), (0, 0), "{outside}");
     }
     for (query, words) in [
-        ("amount=634.83", "amount: expected an amount and its currency"),
+        ("amount=634.83", "amount: \"634.83\" is no money: expected an amount and its currency"),
         ("amount=634.831+EUR", "amount: \"634.831\" is no amount of EUR"),
         ("amount=0+EUR", "amount: \"0\" is no amount of EUR"),
         ("amount=1+EUR&id=x", "id, amount: expected one of them"),
         ("from=2026-01-01", "amount: missing"),
-        ("amount=1+EUR&from=yesterday", "from: expected a day such as"),
+        ("amount=1+EUR&from=yesterday", "from: \"yesterday\" is no day or time: expected a day such as"),
         ("amount=1+EUR&from=2026-02-01&to=2026-01-01", "to: comes before from"),
     ] {
         let answer = api(query).await;

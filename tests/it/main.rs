@@ -16,6 +16,7 @@ mod backup;
 #[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod book;
 mod browser;
+mod case_filters;
 mod case_groups;
 mod case_sums;
 mod case_work;

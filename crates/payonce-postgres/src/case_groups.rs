@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{
     StoreError,
-    filter::{Filter, push_filter},
+    filter::{Filter, Looked, push_from},
 };
 
 /// Cases that are read for groups: the oldest.
@@ -90,9 +90,9 @@ pub async fn groups(connection: &mut PgConnection, filter: &Filter) -> Result<Ca
                 count(*) filter (where first_seen_at > now() - interval '2 hours' and first_seen_at <= now() - interval '1 hour')
                     as hour_before,
                 min(first_seen_at) as oldest, max(first_seen_at) as newest, sum(amount)::text as amount
-         from (select state, reason, source, currency, first_seen_at, amount from quarantine",
+         from (select state, reason, source, currency, first_seen_at, amount",
     );
-    push_filter(&mut query, filter);
+    push_from(&mut query, filter, Looked::Oldest);
     query.push(" order by id limit ").push_bind(CASES_READ_MAX + 1);
     query.push(") as found group by state, reason, source, currency order by currency");
     let parts: Vec<Part> = query.build_query_as().fetch_all(connection).await?;

@@ -6,7 +6,10 @@ use std::fmt;
 use sqlx::{Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
-use payonce_ledger::Reason;
+use payonce_ledger::{Currency, Reason};
+
+/// Cases that one list looks through for a text, which no index helps with: about 0.1 s.
+pub const TEXT_READ_MAX: i64 = 100_000;
 
 /// Which cases. Every part that is set must fit.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +36,10 @@ pub struct Filter {
     pub seen_before: Option<OffsetDateTime>,
     /// First seen at or after.
     pub seen_since: Option<OffsetDateTime>,
+    /// Of exactly so many minor units of this currency.
+    pub amount: Option<(i64, Currency)>,
+    /// With this text in the detail, the event's id or the payment's, in whatever case; or with a reference that is just this.
+    pub text: Option<String>,
 }
 
 impl fmt::Display for Filter {
@@ -73,6 +80,12 @@ impl fmt::Display for Filter {
         if let Some(since) = self.seen_since {
             parts.push(format!("first seen since {since}"));
         }
+        if let Some((amount, currency)) = self.amount {
+            parts.push(format!("of {amount} {} in minor units", currency.as_str()));
+        }
+        if let Some(text) = &self.text {
+            parts.push(format!("with the text {text:?}"));
+        }
         f.write_str(if parts.is_empty() { "all" } else { "" })?;
         f.write_str(&parts.join("; "))
     }
@@ -93,6 +106,44 @@ impl Page {
     pub fn newest(limit: i64) -> Self {
         Self::Before(i64::MAX, limit)
     }
+}
+
+/// Which of the cases that fit are looked through for a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Looked {
+    /// The newest before this one.
+    Newest(i64),
+    /// The oldest.
+    Oldest,
+}
+
+/// ` from quarantine where …`, for what is only shown: without a text as [`push_filter`]; with one, of the cases that fit all else just
+/// [`TEXT_READ_MAX`] are looked through.
+pub(super) fn push_from(query: &mut QueryBuilder<Postgres>, filter: &Filter, looked: Looked) {
+    let Some(text) = &filter.text else {
+        query.push(" from quarantine");
+        push_filter(query, filter);
+        if let Looked::Newest(before) = looked {
+            query.push(" and id < ").push_bind(before);
+        }
+        return;
+    };
+    query.push(" from (select * from quarantine");
+    push_filter(query, &Filter { text: None, ..filter.clone() });
+    match looked {
+        Looked::Newest(before) => query.push(" and id < ").push_bind(before).push(" order by id desc"),
+        Looked::Oldest => query.push(" order by id"),
+    };
+    query.push(" limit ").push_bind(TEXT_READ_MAX).push(") quarantine where true");
+    push_text(query, text);
+}
+
+fn push_text(query: &mut QueryBuilder<Postgres>, text: &str) {
+    query.push(" and (strpos(lower(detail), lower(").push_bind(text.to_owned()).push(")) > 0");
+    query.push(" or strpos(lower(event_id), lower(").push_bind(text.to_owned()).push(")) > 0");
+    query.push(" or strpos(lower(payment_id), lower(").push_bind(text.to_owned()).push(")) > 0");
+    query.push(" or (event_id, source) in (select event_id, source from callback_references where value = ");
+    query.push_bind(text.to_owned()).push("))");
 }
 
 pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
@@ -133,5 +184,15 @@ pub(super) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
     if let Some(since) = filter.seen_since {
         query.push(" and first_seen_at >= ").push_bind(since);
+    }
+    if filter.states.is_empty() && (filter.seen_before.is_some() || filter.seen_since.is_some()) {
+        // So that the index over (state, first_seen_at) is of use.
+        query.push(" and state in ('open', 'waiting', 'replayed', 'discarded')");
+    }
+    if let Some((amount, currency)) = filter.amount {
+        query.push(" and amount = ").push_bind(amount).push(" and currency = ").push_bind(currency.as_str());
+    }
+    if let Some(text) = &filter.text {
+        push_text(query, text);
     }
 }

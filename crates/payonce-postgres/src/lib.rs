@@ -15,6 +15,7 @@ pub mod assign;
 mod audit;
 pub mod audit_log;
 pub mod case_groups;
+mod case_lists;
 pub mod case_sums;
 pub mod case_work;
 mod cases;

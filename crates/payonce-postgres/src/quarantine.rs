@@ -6,13 +6,16 @@ use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
 use time::OffsetDateTime;
 
-pub use super::filter::{Filter, Page};
 use super::{
     StoreError,
     columns::{CASE_COLUMNS, stored_case},
     filter::push_filter,
     load::load_over,
     report::{CaseRow, case_row},
+};
+pub use super::{
+    case_lists::{count, count_listed, count_up_to, list, text_read_to},
+    filter::{Filter, Page, TEXT_READ_MAX},
 };
 use payonce_ledger::{Callback, CaseEnd, CaseId, Plan, Snapshot, StoredCase, Unwritten};
 use payonce_message::mask::{mask, mask_text};
@@ -75,28 +78,6 @@ pub(super) fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Re
 }
 
 const COLUMNS: &str = case_row!();
-
-/// A page of cases, in the order of the page's direction.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn list(
-    connection: &mut PgConnection,
-    filter: &Filter,
-    page: Page,
-) -> Result<Vec<CaseRow>, StoreError> {
-    let mut query = QueryBuilder::new(format!("select {COLUMNS} from quarantine"));
-    push_filter(&mut query, filter);
-    match page {
-        Page::Before(id, limit) => {
-            query.push(" and id < ").push_bind(id).push(" order by id desc limit ").push_bind(limit)
-        }
-        Page::After(id, limit) => {
-            query.push(" and id > ").push_bind(id).push(" order by id limit ").push_bind(limit)
-        }
-    };
-    Ok(query.build_query_as().fetch_all(connection).await?)
-}
 
 /// The states of those of the cases that exist, by id.
 ///
@@ -165,31 +146,6 @@ pub async fn sums(connection: &mut PgConnection, filter: &Filter, limit: i64) ->
         }
     }
     Ok(sums)
-}
-
-/// How many cases fit.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<i64, StoreError> {
-    let mut query = QueryBuilder::new("select count(*) from quarantine");
-    push_filter(&mut query, filter);
-    Ok(query.build_query_scalar().fetch_one(connection).await?)
-}
-
-/// How many cases fit, counted no further than `limit`.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn count_up_to(
-    connection: &mut PgConnection,
-    filter: &Filter,
-    limit: i64,
-) -> Result<i64, StoreError> {
-    let mut query = QueryBuilder::new("select count(*) from (select 1 from quarantine");
-    push_filter(&mut query, filter);
-    query.push(" limit ").push_bind(limit).push(") as found");
-    Ok(query.build_query_scalar().fetch_one(connection).await?)
 }
 
 /// What became of cases that were decided again.

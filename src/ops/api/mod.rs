@@ -25,7 +25,12 @@ use super::{
     access::Visitor,
     history::{self, Range},
     mask,
-    pages::{audit_log::Asked as Lines, case_filter::Asked, debts::Asked as Indebted, duplicates},
+    pages::{
+        audit_log::Asked as Lines,
+        case_filter::{Asked, FILTER},
+        debts::Asked as Indebted,
+        duplicates,
+    },
     watch::{Link, Now},
 };
 use lists::Export;
@@ -269,31 +274,30 @@ pub(super) async fn cases(
     Extension(visitor): Extension<Visitor>,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let known: Vec<&str> =
-        Asked::NAMES.into_iter().filter(|name| *name != "id_max").chain(["limit", "export"]).collect();
-    let parameters = Parameters::of_query(query.as_deref(), &known)?;
+    let parameters = Parameters::of_query(query.as_deref(), &openapi::CASE_LIST)?;
     let asked = Asked::of(&parameters)?;
     if let Some(export) = Export::asked(&parameters, &visitor)? {
         let page = Page::Before(asked.before(), LIST_ROWS_MAX + 1);
         let read =
-            pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await);
+            pool.reader.run(async |connection| quarantine::list(connection, asked.filter(), page).await);
         return export.file(&read.await?, cases_table, "cases");
     }
     let limit = rows(&parameters)?;
     let page = Page::Before(asked.before(), limit);
-    let cases =
-        pool.reader.run(async |connection| quarantine::list(connection, &asked.filter(), page).await).await?;
+    let read = pool.reader.run(async |connection| {
+        let cases = quarantine::list(connection, asked.filter(), page).await?;
+        Ok((cases, quarantine::text_read_to(connection, asked.filter(), asked.before()).await?))
+    });
+    let (cases, read_to) = read.await?;
     let is_full = i64::try_from(cases.len()).is_ok_and(|cases| cases == limit);
-    let next = cases.last().filter(|_| is_full).map(|last| last.id);
+    let next = if is_full { cases.last().map(|last| last.id) } else { read_to };
     answer(&json!({ "cases": cases, "next_before": next }))
 }
 
 /// The cases in groups, with their money.
 pub(super) async fn case_groups(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
-    let paging = ["before", "id_max"];
-    let known: Vec<&str> = Asked::NAMES.into_iter().filter(|name| !paging.contains(name)).collect();
-    let filter = Asked::of(&Parameters::of_query(query.as_deref(), &known)?)?.filter();
-    let read = pool.reader.run(async |connection| case_groups::groups(connection, &filter).await);
+    let asked = Asked::of(&Parameters::of_query(query.as_deref(), &FILTER)?)?;
+    let read = pool.reader.run(async |connection| case_groups::groups(connection, asked.filter()).await);
     answer(&read.await?)
 }
 

@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 use super::{ROWS_DEFAULT, ROWS_MAX};
 use crate::{
     ledger::{CaseState, Reason},
-    ops::history::RANGES,
+    ops::{
+        history::RANGES,
+        pages::case_filter::{FILTER, joined},
+    },
 };
 
 /// What an answer is.
@@ -59,7 +62,10 @@ const CASE: &[&str] = &["id", "state", "reason", "detail", "attempts", "first_se
 const LINE: &[&str] = &["id", "who", "via", "action", "why", "began_at", "ended_at"];
 const PROPOSAL: &[&str] = &["id", "state", "action", "why", "proposed_by", "proposed_at", "expires_at"];
 
-const READS: [Read; 20] = [
+/// What a list of cases takes.
+pub(in crate::ops) static CASE_LIST: [&str; FILTER.len() + 3] = joined(FILTER, ["before", "limit", "export"]);
+
+static READS: [Read; 20] = [
     read(
         "/overview",
         "Totals, rates, cases, backlog, latency, servers, workers and the last audit.",
@@ -99,24 +105,13 @@ const READS: [Read; 20] = [
     read(
         "/quarantine",
         "Cases, newest first. Page on with before = next_before until that is null.",
-        &[
-            "state",
-            "reason",
-            "source",
-            "without_source",
-            "account",
-            "assignee",
-            "unassigned",
-            "before",
-            "limit",
-            "export",
-        ],
+        &CASE_LIST,
         Shape::Object(&["cases", "next_before"]),
     ),
     read(
         "/quarantine/groups",
         "Cases by state, reason and source, with number, age and money.",
-        &["state", "reason", "source", "without_source", "account", "assignee", "unassigned"],
+        &FILTER,
         Shape::Object(&["groups", "has_more", "other_cases"]),
     ),
     one("/quarantine/{id}", "One case, with its masked body.", &[], CASE),
@@ -334,11 +329,14 @@ fn query(name: &str) -> Value {
         "after_version" => whole(0),
         "month" => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$" }),
         "from" | "to" => {
-            json!({ "type": "string", "description": "A day, such as 2026-10-31; of a search by amount a time, too." })
+            json!({ "type": "string", "description": "A day, such as 2026-10-31; of a search by amount and of cases a time, too." })
         }
         "at" => json!({ "type": "string", "format": "date-time" }),
         "currency" => json!({ "type": "string", "pattern": "^[A-Z]{3}$" }),
-        "source" | "account" | "after_account" | "id" => id(),
+        "source" | "account" | "after_account" | "id" | "text" => id(),
+        "amount" => {
+            json!({ "type": "string", "description": "An amount with its currency, such as 634.83 EUR." })
+        }
         _ => json!({ "type": "string" }),
     };
     json!({ "name": name, "in": "query", "required": required, "schema": schema })

@@ -1,115 +1,233 @@
-//! Which cases a page, a form or a request to the API asks for. What must not live here: what is shown of them, and what is done.
+//! Which cases a page, a form or a request to the API asks for: the one list of what they can be asked for by. What must not live here: what is shown
+//! of them, and what is done.
+
+use maud::{Markup, html};
 
 use crate::{
+    answers::money_of,
     ledger::Reason,
+    ops::layout::{link, number, visible},
     parameters::{Parameters, Wrong},
-    store::quarantine::Filter,
+    reports::asked::moments,
+    store::{case_sums::Standing, quarantine::Filter},
 };
 
 /// In the order of the menu.
 pub(in crate::ops) const STATES: [&str; 4] = ["open", "waiting", "replayed", "discarded"];
 
+/// What a part of the filter is, in the form of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Tabs.
+    State,
+    /// A list.
+    Reason,
+    /// A text, with an example.
+    Text(&'static str),
+    /// `yes`, or nothing: shown where it is set.
+    Yes,
+}
+
+/// A part of the filter.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// In addresses, forms, the API and its description.
+    name: &'static str,
+    /// On the page.
+    label: &'static str,
+    kind: Kind,
+}
+
+const fn part(name: &'static str, label: &'static str, kind: Kind) -> Part {
+    Part { name, label, kind }
+}
+
+/// What cases can be asked for by: the form of the page, its chips, the API and its description are made from this.
+const PARTS: [Part; 11] = [
+    part("state", "State", Kind::State),
+    part("reason", "Reason", Kind::Reason),
+    part("source", "Source", Kind::Text("/providers/…")),
+    part("without_source", "without a source", Kind::Yes),
+    part("account", "Account", Kind::Text("")),
+    part("from", "Opened from (UTC)", Kind::Text("2026-11-25")),
+    part("to", "to", Kind::Text("2026-11-25T14:00:00Z")),
+    part("amount", "Amount", Kind::Text("634.83 EUR")),
+    part("text", "Text", Kind::Text("detail, event or payment")),
+    part("assignee", "Assignee", Kind::Text("")),
+    part("unassigned", "that nobody has taken", Kind::Yes),
+];
+
+/// The names of the filter.
+pub(in crate::ops) const FILTER: [&str; PARTS.len()] = {
+    let mut names = [""; PARTS.len()];
+    let mut at = 0;
+    while at < PARTS.len() {
+        names[at] = PARTS[at].name;
+        at += 1;
+    }
+    names
+};
+
+/// These names, then those.
+pub(in crate::ops) const fn joined<const A: usize, const B: usize, const N: usize>(
+    these: [&'static str; A],
+    those: [&'static str; B],
+) -> [&'static str; N] {
+    assert!(A + B == N, "as many names as there are");
+    let mut names = [""; N];
+    let mut at = 0;
+    while at < N {
+        names[at] = if at < A { these[at] } else { those[at - A] };
+        at += 1;
+    }
+    names
+}
+
 /// What is asked for, as it stands in the address.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::ops) struct Asked {
-    pub(super) state: &'static str,
-    pub(super) reason: &'static str,
-    pub(super) source: String,
-    /// `yes`, or empty.
-    pub(super) without_source: &'static str,
-    pub(super) account: String,
-    /// The person who works on it.
-    pub(super) assignee: String,
-    /// `yes`, or empty.
-    pub(super) unassigned: &'static str,
+    /// One for each of [`FILTER`]; empty: any.
+    values: [String; FILTER.len()],
+    filter: Filter,
     pub(super) before: i64,
     /// The newest case when the first page was made.
     pub(super) id_max: Option<i64>,
 }
 
 impl Asked {
-    /// What an address may name.
-    pub(in crate::ops) const NAMES: [&str; 9] = [
-        "state",
-        "reason",
-        "source",
-        "without_source",
-        "account",
-        "assignee",
-        "unassigned",
-        "before",
-        "id_max",
-    ];
+    /// What the address of the page may name.
+    pub(in crate::ops) const NAMES: [&str; FILTER.len() + 2] = joined(FILTER, ["before", "id_max"]);
 
     /// From the parameters of an address or a form. What is missing is any; where one cannot be used, nothing else is meant by it.
     pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {
         let states = || STATES.into_iter().chain(["all"]);
         let expected = states().collect::<Vec<_>>().join(", ");
         let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
-        let reason = parameters.choice("reason", Reason::parse, &Reason::names())?;
-        let yes = |text: &str| (text == "yes").then_some("yes");
-        let without_source = parameters.choice("without_source", yes, "yes")?.unwrap_or_default();
-        let id = |name| Ok(parameters.id(name)?.map(|id| id.trim().to_owned()).unwrap_or_default());
-        if !without_source.is_empty() && parameters.id("source")?.is_some() {
-            return Err(Wrong("source, without_source: expected one of them, not both".to_owned()));
-        }
-        let unassigned = parameters.choice("unassigned", yes, "yes")?.unwrap_or_default();
-        if !unassigned.is_empty() && parameters.id("assignee")?.is_some() {
-            return Err(Wrong("assignee, unassigned: expected one of them, not both".to_owned()));
-        }
-        Ok(Self {
-            assignee: id("assignee")?,
-            unassigned,
-            without_source,
-            state: state.unwrap_or("open"),
-            reason: reason.map_or("", Reason::as_str),
+        let state = state.unwrap_or("open");
+        let id = |name| {
+            Ok::<_, Wrong>(parameters.id(name)?.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
+        };
+        let yes = |name| {
+            Ok::<_, Wrong>(parameters.choice(name, |text| (text == "yes").then_some(()), "yes")?.is_some())
+        };
+        let either = |one: bool, name, other: bool, other_name| {
+            let both = || Wrong(format!("{name}, {other_name}: expected one of them, not both"));
+            if one && other { Err(both()) } else { Ok(()) }
+        };
+        let (since, before) = moments(parameters.single("from")?, parameters.single("to")?).map_err(Wrong)?;
+        let amount = parameters.single("amount")?.map(money_of).transpose();
+        let filter = Filter {
+            states: STATES.into_iter().filter(|one| state == *one).collect(),
+            reason: parameters.choice("reason", Reason::parse, &Reason::names())?,
             source: id("source")?,
-            account: id("account")?,
+            without_source: yes("without_source")?,
+            account_id: id("account")?,
+            assignee: id("assignee")?,
+            is_unassigned: yes("unassigned")?,
+            seen_since: since,
+            seen_before: before,
+            amount: amount.map_err(|expected| Wrong(format!("amount: {expected}")))?,
+            text: id("text")?,
+            ..Filter::default()
+        };
+        either(filter.source.is_some(), "source", filter.without_source, "without_source")?;
+        either(filter.assignee.is_some(), "assignee", filter.is_unassigned, "unassigned")?;
+        let mut values = FILTER.map(|name| {
+            let value = parameters.all(name).next().unwrap_or_default();
+            value.trim().to_owned()
+        });
+        values[0] = state.to_owned();
+        Ok(Self {
+            values,
+            filter,
             before: parameters.number("before", 1..=i64::MAX)?.unwrap_or(i64::MAX),
             id_max: parameters.number("id_max", 1..=i64::MAX)?,
         })
     }
 
-    pub(in crate::ops) fn filter(&self) -> Filter {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Filter {
-            states: STATES.into_iter().filter(|state| self.state == *state).collect(),
-            reason: Reason::parse(self.reason),
-            source: some(&self.source),
-            without_source: !self.without_source.is_empty(),
-            account_id: some(&self.account),
-            assignee: some(&self.assignee),
-            is_unassigned: !self.unassigned.is_empty(),
-            ..Filter::default()
-        }
+    pub(in crate::ops) fn filter(&self) -> &Filter {
+        &self.filter
     }
 
     pub(in crate::ops) fn before(&self) -> i64 {
         self.before
     }
 
-    pub(super) fn parameters(&self) -> [(&str, &str); 7] {
-        [
-            ("state", self.state),
-            ("reason", self.reason),
-            ("source", &self.source),
-            ("without_source", self.without_source),
-            ("account", &self.account),
-            ("assignee", &self.assignee),
-            ("unassigned", self.unassigned),
-        ]
+    /// A part of it; empty: any.
+    pub(super) fn value(&self, name: &str) -> &str {
+        self.parameters().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+
+    /// `open`, `waiting`, `replayed`, `discarded` or `all`.
+    pub(super) fn state(&self) -> &str {
+        &self.values[0]
+    }
+
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        FILTER.into_iter().zip(self.values.iter().map(String::as_str))
     }
 
     /// The same with these in place of its own.
     pub(super) fn with<'a>(&'a self, others: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let mine =
-            self.parameters().into_iter().filter(|(name, _)| others.iter().all(|(other, _)| other != name));
-        others.iter().copied().chain(mine).collect()
+        let mine = self
+            .parameters()
+            .filter(|(name, _)| others.iter().all(|(other, _)| *other != *name))
+            .map(|(name, value)| -> (&'a str, &'a str) { (name, value) });
+        mine.chain(others.iter().copied()).collect()
     }
 
     /// Whether it asks for more than a state and a reason.
     pub(super) fn is_narrow(&self) -> bool {
-        let wide = [&self.source, &self.account, &self.assignee].iter().all(|text| text.is_empty());
-        !(wide && self.without_source.is_empty() && self.unassigned.is_empty())
+        self.parameters().any(|(name, value)| !matches!(name, "state" | "reason") && !value.is_empty())
+    }
+
+    /// Each part that is set but the state, with a way to be rid of it.
+    pub(super) fn chips(&self) -> Markup {
+        let set: Vec<&Part> = PARTS
+            .iter()
+            .filter(|part| part.kind != Kind::State && !self.value(part.name).is_empty())
+            .collect();
+        html! {
+            @if !set.is_empty() {
+                ul.chips aria-label="Filters" {
+                    @for part in &set {
+                        @let value = visible(self.value(part.name));
+                        @let without = link("/quarantine", &self.with(&[(part.name, "")]));
+                        li {
+                            @if part.kind == Kind::Yes { (part.label) } @else { (part.label) ": " strong { (value) } }
+                            " " a href=(without) aria-label={ "Remove the filter " (part.label) } { "×" }
+                        }
+                    }
+                    li { a href=(link("/quarantine", &[("state", self.state())])) { "Clear all" } }
+                }
+            }
+        }
+    }
+
+    /// Fields of a form for every part. With how many cases of each reason there are.
+    pub(super) fn fields(&self, standing: &Standing) -> Markup {
+        html! {
+            @for part in &PARTS {
+                @let value = self.value(part.name);
+                @match part.kind {
+                    Kind::State => input type="hidden" name=(part.name) value=(value);,
+                    Kind::Reason => label { (part.label)
+                        select name=(part.name) {
+                            option value="" { "any" }
+                            @for reason in Reason::ALL {
+                                @let n = standing.count(self.state(), Some(reason.as_str()));
+                                option value=(reason.as_str()) selected[value == reason.as_str()] {
+                                    (reason.as_str()) @if n > 0 { " (" (number(n)) ")" }
+                                }
+                            }
+                        }
+                    },
+                    Kind::Text(example) => label { (part.label) input name=(part.name) value=(value) placeholder=(example) maxlength="200"; },
+                    Kind::Yes => @if !value.is_empty() {
+                        label.choice { input type="checkbox" name=(part.name) value="yes" checked; (part.label) }
+                    },
+                }
+            }
+        }
     }
 }

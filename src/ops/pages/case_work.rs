@@ -88,18 +88,14 @@ pub(super) fn note_form(frame: &Frame, case: i64) -> Markup {
     }
 }
 
-/// Whose cases are shown: a field, and a way to one's own and to nobody's.
+/// Whose cases are shown: a way to one's own and to nobody's.
 pub(super) fn assignee_choice(frame: &Frame, asked: &Asked) -> Markup {
     let me = frame.visitor.as_ref().map_or("", |visitor| visitor.name.as_str());
     let to = |assignee: &str, unassigned: &str| {
         link("/quarantine", &asked.with(&[("assignee", assignee), ("unassigned", unassigned)]))
     };
     html! {
-        label { "Assignee" input name="assignee" value=(asked.assignee) maxlength="200"; }
-        @if !asked.unassigned.is_empty() {
-            label.choice { input type="checkbox" name="unassigned" value="yes" checked; "of nobody" }
-        }
-        @if !me.is_empty() && asked.assignee != me { a href=(to(me, "")) { "Mine" } }
-        @if asked.unassigned.is_empty() { a href=(to("", "yes")) { "Of nobody" } }
+        @if !me.is_empty() && asked.value("assignee") != me { a href=(to(me, "")) { "Mine" } }
+        @if asked.value("unassigned").is_empty() { a href=(to("", "yes")) { "Of nobody" } }
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn ask(
                 }
                 input type="hidden" name="confirmed" value="yes";
                 button.danger[verb == Verb::Discard] type="submit" name="verb" value=(verb.as_str()) { "Yes, " (verb.as_str()) }
-                " " a href=(link("/quarantine", &asked.parameters())) { "No" }
+                " " a href=(link("/quarantine", &asked.with(&[]))) { "No" }
             }
         }
     };

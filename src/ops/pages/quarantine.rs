@@ -9,7 +9,7 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    case_filter::{Asked, STATES},
+    case_filter::{Asked, FILTER, STATES, joined},
     case_groups as groups_table,
     case_work::{self, assignee_choice, take_buttons},
     confirmation,
@@ -29,7 +29,7 @@ use crate::{
         actions::{Order, Verb, Via},
         case_groups,
         case_sums::{self, Standing},
-        quarantine::{self, Filter, Page},
+        quarantine::{self, Filter, Page, TEXT_READ_MAX},
         report::CaseRow,
         requests::Start,
     },
@@ -41,23 +41,8 @@ const PAGE_MAX: i64 = 50;
 pub(super) const COUNT_MAX: i64 = 100_001;
 
 /// What the forms here send: which cases, what to do, and who may.
-const FORM_NAMES: [&str; 15] = [
-    "csrf",
-    "verb",
-    "why",
-    "key",
-    "scope",
-    "confirmed",
-    "id",
-    "state",
-    "reason",
-    "source",
-    "without_source",
-    "account",
-    "assignee",
-    "unassigned",
-    "id_max",
-];
+const FORM_NAMES: [&str; FILTER.len() + 8] =
+    joined(FILTER, ["csrf", "verb", "why", "key", "scope", "confirmed", "id", "id_max"]);
 
 pub(in crate::ops) async fn page(
     State(pool): State<Arc<Pool>>,
@@ -70,19 +55,20 @@ pub(in crate::ops) async fn page(
         Ok(asked) => asked,
         Err(wrong) => return frame.wrong(&now, Place::Quarantine, &wrong),
     };
-    let filter = asked.filter();
+    let filter = asked.filter().clone();
     let read = pool.reader.run(async |connection| {
         let cases = quarantine::list(connection, &filter, Page::Before(asked.before, PAGE_MAX + 1)).await?;
         let standing = case_sums::standing(connection).await?;
         // Of ended cases there are ever more: they are not read for this.
-        let groups = match asked.state {
+        let groups = match asked.state() {
             "open" | "waiting" => Some(case_groups::groups(connection, &filter).await?),
             _ => None,
         };
         let total = count(connection, &asked, &filter, &standing).await?;
-        Ok((cases, standing, groups, total))
+        let read_to = quarantine::text_read_to(connection, &filter, asked.before).await?;
+        Ok((cases, standing, groups, total, read_to))
     });
-    let (mut cases, standing, groups, total) = match read.await {
+    let (mut cases, standing, groups, total, read_to) = match read.await {
         Ok(read) => read,
         Err(cause) => return frame.unavailable(&now, Place::Quarantine, &cause),
     };
@@ -93,25 +79,37 @@ pub(in crate::ops) async fn page(
         h1 { "Quarantine" }
         (filters(&frame, &asked, &standing))
         @if cases.is_empty() {
-            @if asked.filter().reason.is_none() && !asked.is_narrow() && asked.state == "open" {
+            @if filter.reason.is_none() && !asked.is_narrow() && asked.state() == "open" {
                 (empty("No open cases", "Every callback is in the ledger, was rejected as a duplicate, or waits for another one."))
             } @else {
                 (empty("No matches", "Remove a filter."))
             }
         } @else {
-            @if let Some(groups) = &groups { (groups_table::table(groups, &asked.parameters())) }
+            @if let Some(groups) = &groups { (groups_table::table(groups, &asked.with(&[]))) }
             (list(&frame, &asked, &cases, total))
             nav.pages aria-label="Pages of cases" {
-                @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.parameters())) { "« Newest" } }
+                @if asked.before != i64::MAX { a href=(link("/quarantine", &asked.with(&[]))) { "« Newest" } }
                 @if let Some(last) = cases.last().filter(|_| has_more) {
                     @let (before, id_max) = (last.id.to_string(), asked.id_max.unwrap_or(i64::MAX).to_string());
                     @let older = [("before", before.as_str()), ("id_max", &id_max)];
-                    a rel="next" href=(link("/quarantine", &[&asked.parameters()[..], &older].concat())) { "Older »" }
+                    a rel="next" href=(link("/quarantine", &asked.with(&older))) { "Older »" }
                 }
             }
         }
+        @if let Some(read_to) = read_to.filter(|_| !has_more) { (looked_through(&asked, read_to)) }
     };
     frame.page(&now, Place::Quarantine, "Quarantine", body)
+}
+
+/// A text was looked for in so many cases, and there are more.
+fn looked_through(asked: &Asked, read_to: i64) -> Markup {
+    let before = read_to.to_string();
+    html! {
+        p.problem role="status" {
+            "For this text " (number(TEXT_READ_MAX)) " cases were looked through, down to case " (read_to) ". Add a filter, or "
+            a href=(link("/quarantine", &asked.with(&[("before", &before)]))) { "go on from there" } "."
+        }
+    }
 }
 
 /// Where state and reason are all that is asked for, the counts by reason say it; else one count, with an end.
@@ -121,10 +119,10 @@ async fn count(
     filter: &Filter,
     standing: &Standing,
 ) -> Result<i64, StoreError> {
-    if !asked.is_narrow() && matches!(asked.state, "open" | "waiting") {
-        return Ok(standing.count(asked.state, Some(asked.reason).filter(|reason| !reason.is_empty())));
+    if !asked.is_narrow() && matches!(asked.state(), "open" | "waiting") {
+        return Ok(standing.count(asked.state(), filter.reason.map(Reason::as_str)));
     }
-    quarantine::count_up_to(connection, filter, COUNT_MAX).await
+    quarantine::count_listed(connection, filter, COUNT_MAX).await
 }
 
 pub(super) fn total_words(total: i64) -> String {
@@ -136,41 +134,25 @@ fn filters(frame: &Frame, asked: &Asked, standing: &Standing) -> Markup {
         nav.tabs aria-label="State" {
             @for state in STATES.into_iter().chain(["all"]) {
                 a href=(link("/quarantine", &asked.with(&[("state", state), ("reason", "")])))
-                  aria-current=[(asked.state == state).then_some("page")] {
+                  aria-current=[(asked.state() == state).then_some("page")] {
                     (state) @if matches!(state, "open" | "waiting") { " " span.count { (number(standing.count(state, None))) } }
                 }
             }
         }
         form.filters method="get" action="/quarantine" {
-            input type="hidden" name="state" value=(asked.state);
-            label { "Reason"
-                select name="reason" {
-                    option value="" { "any" }
-                    @for reason in Reason::ALL {
-                        @let n = standing.count(asked.state, Some(reason.as_str()));
-                        option value=(reason.as_str()) selected[asked.reason == reason.as_str()] {
-                            (reason.as_str()) @if n > 0 { " (" (number(n)) ")" }
-                        }
-                    }
-                }
-            }
-            label { "Source" input name="source" value=(asked.source) placeholder="/providers/…" maxlength="200"; }
-            label { "Account" input name="account" value=(asked.account) maxlength="200"; }
-            @if !asked.without_source.is_empty() {
-                label.choice { input type="checkbox" name="without_source" value="yes" checked; "without a source" }
-            }
+            (asked.fields(standing))
             (assignee_choice(frame, asked))
             button type="submit" { "Filter" }
-            @if !asked.reason.is_empty() || asked.is_narrow() {
-                a href=(link("/quarantine", &[("state", asked.state)])) { "Clear" }
-            }
         }
+        (asked.chips())
     }
 }
 
 fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
-    let verbs = verbs(asked.state);
+    let verbs = verbs(asked.state());
     let can_act = frame.may(Action::WorkCases) && !verbs.is_empty();
+    // With a text, all that fit may be more than were looked through for this page.
+    let filter_is_exact = asked.filter().text.is_none();
     let is_for = |state: &str| verbs.iter().any(|verb| verb.states().contains(&state));
     html! {
         form method="post" action="/quarantine/act" {
@@ -216,14 +198,14 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
             p.note {
                 (total_words(total)) " in all; " (cases.len()) " on this page, newest first. "
                 @if frame.may(Action::Export) {
-                    a href=(link("/api/quarantine", &[&asked.parameters()[..], &[("export", "csv")]].concat())) download { "CSV" }
+                    a href=(link("/api/quarantine", &asked.with(&[("export", "csv")]))) download { "CSV" }
                 }
             }
             @if can_act {
                 (act_bar(html! {
                     label.choice { input type="radio" name="scope" value="selected" checked; "selected" }
-                    label.choice { input type="radio" name="scope" value="all"; "all " (total_words(total)) " matching" }
-                }, asked.state))
+                    label.choice { input type="radio" name="scope" value="all"; "all " @if filter_is_exact { (total_words(total)) " " } "matching" }
+                }, asked.state()))
             } @else if !frame.may(Action::WorkCases) {
                 (frame.may_not(Action::WorkCases))
             }
@@ -358,7 +340,7 @@ pub(super) fn shown(pool: &Pool, frame: &Frame, start: &Start) -> Response {
 
 /// All that fit and can be worked, but those that came after the first page was made.
 fn all_that_fit(asked: &Asked, verb: Verb) -> Filter {
-    let mut filter = Filter { id_max: asked.id_max, ..asked.filter() };
+    let mut filter = Filter { id_max: asked.id_max, ..asked.filter().clone() };
     if filter.states.is_empty() {
         filter.states = verb.states().to_vec();
     }
