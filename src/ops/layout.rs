@@ -258,14 +258,9 @@ impl Frame {
         html! {
             header.top {
                 a.brand href="/" { img src=(address("icon.svg")) alt="" width="22" height="22"; "payonce" }
-                nav aria-label="Pages" {
-                    @for other in Place::ALL.into_iter().filter(|other| self.may(other.action())) {
-                        a href=(other.path()) aria-current=[(other == place).then_some("page")] {
-                            (other.name())
-                            @if other == Place::Quarantine { " " span.badge data-text="open" { (now.text("open")) } }
-                        }
-                    }
-                }
+                // The bar of a screen, and what a phone has in its place: one of them is shown, without a script too.
+                (self.menu(now, place))
+                details.drawer { summary { "Menu" } (self.menu(now, place)) }
                 form.find role="search" action="/find" method="get" {
                     label.unseen for="find" { "Event, payment, operation or account id, or its beginning" }
                     input #find type="search" name="id" placeholder="Find an id   /" maxlength="200" autocomplete="off";
@@ -278,6 +273,21 @@ impl Frame {
                             (self.csrf())
                             button.quiet type="submit" title={ "Logged in as " (visible(&visitor.name)) } { "Log out" }
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Frame {
+    fn menu(&self, now: &Now, place: Place) -> Markup {
+        html! {
+            nav aria-label="Pages" {
+                @for other in Place::ALL.into_iter().filter(|other| self.may(other.action())) {
+                    a href=(other.path()) aria-current=[(other == place).then_some("page")] {
+                        (other.name())
+                        @if other == Place::Quarantine { " " span.badge data-text="open" { (now.text("open")) } }
                     }
                 }
             }

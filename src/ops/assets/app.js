@@ -48,12 +48,20 @@
     event.preventDefault();
     does[event.key]();
   });
-  // On a phone each row of cases is a card, whose values stand beside the names of their columns.
-  all("table.cases").forEach((table) => {
+  // On a phone each row of a table is a card, whose values stand beside the names of their columns.
+  const nameCells = (under) => all(".scroll > table", under).forEach((table) => {
     const names = all("thead th", table).map((head) => head.textContent.trim());
-    all("tbody tr", table).forEach((row) => [...row.cells].forEach((cell, at) => { cell.dataset.name = names[at] ?? ""; }));
+    if (names.length === 0) return;
+    all("tbody tr, tfoot tr", table).forEach((row) => {
+      let at = 0;
+      for (const cell of row.cells) {
+        if (cell.colSpan === 1 && names[at]) cell.dataset.name = names[at];
+        at += cell.colSpan;
+      }
+    });
     table.dataset.named = "yes";
   });
+  nameCells(document);
 
   // --- times: UTC, and those of this browser on demand --------------------------------------------------------------------------
   const local = document.getElementById("local");
@@ -110,6 +118,7 @@
     element.dataset.last = html;
     element.innerHTML = html; // Made by the same escaping templates as the page.
     showTimes(element);
+    nameCells(element);
   };
   const take = ({ texts, html }) => {
     for (const element of all("[data-text]")) {

@@ -113,7 +113,7 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
                 form method="post" action="/quarantine/act" {
                     (frame.csrf())
                     input type="hidden" name="id" value=(case.id);
-                    (act_bar(html! {}, &case.state))
+                    (act_bar(&case.state))
                 }
                 @if case.state != "discarded" && case.kind.is_some() {
                     form method="post" action="/quarantine/act" {

@@ -152,10 +152,10 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
     let verbs = verbs(asked.state());
     let can_act = frame.may(Action::WorkCases) && !verbs.is_empty();
     // With a text, all that fit may be more than were looked through for this page.
-    let filter_is_exact = asked.filter().text.is_none();
+    let is_exact = asked.filter().text.is_none();
     let is_for = |state: &str| verbs.iter().any(|verb| verb.states().contains(&state));
     html! {
-        form method="post" action="/quarantine/act" {
+        form.work method="post" action="/quarantine/act" {
             (frame.csrf())
             @for (name, value) in asked.parameters() { input type="hidden" name=(name) value=(value); }
             // All means all that one could know of here: what comes later is not in it.
@@ -202,10 +202,15 @@ fn list(frame: &Frame, asked: &Asked, cases: &[CaseRow], total: i64) -> Markup {
                 }
             }
             @if can_act {
-                (act_bar(html! {
+                fieldset.scope {
+                    legend.unseen { "Which cases" }
                     label.choice { input type="radio" name="scope" value="selected" checked; "selected" }
-                    label.choice { input type="radio" name="scope" value="all"; "all " @if filter_is_exact { (total_words(total)) " " } "matching" }
-                }, asked.state()))
+                    label.choice {
+                        input type="radio" name="scope" value="all";
+                        "all " @if is_exact { (total_words(total)) " " } "matching"
+                    }
+                }
+                (act_bar(asked.state()))
             } @else if !frame.may(Action::WorkCases) {
                 (frame.may_not(Action::WorkCases))
             }
@@ -228,13 +233,12 @@ fn verbs(state: &str) -> &'static [Verb] {
 }
 
 /// Why, and a button for each action that cases in this state allow.
-pub(super) fn act_bar(scope: Markup, state: &str) -> Markup {
+pub(super) fn act_bar(state: &str) -> Markup {
     html! {
         // Made once for this form: sent twice, it is done once.
         input type="hidden" name="key" value=(actions::random_key());
         fieldset.act {
             legend.unseen { "Actions" }
-            (scope)
             label.why { "Why" input name="why" required maxlength="1000" placeholder="stored in the audit log"; }
             @for verb in verbs(state) {
                 @match verb {
