@@ -374,6 +374,18 @@ impl BySource {
         counter!(APPLIED, "source" => self.label(source), "type" => kind).increment(n);
     }
 
+    /// Ledger rows about so much money were written: minor units, by source and currency.
+    pub fn money(&self, amounts: &BTreeMap<(String, &'static str), i128>) {
+        for ((source, currency), amount) in amounts {
+            cases::applied(self.label(source), currency, *amount);
+        }
+    }
+
+    /// What open cases are about: (source, ISO 4217 code, minor units).
+    pub fn set_case_money<'a>(&self, sums: impl Iterator<Item = (&'a str, &'a str, i128)>) {
+        cases::set_money_by_source(sums.map(|(source, currency, sum)| (self.label(source), currency, sum)));
+    }
+
     /// So many copies were rejected.
     pub fn duplicates(&self, source: &str, layer: &'static str, n: u64) {
         counter!(DUPLICATES, "source" => self.label(source), "layer" => layer).increment(n);

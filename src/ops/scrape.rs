@@ -27,6 +27,9 @@ use crate::{
     },
 };
 
+/// Pairs of source and currency whose open cases are added up.
+const SOURCES_MAX: i64 = 1_000;
+
 /// Sets every counter and gauge. Without PostgreSQL those that come from it stay as they were the last time, and a gauge says so.
 pub(super) async fn refresh(reader: &Reader, by_source: &BySource, waits: Waits, now: &Now) {
     let read = read(reader).await;
@@ -52,6 +55,7 @@ struct Read {
     totals: Vec<TotalRow>,
     workers: Vec<WorkerRow>,
     cases: Standing,
+    by_source: Vec<(String, String, i128)>,
     feeds: Vec<FeedRow>,
     debts: Vec<DebtSum>,
     webhooks: Vec<WebhookRow>,
@@ -66,6 +70,7 @@ async fn read(reader: &Reader) -> Result<Read, StoreError> {
                 totals: history::totals(connection).await?,
                 workers: workers::list(connection).await?,
                 cases: case_sums::standing(connection).await?,
+                by_source: case_sums::by_source(connection, SOURCES_MAX).await?,
                 feeds: feed::list(connection).await?,
                 debts: debts::sums(connection).await?,
                 webhooks: subscribers::list(connection).await?,
@@ -114,6 +119,8 @@ fn tell(by_source: &BySource, waits: Waits, read: &Read) {
         sums.money.iter().map(move |(currency, amount)| (state, currency.as_str(), *amount))
     });
     metrics::cases::set_money(money);
+    let money = read.by_source.iter();
+    by_source.set_case_money(money.map(|(source, currency, sum)| (source.as_str(), currency.as_str(), *sum)));
     for (reason, oldest) in read.waiting {
         let max = if reason == Reason::WaitingForFunds { waits.for_funds } else { waits.for_payment };
         metrics::limits::waiting(reason.as_str(), oldest.map(since_1970_s), max);

@@ -403,6 +403,7 @@ async fn write_once(lane: &mut Lane, work: &Work<'_>, plan: Plan) -> Result<Appl
     worker.stats.wrote();
     worker.readiness.wrote(true);
     worker.stats.counted(&worker.by_source, &applied.tallies);
+    worker.by_source.money(&applied.amounts);
     Ok(applied)
 }
 

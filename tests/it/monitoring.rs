@@ -265,6 +265,7 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
         ("payonce_cases{state=\"open\",reason=\"insufficient_funds\"}", 1.0),
         ("payonce_cases{state=\"open\",reason=\"malformed\"}", 0.0),
         ("payonce_cases_money_minor_units{state=\"open\",currency=\"EUR\"}", 1_011.0),
+        ("payonce_cases_money_by_source_minor_units{source=\"/providers/test\",currency=\"EUR\"}", 1_011.0),
         ("payonce_cases_oldest_timestamp_seconds{state=\"waiting\"}", 0.0),
         ("payonce_workers_up", 1.0),
         ("payonce_workers_ready", 1.0),
@@ -292,6 +293,8 @@ async fn every_metric_of_an_alert_or_the_dashboard_is_in_a_real_scrape() {
     })
     .await;
     let (of_worker, of_ops) = (scrape(&worker_address).await, scrape(&ops_address).await);
+    let money = "payonce_applied_minor_units_total{source=\"/providers/test\",currency=\"EUR\"}";
+    assert_eq!(value(&of_worker, money), Some(25.0), "a deposit of 10, a fee of 15");
     let ledger = value(&of_ops, "payonce_table_bytes{table=\"ledger\"}").expect("the size of the ledger");
     let database = value(&of_ops, "payonce_database_bytes").expect("the size of the database");
     assert!(0.0 < ledger && ledger < database, "{ledger} of {database}");

@@ -92,6 +92,8 @@ pub struct Applied {
     pub locked_callbacks: Vec<bool>,
     /// What was counted.
     pub tallies: BTreeMap<Tally, i64>,
+    /// What the new ledger rows are about, by source and currency: minor units.
+    pub amounts: BTreeMap<(String, &'static str), i128>,
 }
 
 /// Writes the batch and commits.
@@ -148,7 +150,14 @@ pub(super) async fn write(
     let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
     record_duplicates(transaction, &counts.duplicates).await?;
     record_tallies(transaction, batch.writer, &counts.tallies).await?;
-    Ok(Applied { lost, locked, lost_callbacks, locked_callbacks, tallies: counts.tallies })
+    Ok(Applied {
+        lost,
+        locked,
+        lost_callbacks,
+        locked_callbacks,
+        tallies: counts.tallies,
+        amounts: counts.amounts,
+    })
 }
 
 /// Redis can be restored, emptied, or written to by somebody else, and this database can be restored to a time before a marker: so a copy

@@ -10,7 +10,7 @@ use super::{
     cases::{Content, Undecodable, content},
     rows::each,
 };
-use payonce_ledger::{Fingerprint, Key, Layer, Outcome, Reason};
+use payonce_ledger::{Entry, Fingerprint, Key, Layer, Outcome, Reason};
 
 /// What a tally counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub struct Tally {
 pub(super) struct Counts {
     pub(super) tallies: BTreeMap<Tally, i64>,
     pub(super) duplicates: BTreeMap<(Key, Layer), i64>,
+    /// What the new ledger rows are about, by source and currency: minor units.
+    pub(super) amounts: BTreeMap<(String, &'static str), i128>,
 }
 
 impl Counts {
@@ -84,6 +86,10 @@ impl Counts {
         }
         for entry in batch.plan.entries.iter().filter(|entry| !arrived.contains(&entry.callback.key)) {
             counts.add(TallyKind::Released, Some(&entry.callback.key), entry.callback.kind.as_str(), 1);
+        }
+        for Entry { callback, .. } in &batch.plan.entries {
+            let of = (callback.key.source.as_str().to_owned(), callback.currency.as_str());
+            *counts.amounts.entry(of).or_default() += i128::from(callback.amount.minor_units());
         }
         for message in batch.undecodable {
             let copies = i64::from(message.attempts) - 1;
