@@ -236,3 +236,31 @@ async fn a_transaction_that_would_not_be_durable_is_not_committed() {
     world.audit().await;
     world.close().await;
 }
+
+/// As a database does that fails while it commits, or finds then that two transactions cannot both be.
+#[tokio::test]
+async fn what_the_database_refuses_to_commit_is_not_acknowledged() {
+    let world = World::new().await;
+    // A sequence goes on, whatever becomes of the transaction.
+    let refuse = "
+        create sequence commits;
+        create function refuse() returns trigger language plpgsql as $$ begin
+            perform nextval('commits');
+            raise exception 'not committed' using errcode = 'serialization_failure'; end $$;
+        create constraint trigger refuse after insert on ledger deferrable initially deferred
+            for each row execute function refuse()";
+    sql(&world, refuse).await;
+    let worker = world.worker().await;
+    world.publish(&[Event::deposit("d1", "alice", 100)]).await;
+    eventually("it is tried again", true, || async {
+        world.number("select last_value from commits").await > 1
+    })
+    .await;
+    assert_eq!(world.number("select count(*) from ledger").await, 0);
+    sql(&world, "drop trigger refuse on ledger").await;
+    world.settled(1).await;
+    assert_eq!(world.account("alice").await, Some((100, 0, 1)));
+    world.audit().await;
+    worker.stop().await;
+    world.close().await;
+}
