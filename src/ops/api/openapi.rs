@@ -9,7 +9,7 @@ use crate::{
     ledger::{CaseState, Reason},
     ops::{
         history::RANGES,
-        pages::case_filter::{FILTER, joined},
+        pages::case_filter::{FILTER, PART_COUNT, joined},
     },
 };
 
@@ -63,7 +63,7 @@ const LINE: &[&str] = &["id", "who", "via", "action", "why", "began_at", "ended_
 const PROPOSAL: &[&str] = &["id", "state", "action", "why", "proposed_by", "proposed_at", "expires_at"];
 
 /// What a list of cases takes.
-pub(in crate::ops) static CASE_LIST: [&str; FILTER.len() + 3] = joined(FILTER, ["before", "limit", "export"]);
+pub(in crate::ops) static CASE_LIST: [&str; PART_COUNT + 3] = joined(FILTER, ["before", "limit", "export"]);
 
 static READS: [Read; 20] = [
     read(

@@ -42,8 +42,12 @@ const fn part(name: &'static str, label: &'static str, kind: Kind) -> Part {
     Part { name, label, kind }
 }
 
+/// How many parts a filter has. A number, for the compiler: an optimised build does not end (E0391) where the type of a static is computed from
+/// a list.
+pub(in crate::ops) const PART_COUNT: usize = 11;
+
 /// What cases can be asked for by: the form of the page, its chips, the API and its description are made from this.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; PART_COUNT] = [
     part("state", "State", Kind::State),
     part("reason", "Reason", Kind::Reason),
     part("source", "Source", Kind::Text("/providers/…")),
@@ -58,10 +62,10 @@ const PARTS: [Part; 11] = [
 ];
 
 /// The names of the filter.
-pub(in crate::ops) const FILTER: [&str; PARTS.len()] = {
-    let mut names = [""; PARTS.len()];
+pub(in crate::ops) const FILTER: [&str; PART_COUNT] = {
+    let mut names = [""; PART_COUNT];
     let mut at = 0;
-    while at < PARTS.len() {
+    while at < PART_COUNT {
         names[at] = PARTS[at].name;
         at += 1;
     }
@@ -87,7 +91,7 @@ pub(in crate::ops) const fn joined<const A: usize, const B: usize, const N: usiz
 #[derive(Debug, Clone)]
 pub(in crate::ops) struct Asked {
     /// One for each of [`FILTER`]; empty: any.
-    values: [String; FILTER.len()],
+    values: [String; PART_COUNT],
     filter: Filter,
     pub(super) before: i64,
     /// The newest case when the first page was made.
@@ -96,7 +100,7 @@ pub(in crate::ops) struct Asked {
 
 impl Asked {
     /// What the address of the page may name.
-    pub(in crate::ops) const NAMES: [&str; FILTER.len() + 2] = joined(FILTER, ["before", "id_max"]);
+    pub(in crate::ops) const NAMES: [&str; PART_COUNT + 2] = joined(FILTER, ["before", "id_max"]);
 
     /// From the parameters of an address or a form. What is missing is any; where one cannot be used, nothing else is meant by it.
     pub(in crate::ops) fn of(parameters: &Parameters) -> Result<Self, Wrong> {

@@ -9,7 +9,7 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    case_filter::{Asked, FILTER, STATES, joined},
+    case_filter::{Asked, FILTER, PART_COUNT, STATES, joined},
     case_groups as groups_table,
     case_work::{self, assignee_choice, take_buttons},
     confirmation,
@@ -41,7 +41,7 @@ const PAGE_MAX: i64 = 50;
 pub(super) const COUNT_MAX: i64 = 100_001;
 
 /// What the forms here send: which cases, what to do, and who may.
-const FORM_NAMES: [&str; FILTER.len() + 8] =
+const FORM_NAMES: [&str; PART_COUNT + 8] =
     joined(FILTER, ["csrf", "verb", "why", "key", "scope", "confirmed", "id", "id_max"]);
 
 pub(in crate::ops) async fn page(
