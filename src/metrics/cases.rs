@@ -56,12 +56,16 @@ pub(super) fn set_money_by_source<'a>(sums: impl Iterator<Item = (String, &'a st
     }
 }
 
-/// Ledger rows about so much were written.
-pub(super) fn applied(source: String, currency: &'static str, minor_units: i128) {
+/// Tells what the counter of each batch is.
+pub(super) fn describe() {
     describe_counter!(
         APPLIED,
         "What the ledger rows are about that this worker wrote, in minor units of the currency, whichever way the money went."
     );
+}
+
+/// Ledger rows about so much were written.
+pub(super) fn applied(source: String, currency: &'static str, minor_units: i128) {
     let minor_units = u64::try_from(minor_units).unwrap_or(u64::MAX);
     counter!(APPLIED, "source" => source, "currency" => currency).increment(minor_units);
 }

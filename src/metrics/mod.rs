@@ -80,6 +80,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!(RECEIVED, "Deliveries taken from the queue, redeliveries included.");
     describe_counter!(APPLIED, "Callbacks written to the ledger.");
+    cases::describe();
     describe_counter!(DUPLICATES, "Duplicates rejected, by detection layer.");
     describe_counter!(QUARANTINED, "Callbacks put into quarantine, by reason.");
     describe_counter!(

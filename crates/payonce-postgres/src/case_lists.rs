@@ -1,6 +1,6 @@
 //! Lists of cases, page by page, and how many there are. What must not live here: what is done to them.
 
-use sqlx::{PgConnection, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{
     StoreError,
@@ -78,8 +78,7 @@ pub async fn count_up_to(
 ) -> Result<i64, StoreError> {
     let mut query = QueryBuilder::new("select count(*) from (select 1 from quarantine");
     push_filter(&mut query, filter);
-    query.push(" limit ").push_bind(limit).push(") as found");
-    Ok(query.build_query_scalar().fetch_one(connection).await?)
+    end_count(connection, query, limit).await
 }
 
 /// The same of what a list looks through: with a text there may be more.
@@ -93,6 +92,14 @@ pub async fn count_listed(
 ) -> Result<i64, StoreError> {
     let mut query = QueryBuilder::new("select count(*) from (select 1");
     push_from(&mut query, filter, Looked::Newest(i64::MAX));
+    end_count(connection, query, limit).await
+}
+
+async fn end_count(
+    connection: &mut PgConnection,
+    mut query: QueryBuilder<Postgres>,
+    limit: i64,
+) -> Result<i64, StoreError> {
     query.push(" limit ").push_bind(limit).push(") as found");
     Ok(query.build_query_scalar().fetch_one(connection).await?)
 }
