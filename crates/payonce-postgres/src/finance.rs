@@ -1,6 +1,8 @@
 //! What closes a month: movements by day, balances at the end, the clearing accounts of providers, and what accounts owe. Reads whole tables, in
 //! one snapshot; what must not live here: how it is printed.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 use sqlx::{Connection as _, PgConnection};
 use time::{Date, OffsetDateTime};
@@ -164,8 +166,8 @@ pub async fn is_time_zone(connection: &mut PgConnection, name: &str) -> Result<b
     Ok(sqlx::query_scalar(known).bind(name).fetch_one(connection).await?)
 }
 
-/// Makes the report in one snapshot. Reads the ledger up to the end of the period, the rows of the period once more, and of each account its last
-/// row. `movements_max`: where there are more movements, so many and one are returned, and the caller has to refuse.
+/// Makes the report in one snapshot. Reads the ledger up to the end of the period, once, and of each account its last row. `movements_max`:
+/// where there are more movements, so many and one are returned, the sums are of no use, and the caller has to refuse.
 ///
 /// # Errors
 /// [`StoreError`]; [`StoreError::Refused`] for a time zone that PostgreSQL does not know.
@@ -177,14 +179,22 @@ pub async fn report(
     let mut transaction = connection.begin_with("begin isolation level repeatable read read only").await?;
     let Bounds { begins, ends, as_of, preliminary } =
         bounds(&mut transaction, (period.first, period.last), &period.time_zone, period.as_of).await?;
-    let movements = movements(&mut transaction, period, (begins, ends), movements_max).await?;
-    let (mut balances, clearing) = closing(&mut transaction, period, (begins, ends)).await?;
-    for (currency, owed, accounts) in debts(&mut transaction, period, ends).await? {
-        if let Some(balance) = balances.iter_mut().find(|balance| balance.currency == currency) {
+    let groups = groups(&mut transaction, period, (begins, ends), movements_max).await?;
+    let debts = debts(&mut transaction, period, ends).await?;
+    transaction.rollback().await?;
+    let (mut balances, clearing) = closing(&groups);
+    for (currency, owed, accounts) in debts {
+        if let Some(balance) = balances.get_mut(&currency) {
             (balance.debts, balance.accounts_in_debt) = (owed, accounts);
         }
     }
-    transaction.rollback().await?;
+    let (balances, clearing) = (balances.into_values().collect(), clearing.into_values().collect());
+    let mut movements: Vec<Movement> = groups.into_iter().filter_map(Group::movement).collect();
+    let key = |movement: &Movement| {
+        let Movement { day, source, kind, currency, .. } = movement;
+        (day.clone(), source.clone(), kind.clone(), currency.clone())
+    };
+    movements.sort_by_cached_key(key);
     Ok(Report { movements, balances, clearing, as_of, ends, preliminary })
 }
 
@@ -229,27 +239,55 @@ pub(super) async fn bounds(
 
 type Times = (OffsetDateTime, OffsetDateTime);
 
-async fn movements(
+/// Ledger rows of one day, source, type and currency, added up.
+struct Group {
+    /// `None`: before the period.
+    day: Option<String>,
+    source: String,
+    kind: String,
+    currency: String,
+    callbacks: i64,
+    amount: i128,
+    balance_delta: i128,
+    held_delta: i128,
+}
+
+impl Group {
+    /// What it is in the report, within the period.
+    fn movement(self) -> Option<Movement> {
+        let Self { day, source, kind, currency, callbacks, amount, balance_delta, held_delta } = self;
+        Some(Movement { day: day?, source, kind, currency, callbacks, amount, balance_delta, held_delta })
+    }
+}
+
+/// Everything up to the end, in one scan. The day of a row is its date in the time zone of the transaction: to name the zone for each row
+/// would take half as long again.
+async fn groups(
     transaction: &mut PgConnection,
     period: &Period,
     (begins, ends): Times,
     movements_max: i64,
-) -> Result<Vec<Movement>, StoreError> {
-    type Row = (String, String, String, String, i64, String, String, String);
+) -> Result<Vec<Group>, StoreError> {
+    type Row = (Option<String>, String, String, String, i64, String, String, String);
+    sqlx::query("select set_config('TimeZone', $1, true)")
+        .bind(&period.time_zone)
+        .execute(&mut *transaction)
+        .await?;
     let booked = period.booking.sql();
     let sql = format!(
-        "select to_char(day, 'YYYY-MM-DD'), source, type, currency, callbacks, amount::text, balance_delta::text, held_delta::text
-         from (select ({booked} at time zone $1)::date as day, source, type, currency, count(*) filter (where leg = 0) as callbacks,
-                      coalesce(sum(amount) filter (where leg = 0), 0) as amount, sum(balance_delta) as balance_delta,
-                      sum(held_delta) as held_delta
-               from ledger
-               where {booked} >= $2 and {booked} < $3 and ($4::timestamptz is null or recorded_at < $4)
-               group by 1, 2, 3, 4) as moved
-         order by 1, 2, 3, 4
-         limit $5"
+        "with groups as materialized (
+             select case when {booked} >= $1 then ({booked})::date end as day, source, type, currency,
+                    count(*) filter (where leg = 0) as callbacks, coalesce(sum(amount) filter (where leg = 0), 0) as amount,
+                    sum(balance_delta) as balance_delta, sum(held_delta) as held_delta
+             from ledger
+             where {booked} < $2 and ($3::timestamptz is null or recorded_at < $3)
+             group by 1, 2, 3, 4)
+         select to_char(day, 'YYYY-MM-DD'), source, type, currency, callbacks, amount::text, balance_delta::text, held_delta::text
+         from (select * from groups where day is null
+               union all
+               (select * from groups where day is not null limit $4)) as found"
     );
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(&period.time_zone)
         .bind(begins)
         .bind(ends)
         .bind(period.as_of)
@@ -260,54 +298,36 @@ async fn movements(
         .map(|(day, source, kind, currency, callbacks, amount, balance_delta, held_delta)| {
             let (amount, balance_delta, held_delta) =
                 (whole(&amount)?, whole(&balance_delta)?, whole(&held_delta)?);
-            Ok(Movement { day, source, kind, currency, callbacks, amount, balance_delta, held_delta })
+            Ok(Group { day, source, kind, currency, callbacks, amount, balance_delta, held_delta })
         })
         .collect()
 }
 
-/// Both sides of everything up to the end, and up to the beginning: one scan.
-async fn closing(
-    transaction: &mut PgConnection,
-    period: &Period,
-    (begins, ends): Times,
-) -> Result<(Vec<Balance>, Vec<Clearing>), StoreError> {
-    type Row = (String, String, bool, String, String, String);
-    let booked = period.booking.sql();
-    let sql = format!(
-        "select currency, source, type <> 'transfer.succeeded', coalesce(sum(balance_delta) filter (where {booked} < $1), 0)::text,
-                sum(balance_delta)::text, sum(held_delta)::text
-         from ledger
-         where {booked} < $2 and ($3::timestamptz is null or recorded_at < $3)
-         group by 1, 2, 3
-         order by 1, 2"
-    );
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(begins)
-        .bind(ends)
-        .bind(period.as_of)
-        .fetch_all(transaction)
-        .await?;
-    let (mut balances, mut clearing) = (Vec::<Balance>::new(), Vec::new());
-    for (currency, source, has_other_side, opening, closing, held) in rows {
-        let (opening, closing, held) = (whole(&opening)?, whole(&closing)?, whole(&held)?);
-        if balances.last().is_none_or(|last| last.currency != currency) {
-            balances.push(Balance::none(currency.clone()));
-        }
-        if let Some(balance) = balances.last_mut() {
-            balance.opening += opening;
-            balance.closing += closing;
-            balance.movements = balance.closing - balance.opening;
-            balance.held += held;
-            balance.clearing -= if has_other_side { closing } else { 0 };
-            balance.trial_balance = balance.closing + balance.clearing;
-        }
+/// Both sides of everything, by currency, and by source and currency. A transfer has no other side: it takes from one account what it gives to
+/// another.
+fn closing(groups: &[Group]) -> (BTreeMap<String, Balance>, BTreeMap<(String, String), Clearing>) {
+    let (mut balances, mut clearing) = (BTreeMap::new(), BTreeMap::new());
+    for Group { day, source, kind, currency, balance_delta, held_delta, .. } in groups {
+        let (before, within) = if day.is_none() { (*balance_delta, 0) } else { (0, *balance_delta) };
+        let has_other_side = kind != "transfer.succeeded";
+        let balance = balances.entry(currency.clone()).or_insert_with(|| Balance::none(currency.clone()));
+        balance.opening += before;
+        balance.movements += within;
+        balance.closing += balance_delta;
+        balance.held += held_delta;
+        balance.clearing -= if has_other_side { *balance_delta } else { 0 };
+        balance.trial_balance = balance.closing + balance.clearing;
         if has_other_side {
-            let (opening, closing) = (-opening, -closing);
-            clearing.push(Clearing { source, currency, opening, movements: closing - opening, closing });
+            let (source, currency) = (source.clone(), currency.clone());
+            let entry = clearing.entry((source.clone(), currency.clone()));
+            let clearing: &mut Clearing =
+                entry.or_insert(Clearing { source, currency, opening: 0, movements: 0, closing: 0 });
+            clearing.opening -= before;
+            clearing.movements -= within;
+            clearing.closing -= balance_delta;
         }
     }
-    clearing.sort_by(|a, b| (&a.source, &a.currency).cmp(&(&b.source, &b.currency)));
-    Ok((balances, clearing))
+    (balances, clearing)
 }
 
 /// By currency what accounts owed at the end, and how many did. The last row of each account says it: times never fall from one version to the next.
