@@ -64,6 +64,12 @@ impl Parameters {
         Ok(Self(pairs))
     }
 
+    /// Members of a body, which were read strictly by then.
+    #[must_use]
+    pub fn of_members(members: Vec<(String, String)>) -> Self {
+        Self(members)
+    }
+
     /// Every pair, in order.
     #[must_use]
     pub fn pairs(&self) -> &[(String, String)] {

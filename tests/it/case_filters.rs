@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use payonce::store::quarantine::{self, Filter, Page, TEXT_READ_MAX};
 
-use crate::support::{Dashboard, World};
+use serde_json::json;
+
+use crate::support::{Dashboard, World, eventually};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// Six cases, opened a day apart from 2026-11-01 on at noon; the sixth has ended.
 async fn six_cases() -> World {
@@ -168,4 +172,45 @@ async fn a_text_is_looked_for_in_a_bounded_number_of_cases_and_a_list_says_how_f
     assert!(said.contains("100000 cases were looked through for the text. Go on: --before 2"), "{said}");
     dashboard.stop().await;
     world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_done_over_the_api_takes_every_part_of_the_filter_and_nothing_else_for_a_part() {
+    let world = six_cases().await;
+    let dashboard = Dashboard::start(&world).await;
+    let post = async |act: &str, mut body: serde_json::Value| {
+        body["why"] = "closed with the provider".into();
+        let path = format!("/api/v1/quarantine/{act}");
+        let answer = dashboard.send("POST", &path, &[JSON], &body.to_string()).await;
+        (answer.status, answer.body)
+    };
+    let left = async || -> Vec<i64> {
+        let open = "select id from quarantine where state = 'open' order by id";
+        sqlx::query_scalar(open).fetch_all(&mut world.connect().await).await.unwrap()
+    };
+    // Spaces alone are no part: without it every case of this reason would be meant.
+    for wrong in [
+        json!({ "source": " ", "reason": "unknown_account" }),
+        json!({ "amount": "5", "reason": "unknown_account" }),
+        json!({ "from": "yesterday" }),
+        json!({ "assignee": "anna", "unassigned": true }),
+        json!({ "state": "open" }),
+        json!({ "unassigned": false }),
+    ] {
+        let (status, answer) = post("discard", wrong.clone()).await;
+        assert!(matches!(status, 400 | 422), "{wrong}: {answer}");
+    }
+    assert_eq!(left().await, [1, 2, 3, 4, 5]);
+    assert_eq!(post("take", json!({ "ids": [2], "assignee": "anna" })).await.0, 200);
+    for (part, expected) in [
+        (json!({ "text": "ACCOUNT M" }), &[2, 3, 4, 5][..]),
+        (json!({ "amount": "500 JPY" }), &[2, 4, 5]),
+        (json!({ "from": "2026-11-05", "to": "2026-11-05" }), &[2, 4]),
+        (json!({ "assignee": "anna" }), &[4]),
+        (json!({ "unassigned": true, "source": "/providers/test" }), &[]),
+    ] {
+        let (status, answer) = post("discard", part.clone()).await;
+        assert!(matches!(status, 200 | 202), "{part}: {answer}");
+        eventually("the cases that are left", expected.to_vec(), left).await;
+    }
 }

@@ -14,14 +14,15 @@ use serde_json::json;
 
 use super::{Answer, Numbered, Problem, answer, found, rows};
 use crate::{
-    ledger::{AccountId, Amount, Correction, Currency, Direction, EventId, Reason},
+    ledger::{AccountId, Amount, Correction, Currency, Direction, EventId},
     operators::adjust::Requested,
     ops::{
         Pool,
         access::Visitor,
         actions::{self, Wanted},
+        pages::case_filter::Asked,
     },
-    parameters::{Parameters, checked_id},
+    parameters::{Parameters, Wrong},
     store::{
         self,
         actions::{ActionRow, Order, Verb, Via},
@@ -42,20 +43,48 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     actions::key(text.trim().trim_matches('"')).map_err(wrong)
 }
 
-/// Which cases, and why. Ids, or parts that must all fit, or all there are.
+/// Which cases, and why: ids, or parts of the filter that must all fit, or all there are.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::ops) struct Asking {
     #[serde(default)]
     ids: Vec<i64>,
+    #[serde(default)]
+    all: bool,
+    why: String,
     reason: Option<String>,
     source: Option<String>,
     #[serde(default)]
     without_source: bool,
     account: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    amount: Option<String>,
+    text: Option<String>,
+    assignee: Option<String>,
     #[serde(default)]
-    all: bool,
-    why: String,
+    unassigned: bool,
+}
+
+impl Asking {
+    /// The same parts as in the address of the list.
+    fn filter(&self) -> Result<Asked, Wrong> {
+        let yes = |is: bool| is.then(|| "yes".to_owned());
+        let parts = [
+            ("reason", self.reason.clone()),
+            ("source", self.source.clone()),
+            ("without_source", yes(self.without_source)),
+            ("account", self.account.clone()),
+            ("from", self.from.clone()),
+            ("to", self.to.clone()),
+            ("amount", self.amount.clone()),
+            ("text", self.text.clone()),
+            ("assignee", self.assignee.clone()),
+            ("unassigned", yes(self.unassigned)),
+        ];
+        let given = parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Asked::of(&Parameters::of_members(given.collect()))
+    }
 }
 
 pub(in crate::ops) async fn replay(
@@ -114,47 +143,20 @@ pub(in crate::ops) async fn assign(
 
 async fn act(pool: &Arc<Pool>, visitor: Visitor, headers: &HeaderMap, asking: Asking, verb: Verb) -> Answer {
     let why = actions::words(&asking.why).map_err(|words| Problem::Wrong(format!("why: {words}")))?;
-    let reason = match &asking.reason {
-        Some(name) => {
-            let expected = || format!("reason: expected one of {}", Reason::names());
-            Some(Reason::parse(name).ok_or_else(|| Problem::Wrong(expected()))?)
-        }
-        None => None,
-    };
-    let parts = [("source", &asking.source), ("account", &asking.account)];
-    for (name, part) in parts.into_iter().filter_map(|(name, part)| Some((name, part.as_deref()?))) {
-        checked_id(name, part)?;
-    }
-    if asking.without_source && asking.source.is_some() {
-        return Err(Problem::Wrong("source, without_source: expected one of them, not both".to_owned()));
-    }
+    let asked = asking.filter()?;
     if asking.all && !asking.ids.is_empty() {
         return Err(Problem::Wrong("ids, all: expected one of them, not both".to_owned()));
+    }
+    if asking.ids.is_empty() && !asked.names_some() && !asking.all {
+        let words = "which cases? Name ids or a part of the list's filter, such as reason, source or amount, or say \"all\": true";
+        return Err(Problem::Wrong(words.to_owned()));
     }
     let known = pool.reader.run(async |connection| quarantine::states(connection, &asking.ids).await).await?;
     if let Some(unknown) = asking.ids.iter().find(|id| !known.contains_key(id)) {
         let words = format!("there is no case {unknown}; nothing was done");
         return Err(Problem::Refused(StatusCode::NOT_FOUND, None, words));
     }
-    let filter = Filter {
-        ids: asking.ids,
-        states: verb.states().to_vec(),
-        reason,
-        without_source: asking.without_source,
-        source: asking.source,
-        account_id: asking.account,
-        ..Filter::default()
-    };
-    let names_some = !filter.ids.is_empty()
-        || reason.is_some()
-        || filter.source.is_some()
-        || filter.without_source
-        || filter.account_id.is_some();
-    if !names_some && !asking.all {
-        return Err(Problem::Wrong(
-            "which cases? Name ids, reason, source or account, or say \"all\": true".to_owned(),
-        ));
-    }
+    let filter = Filter { ids: asking.ids, states: verb.states().to_vec(), ..asked.filter().clone() };
     let chosen = filter.to_string();
     let key = key(headers)?;
     let order = Order { who: visitor.name, via: Via::Api, verb, why, filter, chosen, assign_to: None, key };

@@ -174,7 +174,22 @@ static READS: [Read; 20] = [
     read("/openapi.json", "This description.", &[], Shape::Object(&["openapi", "info", "paths"])),
 ];
 
-const CASES: &[&str] = &["ids", "reason", "source", "without_source", "account", "all", "why!"];
+/// Which cases: ids, all, or parts of the list's filter.
+const CASES: &[&str] = &[
+    "ids",
+    "all",
+    "why!",
+    "reason",
+    "source",
+    "without_source",
+    "account",
+    "from",
+    "to",
+    "amount",
+    "text",
+    "assignee",
+    "unassigned",
+];
 
 const ACTS: [Act; 10] = [
     Act { path: "/quarantine/replay", summary: "Decides open and waiting cases again.", members: CASES },
@@ -290,7 +305,10 @@ fn post(of: &Act) -> Value {
             .members
             .iter()
             .map(|name| name.trim_end_matches('!'))
-            .map(|name| (name.to_owned(), member(name)))
+            .map(|name| {
+                let is_filter = of.members == CASES && FILTER.contains(&name);
+                (name.to_owned(), if is_filter { filter_member(name) } else { member(name) })
+            })
             .collect();
         let schema = json!({
             "type": "object", "required": required, "properties": properties, "additionalProperties": false,
@@ -342,15 +360,22 @@ fn query(name: &str) -> Value {
     json!({ "name": name, "in": "query", "required": required, "schema": schema })
 }
 
+/// A part of the filter, as in the address of the list; but what is `yes` there is `true` here.
+fn filter_member(name: &str) -> Value {
+    match name {
+        "without_source" | "unassigned" => json!({ "type": "boolean" }),
+        _ => query(name)["schema"].take(),
+    }
+}
+
 fn member(name: &str) -> Value {
     match name {
         "ids" => json!({ "type": "array", "items": { "type": "integer", "format": "int64" } }),
-        "all" | "without_source" => json!({ "type": "boolean" }),
+        "all" => json!({ "type": "boolean" }),
         "amount" => {
             json!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": 9_007_199_254_740_991_i64 })
         }
         "direction" => json!({ "enum": ["credit", "debit"] }),
-        "reason" => json!({ "enum": Reason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>() }),
         "why" | "text" => json!({ "type": "string", "minLength": 1, "maxLength": 1_000 }),
         "currency" => json!({ "type": "string", "pattern": "^[A-Z]{3}$" }),
         _ => json!({}),

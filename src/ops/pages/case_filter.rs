@@ -108,8 +108,14 @@ impl Asked {
         let expected = states().collect::<Vec<_>>().join(", ");
         let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
         let state = state.unwrap_or("open");
+        // Spaces alone must not be any: whoever acts on what is found would act on more than was meant.
         let id = |name| {
-            Ok::<_, Wrong>(parameters.id(name)?.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
+            let id = parameters.id(name)?.map(str::trim);
+            if id == Some("") {
+                Err(Wrong(format!("{name}: nothing but spaces")))
+            } else {
+                Ok(id.map(str::to_owned))
+            }
         };
         let yes = |name| {
             Ok::<_, Wrong>(parameters.choice(name, |text| (text == "yes").then_some(()), "yes")?.is_some())
@@ -151,6 +157,11 @@ impl Asked {
 
     pub(in crate::ops) fn filter(&self) -> &Filter {
         &self.filter
+    }
+
+    /// Whether it asks for more than a state.
+    pub(in crate::ops) fn names_some(&self) -> bool {
+        self.parameters().any(|(name, value)| name != "state" && !value.is_empty())
     }
 
     pub(in crate::ops) fn before(&self) -> i64 {
