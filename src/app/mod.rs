@@ -298,6 +298,7 @@ pub async fn run_ops(config: Config, listen: SocketAddr) -> Result<(), AppError>
         process_name,
         prometheus,
         by_source: metrics::BySource::new(config.source_labels_max),
+        latency_target: config.latency_target,
         audit_pause: config.audit_pause,
         waits: ops::Waits { for_payment: config.worker.waiting_max, for_funds: config.worker.order_wait },
         rules: config.worker.rules,

@@ -197,6 +197,8 @@ pub struct Config {
     pub database_pool_max: u32,
     /// How long a report of the pages may take.
     pub report_deadline: Duration,
+    /// What the pages mark latencies above.
+    pub latency_target: Duration,
     /// Between two audits by `payonce ops`; zero: none.
     pub audit_pause: Duration,
     /// How long `payonce publish` waits for the broker.
@@ -356,6 +358,7 @@ fn build(values: Values) -> Result<Config, ConfigError> {
         database_deadline: values.database_deadline_ms,
         database_pool_max: values.database_pool_max,
         report_deadline: values.report_deadline_ms,
+        latency_target: values.latency_target_ms,
         audit_pause: values.audit_pause_ms,
         publish_deadline: values.publish_deadline_ms,
         publish_wait_max: values.publish_wait_max_ms,

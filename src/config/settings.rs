@@ -99,6 +99,9 @@ settings! {
     report_deadline_ms: Duration = "60000", Ops, millis(1_000..=600_000),
         "How long a report of the pages and of their API may take, in milliseconds; one is made at a time, on one core of the database. `payonce report` has no limit";
 
+    latency_target_ms: Duration = "1000", Ops, millis(1..=600_000),
+        "Latency that the pages show as the target, from a delivery to its acknowledgement, in milliseconds; p50, p95 and p99 above it are marked";
+
     audit_pause_ms: Duration = "3600000", Ops, millis(0..=7 * DAY_MS),
         "How long `payonce ops` waits between two audits, in milliseconds: of every account, of what is new in the ledger, of all payments and cases; 0: it makes none, and an alert says so";
 

@@ -58,6 +58,8 @@ pub struct Setup {
     pub by_source: BySource,
     /// Who may do what.
     pub access: Access,
+    /// What latencies are marked above (`latency_target_ms`).
+    pub latency_target: Duration,
     /// Between two audits; zero: none.
     pub audit_pause: Duration,
     /// What captures may exceed, for audits.
@@ -111,7 +113,7 @@ pub async fn serve_pool(listener: TcpListener, setup: Setup, stop: CancellationT
         reports: setup.reports,
         database: setup.database,
         access: Arc::new(setup.access),
-        watch: Watch::new(audit.borrow().clone()),
+        watch: Watch::new(audit.borrow().clone(), setup.latency_target),
         edge: EdgeWatch::new(&setup.edge),
         providers: Kept::new(setup.reader.clone(), pages::providers::read),
         operators: setup.operators,

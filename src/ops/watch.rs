@@ -92,13 +92,15 @@ pub(super) struct Now {
     pub(super) backlog_age: Option<Duration>,
     /// What the audits found.
     pub(super) audit: AuditStatus,
+    /// What latencies are marked above.
+    pub(super) latency_target: Duration,
     /// When PostgreSQL was last read.
     read: Option<Instant>,
     pub(super) texts: BTreeMap<&'static str, String>,
 }
 
 impl Now {
-    fn first(audit: AuditStatus) -> Self {
+    fn first(audit: AuditStatus, latency_target: Duration) -> Self {
         let mut now = Self {
             at: None,
             totals: Totals::default(),
@@ -113,6 +115,7 @@ impl Now {
             depths: None,
             backlog_age: None,
             audit,
+            latency_target,
             read: None,
             texts: BTreeMap::new(),
         };
@@ -184,9 +187,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(audit: AuditStatus) -> Self {
+    pub(super) fn new(audit: AuditStatus, latency_target: Duration) -> Self {
         Self {
-            now: watch::Sender::new(Arc::new(Now::first(audit))),
+            now: watch::Sender::new(Arc::new(Now::first(audit, latency_target))),
             samples: Mutex::default(),
             cases_changed: Notify::new(),
         }
