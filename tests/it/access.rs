@@ -12,7 +12,7 @@ pub(crate) const READER: &str = "reader-token-0123456789ab";
 pub(crate) const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 
-async fn with_tokens(world: &World) -> Dashboard {
+pub(crate) async fn with_tokens(world: &World) -> Dashboard {
     Dashboard::start_with(world, |command| {
         command.env("PAYONCE_OPS_TOKEN", OPERATOR).env("PAYONCE_OPS_READONLY_TOKEN", READER);
     })

@@ -1,6 +1,7 @@
 //! What people see: the dashboard of a real `payonce ops` in a real Chromium, driven by WebDriver.
 
 mod chrome;
+mod login;
 mod phone;
 mod pictures;
 
