@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::ledger::Currency;
 
 /// Members that hold money, in minor units of the currency of their object or of the one around it.
-const MONEY: [&str; 20] = [
+const MONEY: [&str; 22] = [
     "amount",
     "balance",
     "held",
@@ -17,6 +17,8 @@ const MONEY: [&str; 20] = [
     "captured",
     "refunded",
     "reinstated",
+    "deposited",
+    "disputed",
     "balance_delta",
     "held_delta",
     "balance_after",
@@ -93,31 +95,21 @@ fn add_to(members: &mut Map<String, Value>, currency: Currency) {
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
         });
         if let Some(minor_units) = minor_units {
-            members.insert(format!("{name}_decimal"), Value::from(decimal(minor_units, currency)));
+            members.insert(format!("{name}_decimal"), Value::from(currency.decimal(minor_units)));
         }
     }
 }
 
-/// `-1999` of CNY is `-19.99`, of JPY `-1999`, of KWD `-1.999`.
-#[must_use]
-pub fn decimal(minor_units: impl Into<i128>, currency: Currency) -> String {
-    let minor_units: i128 = minor_units.into();
-    let digits = currency.minor_digits() as usize;
-    let sign = if minor_units < 0 { "-" } else { "" };
-    let text = format!("{:0width$}", minor_units.unsigned_abs(), width = digits + 1);
-    let (whole, fraction) = text.split_at(text.len().saturating_sub(digits));
-    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
-}
-
-/// The same with the currency's code; of a code that is no currency the minor units as they are.
+/// Minor units as decimal text ([`Currency::decimal`]); of a code that is no currency as they are.
 #[must_use]
 pub fn decimal_of(minor_units: impl Into<i128>, code: &str) -> String {
     let minor_units: i128 = minor_units.into();
-    Currency::parse(code).map_or_else(|| minor_units.to_string(), |currency| decimal(minor_units, currency))
+    Currency::parse(code).map_or_else(|| minor_units.to_string(), |currency| currency.decimal(minor_units))
 }
 
 /// The reverse: minor units of a decimal text with an optional sign, such as `-19.99` of CNY. `None` where it has more digits than the
-/// currency, an exponent, a comma, or does not fit. Never a float.
+/// currency, an exponent, or does not fit. Never a float. Thousands may be apart by commas, as [`money`] writes them, where no comma can be
+/// meant as a point: before a point, or of a currency without digits after it.
 #[must_use]
 pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
     let text = text.trim();
@@ -125,8 +117,12 @@ pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = currency.minor_digits() as usize;
+    let text = match text.contains(',') {
+        true => &together(text).filter(|text| digits == 0 || text.contains('.'))?,
+        false => text,
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let is_plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if !is_plain(whole) || !is_plain(fraction) || (text.contains('.') && fraction.len() > digits) {
         return None;
@@ -136,15 +132,26 @@ pub fn minor_units(text: &str, currency: Currency) -> Option<i64> {
     if is_negative { units.checked_neg() } else { Some(units) }
 }
 
+/// Without the commas between thousands; `None` where they stand elsewhere.
+fn together(text: &str) -> Option<String> {
+    let whole = text.split('.').next().unwrap_or_default();
+    let is_apart = whole.split(',').enumerate().all(|(at, group)| match at {
+        0 => (1..=3).contains(&group.len()),
+        _ => group.len() == 3,
+    });
+    let has_others = text.get(whole.len()..).is_some_and(|rest| rest.contains(','));
+    (is_apart && !has_others).then(|| text.replace(',', ""))
+}
+
 /// The reverse of [`money`]: minor units and currency of a text such as `634.83 EUR`, the code before or after the number. Above zero.
 ///
 /// # Errors
 /// What was expected.
 pub fn money_of(text: &str) -> Result<(i64, Currency), String> {
     const EXPECTED: &str =
-        "expected an amount and its currency, such as 634.83 EUR, 178017 JPY or 519.354 KWD";
+        "expected an amount and its currency, such as 1,634.83 EUR, 178017 JPY or 519.354 KWD";
     let given: String = text.chars().take(40).collect();
-    let expected = || format!("{given:?} is no money: {EXPECTED}");
+    let expected = || format!("{given:?} is not an amount of money: {EXPECTED}");
     let mut words = text.split_whitespace();
     let (Some(first), Some(second), None) = (words.next(), words.next(), words.next()) else {
         return Err(expected());
@@ -161,7 +168,7 @@ pub fn money_of(text: &str) -> Result<(i64, Currency), String> {
 #[must_use]
 pub fn money(minor_units: impl Into<i128>, code: &str) -> String {
     match Currency::parse(code) {
-        Some(currency) => format!("{} {code}", decimal(minor_units, currency)),
+        Some(currency) => currency.money(minor_units),
         None => format!("{} {code} (minor units)", minor_units.into()),
     }
 }
@@ -171,14 +178,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decimal_text_has_the_digits_of_its_currency() {
-        let of = |minor_units, code| decimal(minor_units, Currency::parse(code).expect("a currency"));
-        assert_eq!(of(0, "EUR"), "0.00");
-        assert_eq!(of(5, "EUR"), "0.05");
-        assert_eq!(of(-1_999, "CNY"), "-19.99");
-        assert_eq!(of(-1_999, "JPY"), "-1999");
-        assert_eq!(of(1_999, "KWD"), "1.999");
-        assert_eq!(of(i64::MIN, "CLF"), "-922337203685477.5808");
+    fn commas_are_read_where_none_can_be_meant_as_a_point() {
+        for (text, read) in [
+            ("1,234.50 EUR", Some(123_450)),
+            ("1,001,188.20 EUR", Some(100_118_820)),
+            ("178,017 JPY", Some(178_017)),
+            ("42,50 EUR", None),
+            ("42,500 EUR", None),
+            ("519,354 KWD", None),
+            ("1234,567.00 EUR", None),
+            ("1,23.50 EUR", None),
+            (",234.50 EUR", None),
+            ("1.5,00 EUR", None),
+            ("17,8017 JPY", None),
+        ] {
+            assert_eq!(money_of(text).ok().map(|(units, _)| units), read, "{text}");
+        }
     }
 
     #[test]
@@ -194,7 +209,7 @@ mod tests {
         ] {
             assert_eq!(of(text, code), Some(units), "{text} {code}");
             let currency = Currency::parse(code).expect("a currency");
-            assert_eq!(minor_units(&decimal(units, currency), currency), Some(units));
+            assert_eq!(minor_units(&currency.decimal(units), currency), Some(units));
         }
         for (text, code) in [
             ("", "EUR"),

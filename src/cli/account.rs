@@ -173,8 +173,10 @@ fn refused(id: &AccountId, to: AccountStatus, obstacle: Obstacle) -> Failure {
             Failure::No(format!("account {id} is in {currency}, and stays in it"))
         }
         Obstacle::Closed => Failure::No(format!("account {id} is closed, which is more than frozen")),
-        Obstacle::HasMoney { balance, held } => Failure::No(format!(
-            "account {id} has balance {balance}, held {held} (minor units): it can be closed when both are 0"
+        Obstacle::HasMoney { currency, balance, held } => Failure::No(format!(
+            "account {id} has balance {}, held {}: it can be closed when both are 0",
+            currency.money(balance),
+            currency.money(held)
         )),
     }
 }

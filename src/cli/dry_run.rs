@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Failure, quarantine, table};
 use crate::{
-    app,
+    answers, app,
     config::Config,
     ledger::{Callback, CaseId, Entry, Leg, Reason},
     operators::{
@@ -128,7 +128,7 @@ impl Report {
         if json {
             say!("{{\"dry_run\":true,\"callbacks\":[");
         } else {
-            say!("Dry run: nothing is written. Amounts are in minor units.");
+            say!("Dry run: nothing is written.");
         }
         Self { json, has_printed: false, pending: BTreeMap::new(), sums: Sums::default() }
     }
@@ -257,7 +257,9 @@ impl Report {
             }
         }
         for (currency, Money { credited, debited, held }) in money {
-            say!("  {currency}: {credited} credited, {debited} debited, held {held:+}");
+            let [credited, debited, held] =
+                [*credited, *debited, *held].map(|sum| answers::money(sum, currency));
+            say!("  {credited} credited, {debited} debited, held changed by {held}");
         }
         Ok(())
     }
@@ -339,10 +341,12 @@ fn words(line: &Line) -> String {
         text.push_str(&format!("; event {id}"));
     }
     if let (Some(kind), Some(amount), Some(currency)) = (line.kind, line.amount, &line.currency) {
-        text.push_str(&format!(", {kind} {amount} {currency}"));
+        text.push_str(&format!(", {kind} {}", answers::money(amount, currency)));
     }
     let mut add_account = |account: &str, balance: Option<i64>, held: Option<i64>| match balance.zip(held) {
         Some((balance, held)) => {
+            let code = line.currency.as_deref().unwrap_or_default();
+            let (balance, held) = (answers::money(balance, code), answers::money(held, code));
             text.push_str(&format!("; account {account}: balance {balance}, held {held}"));
         }
         None => text.push_str(&format!("; account {account}: not open")),

@@ -1,8 +1,6 @@
 //! `payonce find TEXT`.
 
-use serde_json::json;
-
-use super::{Failure, print_answer, print_json, table, values, with_database};
+use super::{Failure, print_answer, table, values, with_database};
 use crate::{
     answers,
     config::Config,
@@ -11,6 +9,7 @@ use crate::{
     store::{
         amounts::{self, ROWS_READ_MAX, Wanted},
         find::{self, Kind},
+        references::Within,
     },
 };
 
@@ -26,7 +25,8 @@ pub(super) struct Args {
     /// What has exactly this amount in place of an id, such as "634.83 EUR".
     #[arg(long, value_parser = answers::money_of, value_name = "MONEY")]
     amount: Option<(i64, Currency)>,
-    /// Recorded on this day or later, or at this time: 2026-11-25, or 2026-11-25T14:00:00Z. Two days back where nothing is said.
+    /// Recorded on this day or later, or at this time: 2026-11-25, or 2026-11-25T14:00:00Z. Of an amount two days back where nothing is said; else only events with
+    /// just this reference are looked for.
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
     /// Recorded on this day or earlier, or before this time.
@@ -45,15 +45,21 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if let Some(wanted) = args.amount {
         return by_amount(config, wanted, &args, limit).await;
     }
-    if args.from.is_some() || args.to.is_some() {
-        return Err(Failure::Usage("--from and --to are for a search by --amount".to_owned()));
-    }
+    let (since, before) = moments(args.from.as_deref(), args.to.as_deref()).map_err(Failure::Usage)?;
+    let within = Within { since, before };
     let text = args.text.as_deref().unwrap_or_default();
-    let found = with_database(config, async |connection| find::find(connection, text, limit).await).await?;
+    let found =
+        with_database(config, async |connection| find::find(connection, text, within, limit).await).await?;
     if args.json {
         for hit in &found.hits {
-            print_json(&json!(hit))?;
+            print_answer(hit)?;
         }
+    }
+    if found.hits.is_empty() && !within.is_always() {
+        return Err(Failure::No(format!(
+            "no event with just the reference {} was recorded in this time; other ids are looked for without --from and --to",
+            table::safe(text)
+        )));
     }
     if found.hits.is_empty() {
         return Err(Failure::No(format!(
@@ -67,8 +73,8 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     let has_references = found.hits.iter().any(|hit| hit.reference.is_some());
     let mut rows = match has_references {
-        true => table::new(&["found", "id", "source", "by"]),
-        false => table::new(&["found", "id", "source"]),
+        true => table::new(&["found", "id", "recorded", "type", "amount", "state", "source", "by"]),
+        false => table::new(&["found", "id", "recorded", "type", "amount", "state", "source"]),
     };
     for hit in &found.hits {
         let kind = match hit.kind {
@@ -80,8 +86,20 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             || "its id".to_owned(),
             |reference| format!("{} {}", reference.name, table::safe(&reference.value)),
         );
-        let row = [kind.to_owned(), table::safe(&hit.id), table::optional(hit.source.as_ref()), by];
-        rows.add_row(row.into_iter().take(if has_references { 4 } else { 3 }));
+        let facts = hit.facts.as_ref();
+        let row = [
+            kind.to_owned(),
+            table::safe(&hit.id),
+            facts.map(|facts| table::time(facts.recorded_at)).unwrap_or_default(),
+            facts.and_then(|facts| facts.kind.clone()).unwrap_or_default(),
+            facts
+                .and_then(|facts| Some(answers::money(facts.amount?, facts.currency.as_deref()?)))
+                .unwrap_or_default(),
+            facts.map(|facts| facts.state.clone()).unwrap_or_default(),
+            table::optional(hit.source.as_ref()),
+            by,
+        ];
+        rows.add_row(row.into_iter().take(if has_references { 8 } else { 7 }));
     }
     say!("{rows}");
     if found.has_more {

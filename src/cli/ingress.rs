@@ -212,8 +212,12 @@ fn init(config: &Config, file: Option<&Path>, args: &InitArgs) -> Result<(), Fai
         }
         Ok::<(), KeyProblem>(())
     })
-    .map_err(|problem| Failure::Usage(problem.0))?;
-    append(file, &endpoint, adds_keys_file.then_some(keys_path.as_path()))?;
+    .map_err(|problem| Failure::Usage(problem.0))
+    .and_then(|()| append(file, &endpoint, adds_keys_file.then_some(keys_path.as_path())))
+    .inspect_err(|_| {
+        // Nothing of a secret stays behind, and the same command can be given again.
+        drop(fs::remove_file(&secrets_path));
+    })?;
     say!(
         "Wrote the endpoint {} to {}, its secrets to {}, and a key for {} to {}.",
         endpoint.path,

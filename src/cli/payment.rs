@@ -4,7 +4,7 @@ use super::{Failure, account, print_answer, table, values, with_database};
 use crate::{
     answers::money,
     config::Config,
-    store::report::{self, PaymentStory},
+    store::payment_story::{self, PaymentStory},
 };
 
 #[derive(Debug, clap::Args)]
@@ -21,9 +21,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let story =
-        with_database(config, async |connection| report::payment(connection, &args.source, &args.id).await)
-            .await?;
+    let story = with_database(config, async |connection| {
+        payment_story::show(connection, &args.source, &args.id).await
+    })
+    .await?;
     let Some(story) = story else {
         return Err(Failure::No(format!(
             "no callback about payment {} of {} was ever settled",
@@ -41,15 +42,16 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 fn print(story: &PaymentStory) {
     say!("Payment {} of {}", table::safe(&story.payment_id), table::safe(&story.source));
     let currency = story.currency.as_deref().unwrap_or_default();
+    let sums = story.sums().into_iter();
+    let sums: Vec<String> =
+        sums.map(|(name, amount)| format!("{} {}", name.to_lowercase(), money(amount, currency))).collect();
     match &story.state {
-        Some(state) => say!(
-            "  {state}, account {}: authorized {}, captured {}, refunded {}",
-            table::optional(story.account_id.as_ref()),
-            money(story.authorized, currency),
-            money(story.captured, currency),
-            money(story.refunded, currency),
-        ),
-        None => say!("  nothing is applied yet"),
+        Some(state) => {
+            let account = table::optional(story.account_id.as_ref());
+            say!("  {state}, account {account}: {}", sums.join(", "));
+        }
+        None if story.entries.is_empty() => say!("  nothing is applied yet"),
+        None => {}
     }
     account::print_entries(&story.entries);
     for case in &story.quarantined {

@@ -206,6 +206,17 @@ pub fn becomes(purpose: Purpose, capture: Capture, step: Step) -> Becomes {
     }
 }
 
+/// Which movement a reinstatement takes back: the one with its operation id, be there others of the payment that it would fit. A refund that
+/// failed and never succeeded took nothing, and its failure gives nothing back.
+fn reversed(kind: Type, step: Step) -> Option<Type> {
+    match step {
+        Step::RefundFailed => Some(Type::DepositRefunded),
+        Step::Reinstated => Some(Type::DepositDisputed),
+        _ => None,
+    }
+    .filter(|_| kind == Type::DepositReinstated)
+}
+
 /// One row of a provider's table: an event by name, and what it means. docs/providers shows the same rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -405,6 +416,7 @@ impl Terms {
                 "expires_at",
                 fact.expires_at.as_ref().filter(|_| kind == Type::PaymentAuthorized).map(|time| json!(time)),
             ),
+            ("reverses", reversed(kind, fact.step).map(|kind| json!(kind.as_str()))),
             ("references", Some(json!(fact.references)).filter(|_| !fact.references.is_empty())),
         ];
         let mut event = json!({

@@ -149,6 +149,7 @@ async fn decide(
             let leg = plan.entries.iter().find(|entry| entry.callback.key == adjustment.key);
             let leg = &leg.ok_or_else(undecided)?.leg;
             Adjusted::Posted {
+                currency: adjustment.currency,
                 before: leg.balance_after.saturating_sub(leg.balance_delta),
                 balance: leg.balance_after,
                 held: leg.held_after,

@@ -262,8 +262,8 @@ impl Frame {
                 (self.menu(now, place))
                 details.drawer { summary { "Menu" } (self.menu(now, place)) }
                 form.find role="search" action="/find" method="get" {
-                    label.unseen for="find" { "Event, payment, operation or account id, or its beginning" }
-                    input #find type="search" name="id" placeholder="Find an id   /" maxlength="200" autocomplete="off";
+                    label.unseen for="find" { "Event, payment, operation or account id, reference, or the beginning of one; number of a case" }
+                    input #find type="search" name="id" placeholder="Id or reference   /" maxlength="200" autocomplete="off";
                 }
                 div.corner {
                     span.link data-state="connecting" id="link" title="Live updates" { span.dot {} span #link-text { "live" } }

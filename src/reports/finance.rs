@@ -47,7 +47,9 @@ impl Part {
         match self {
             Self::Movements => "Movements",
             Self::Balances => "Balances of all accounts",
-            Self::Clearing => "Clearing accounts (below zero: money that the provider still has to pay out)",
+            Self::Clearing => {
+                "Clearing accounts (below zero: money that the provider still has to pay out; of urn:payonce:operator: corrections by people)"
+            }
         }
     }
 

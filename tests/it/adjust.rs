@@ -73,10 +73,13 @@ async fn an_adjustment_is_posted_once_per_id() {
     let log = log(&world).await;
     let actions: Vec<&str> = log.iter().map(|(action, ..)| action.as_str()).collect();
     assert_eq!(actions, ["open", "adjust", "adjust", "adjust", "adjust", "adjust", "adjust"]);
-    assert_eq!(log[1].1, "credit 500 EUR (minor units), account a, id x");
-    assert!(log[1].2.as_deref().is_some_and(|result| result.starts_with("posted: balance 500")), "{log:?}");
+    assert_eq!(log[1].1, "credit 5.00 EUR, account a, id x");
     assert!(
-        log[2].2.as_deref().is_some_and(|result| result.starts_with("posted already: balance 500")),
+        log[1].2.as_deref().is_some_and(|result| result.starts_with("posted: balance 5.00 EUR")),
+        "{log:?}"
+    );
+    assert!(
+        log[2].2.as_deref().is_some_and(|result| result.starts_with("posted already: balance 5.00 EUR")),
         "{log:?}"
     );
     assert!(world.cases().await.is_empty() && world.duplicates().await.is_empty());
@@ -183,7 +186,7 @@ async fn an_account_is_closed_only_when_it_is_empty_and_takes_nothing_then() {
     let world = World::new().await;
     assert_eq!(account(&world, &["open", "a", "EUR"]).await.0, Some(0));
     assert_eq!(adjust(&world, &["a", "credit", "9", "EUR"]).await.0, Some(0));
-    assert_refused(account(&world, &["close", "a"]).await, 1, "balance 9, held 0");
+    assert_refused(account(&world, &["close", "a"]).await, 1, "balance 0.09 EUR, held 0.00 EUR");
     assert_eq!(adjust(&world, &["a", "debit", "9", "EUR"]).await.0, Some(0));
     assert_eq!(account(&world, &["close", "a"]).await.0, Some(0));
     assert_refused(account(&world, &["freeze", "a"]).await, 1, "is closed");

@@ -49,11 +49,15 @@ async fn money_is_found_by_its_amount_and_day_wherever_it_ended() {
         assert_eq!((ids(&found["entries"]).len(), ids(&found["cases"]).len()), (0, 0), "{outside}");
     }
     for (query, words) in [
-        ("amount=634.83", "amount: \"634.83\" is no money: expected an amount and its currency"),
+        (
+            "amount=634.83",
+            "amount: \"634.83\" is not an amount of money: expected an amount and its currency",
+        ),
+        ("amount=1,63+EUR", "amount: \"1,63\" is no amount of EUR"),
         ("amount=634.831+EUR", "amount: \"634.831\" is no amount of EUR"),
         ("amount=0+EUR", "amount: \"0\" is no amount of EUR"),
         ("amount=1+EUR&id=x", "id, amount: expected one of them"),
-        ("from=2026-01-01", "amount: missing"),
+        ("from=2026-01-01", "id, amount: one of them is missing"),
         ("amount=1+EUR&from=yesterday", "from: \"yesterday\" is no day or time: expected a day such as"),
         ("amount=1+EUR&from=2026-02-01&to=2026-01-01", "to: comes before from"),
     ] {
@@ -74,12 +78,7 @@ async fn money_is_found_by_its_amount_and_day_wherever_it_ended() {
     assert!(code == Some(0) && text.contains("applied") && text.contains("case 1, open"), "{text}");
     let (code, text) = program(&world, &["find", "--amount", "1 EUR"]).await;
     assert!(code == Some(1) && text.contains("nothing of 1.00 EUR"), "{text}");
-    for wrong in [
-        &["find"][..],
-        &["find", "x", "--amount", "1 EUR"],
-        &["find", "--amount", "1"],
-        &["find", "x", "--from", "2026-01-01"],
-    ] {
+    for wrong in [&["find"][..], &["find", "x", "--amount", "1 EUR"], &["find", "--amount", "1"]] {
         assert_eq!(program(&world, wrong).await.0, Some(2), "{wrong:?}");
     }
     world.close().await;

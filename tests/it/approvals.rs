@@ -81,7 +81,7 @@ async fn of_clerks_at_once_one_carries_a_proposal_out_and_the_audit_log_names_bo
     assert_eq!(world.account("a").await, Some((1_000, 0, 1)), "nothing is done yet");
     let (_, listed, _) = run(&world, &["approvals", "list"]).await;
     assert_eq!((&listed["state"], &listed["proposed_by"]), (&"proposed".into(), &"anna".into()), "{listed}");
-    assert_eq!(listed["chosen"], "debit 300 EUR (minor units), account a, id x");
+    assert_eq!(listed["chosen"], "debit 3.00 EUR, account a, id x");
 
     let clerks = ["bob", "carl", "dora"];
     let (bob, carl, dora) = tokio::join!(
@@ -100,7 +100,7 @@ async fn of_clerks_at_once_one_carries_a_proposal_out_and_the_audit_log_names_bo
     assert_eq!(proposals(&world).await, [("approved".to_owned(), Some(winner.to_owned()), true)]);
     let log = carried_out(&world).await;
     assert_eq!((log.len(), log[0].0.as_str(), log[0].1.as_str()), (1, winner, "anna"), "{log:?}");
-    assert!(log[0].2.starts_with("posted: balance 700"), "{log:?}");
+    assert!(log[0].2.starts_with("posted: balance 7.00 EUR"), "{log:?}");
 
     // Asked once more, whoever did it is answered the same; and so is who proposed it.
     let (code, again, said) = approve(&world, &id, winner).await;
@@ -172,10 +172,10 @@ async fn a_rejected_and_an_expired_proposal_are_not_carried_out() {
     for (id, words) in [(&rejected, "bob at 20"), (&expired, "anna at 20")] {
         let (_, shown, _) = run(&world, &["approvals", "show", id]).await;
         let (id, amount) = (shown["idempotency_key"].as_str().unwrap(), &shown["arguments"]["amount"]);
-        let amount = amount.to_string();
+        let (amount, money) = (amount.to_string(), format!("{:.2} EUR", amount.as_f64().unwrap() / 100.0));
         let again = ["adjust", "a", "credit", &amount, "EUR", "--id", id, "--why", "again"];
         for answer in [run(&world, &again).await, alone(&world, &again).await] {
-            assert_refused(answer.clone(), &format!("proposal {} (adjust credit {amount} EUR", shown["id"]));
+            assert_refused(answer.clone(), &format!("proposal {} (adjust credit {money}", shown["id"]));
             assert_refused(answer.clone(), &format!("was rejected by {words}"));
             assert_refused(answer, "ask with another");
         }
@@ -186,7 +186,7 @@ async fn a_rejected_and_an_expired_proposal_are_not_carried_out() {
         .await
         .unwrap();
     let again = ["adjust", "a", "credit", "7", "EUR", "--id", "late", "--why", "again"];
-    assert_refused(run(&world, &again).await, &format!("proposal {id} (adjust credit 7 EUR"));
+    assert_refused(run(&world, &again).await, &format!("proposal {id} (adjust credit 0.07 EUR"));
     assert_refused(run(&world, &again).await, "expired at 20");
     world.audit().await;
     world.close().await;
@@ -335,7 +335,7 @@ async fn a_list_that_changed_since_it_was_proposed_is_refused_with_the_numbers()
     );
     let refused = approve(&world, &id, "bob").await;
     assert!(
-        refused.2.contains("3 cases: 1800 EUR") && refused.2.contains("2 cases: 1200 EUR"),
+        refused.2.contains("3 cases: 18.00 EUR") && refused.2.contains("2 cases: 12.00 EUR"),
         "{refused:?}"
     );
     assert_refused(refused, "the cases have changed since the proposal");

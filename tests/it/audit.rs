@@ -401,3 +401,33 @@ async fn a_marker_without_its_row_fails_the_audit() {
     assert!(text.contains("never-applied"), "{text}");
     world.close().await;
 }
+
+/// Years that a double of microseconds has not every one of: "never", as providers write it.
+#[tokio::test]
+async fn the_audit_passes_for_holds_that_end_in_the_last_microsecond_there_is() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let auth = |id, payment, at: &str| {
+        Event::payment("payment.authorized", id, "a", payment, 10).with("expires_at", at)
+    };
+    world
+        .publish(&[
+            Event::deposit("d", "a", 100),
+            auth("1", "p", "9999-12-31T23:59:59.999999Z"),
+            auth("2", "q", "9999-12-31T23:59:59.999Z"),
+            auth("3", "r", "2300-01-01T00:00:00.123457Z"),
+            // The same, another end: what differs is shown to the microsecond.
+            auth("3", "r", "2300-01-01T00:00:00.123458Z"),
+        ])
+        .await;
+    world.settled(5).await;
+    worker.stop().await;
+    assert_eq!(world.account("a").await, Some((100, 30, 4)));
+    world.audit().await;
+    let shown = world.program(&["quarantine", "show", "1", "--json"]).output().await.unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for end in ["2300-01-01T00:00:00.123457Z", "2300-01-01T00:00:00.123458Z"] {
+        assert!(shown.contains(end), "{end} is not in {shown}");
+    }
+    world.close().await;
+}

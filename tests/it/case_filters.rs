@@ -103,7 +103,7 @@ async fn cases_are_found_by_day_amount_and_text_on_page_api_and_command_line_ali
         ),
         (
             &["--amount", "12"],
-            "'12' for '--amount <MONEY>': \"12\" is no money: expected an amount and its currency",
+            "'12' for '--amount <MONEY>': \"12\" is not an amount of money: expected an amount and its currency",
         ),
         (&["--from", "2026-11-02", "--to", "2026-11-01"], "--to comes before --from"),
         (&["--text", ""], "--text <TEXT>"),

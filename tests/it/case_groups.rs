@@ -65,13 +65,13 @@ async fn what_is_stuck_is_said_with_its_money_by_page_api_and_command_line() {
     assert_eq!(timeless(lines.lines().map(|line| serde_json::from_str(line).unwrap())), expected);
     let output = world.program(&["quarantine", "groups"]).output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for words in ["644.83 EUR", "178017 JPY", "1 of an unknown amount", "5 cases in 3 groups"] {
+    for words in ["644.83 EUR", "178,017 JPY", "1 of an unknown amount", "5 cases in 3 groups"] {
         assert!(text.contains(words), "{words} is not in {text}");
     }
 
     // Each row of the page leads to its cases, and their list has amounts and accounts.
     let page = dashboard.get("/quarantine").await.body;
-    for words in ["644.83 EUR", "178017 JPY", "634.83 EUR", "/account?id=nobody"] {
+    for words in ["644.83 EUR", "178,017 JPY", "634.83 EUR", "/account?id=nobody"] {
         assert!(page.contains(words), "{words} is not in {page}");
     }
     let link = "/quarantine?state=open&amp;reason=insufficient_funds&amp;source=%2Fproviders%2Ftest";

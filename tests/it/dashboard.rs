@@ -539,7 +539,7 @@ async fn a_proposal_is_approved_by_another_person_over_page_and_api() {
     for said in [refused.body, page.body] {
         let has = |words: &str| said.contains(words);
         assert!(
-            has("proposal 2 (adjust debit 30 EUR") && has("too soon") && has("ask with another"),
+            has("proposal 2 (adjust debit 0.30 EUR") && has("too soon") && has("ask with another"),
             "{said}"
         );
         assert!(has("was rejected by carl at 20"), "{said}");

@@ -416,6 +416,7 @@ fn draft(row: &PgRow) -> Draft {
             expires_at_us: members["expires_at_us"].as_i64(),
             to: text("to"),
             direction: text("direction").map(|text| Direction::parse(&text).unwrap()),
+            reverses: text("reverses").map(|text| Kind::parse(&text).unwrap()),
         },
         at_us: row.get::<Option<OffsetDateTime>, _>("occurred_at").map(us),
     }

@@ -70,6 +70,7 @@ mod quarantine;
 mod readme;
 mod redis_failures;
 mod references;
+mod reinstated;
 mod removal;
 mod report;
 mod restored_history;
@@ -80,6 +81,7 @@ mod signatures;
 mod stalls;
 mod standby;
 mod stopping;
+mod stories;
 #[path = "../../crates/payonce-ledger/tests/rules/streams.rs"]
 #[allow(dead_code, reason = "the tests of the rules use the rest")]
 mod streams;

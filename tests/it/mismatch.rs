@@ -100,7 +100,7 @@ async fn a_mismatch_is_shown_field_by_field() {
         .unwrap();
         let answer = dashboard.get(&format!("/api/quarantine/{case}")).await.json();
         let fields = answer["difference"].as_array().expect("both contents").clone();
-        assert_eq!(fields.len(), 11, "{answer}");
+        assert_eq!(fields.len(), 12, "{answer}");
         let differ = fields.iter().filter(|field| field["differs"] == true);
         let text = |field: &serde_json::Value, name: &str| field[name].as_str().unwrap_or("-").to_owned();
         let found: Vec<_> =
@@ -125,7 +125,7 @@ async fn a_mismatch_is_shown_field_by_field() {
     );
     let output = world.program(&["quarantine", "show", &id, "--json"]).output().await.unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(shown["difference"].as_array().map(Vec::len), Some(11));
+    assert_eq!(shown["difference"].as_array().map(Vec::len), Some(12));
     dashboard.stop().await;
     world.close().await;
 }

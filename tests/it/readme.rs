@@ -60,7 +60,7 @@ async fn the_first_use_of_the_readme_works_when_it_is_pasted() {
     let text = blocks("README.md", "First use, by hand").replace("127.0.0.1:9301", &free_address());
     let printed = paste(&world, folder.path(), &text).await;
     for words in [
-        "2 applied, 1 rejected as duplicates",
+        "2 applied, 1 rejected as a duplicate",
         "balance 30.01 CNY",
         "ok      balance_is_ledger_sum",
         "0 applied, 3 rejected as duplicates",
@@ -89,7 +89,7 @@ async fn the_five_minutes_of_signatures_work_when_they_are_pasted() {
     let start = ". .local/env; export PATH=$PWD/target/release:$PATH\n";
     let text = format!("{start}{}", blocks("docs/signatures.md", "Five minutes"));
     let printed = paste(&world, folder.path(), &text).await;
-    assert!(printed.contains("2 applied, 1 rejected as duplicates"), "{printed}");
+    assert!(printed.contains("2 applied, 1 rejected as a duplicate"), "{printed}");
     assert!(printed.contains("bad_signature"), "{printed}");
     assert_eq!(world.account("acct-1001").await, Some((3_001, 0, 2)));
     world.close().await;

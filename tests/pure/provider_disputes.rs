@@ -211,3 +211,63 @@ fn a_transfer_of_adyens_platform_is_money_once_when_it_is_booked_and_only_in_the
     assert_eq!(id(&booked("incoming")), "balancePlatform.transfer:TRANSFER:booked");
     assert_ne!(id(&booked("incoming")), id(&event(updated, "authorised", "incoming", "bank")));
 }
+
+const PAYPAL: &str = "webhook_id = 1234567890";
+
+/// Another refund or dispute of the same deposit, which the amount would fit, is not what is given back.
+#[test]
+fn a_failed_refund_or_a_won_dispute_says_what_it_takes_back() {
+    let published = |provider: &str, purpose: &str, body: &Value| -> Value {
+        let endpoint = endpoint(provider, purpose, if provider == "paypal" { PAYPAL } else { "s" });
+        let request = Request::new(Vec::<(String, String)>::new(), body.to_string().into_bytes());
+        let items = endpoint.provider.map(&request, &endpoint.terms).unwrap();
+        let Outcome::Accepted(accepted) = &items[0].outcome else { panic!("{provider}: {:?}", items[0]) };
+        serde_json::from_slice(&accepted.body).unwrap()
+    };
+    let stripe = |kind: &str, object: Value| json!({"id": "evt_1", "created": 1, "type": kind, "data": {"object": object}});
+    let refund = json!({"id": "re_b", "object": "refund", "amount": 2_000, "currency": "eur", "payment_intent": "pi_1", "status": "failed"});
+    let dispute = json!({"id": "du_1", "object": "dispute", "amount": 2_000, "currency": "eur", "payment_intent": "pi_1", "charge": "ch_1",
+        "balance_transactions": [{"amount": 2_000, "currency": "eur", "type": "adjustment"}]});
+    for (kind, object, taken) in [
+        ("refund.failed", refund, "deposit.refunded"),
+        ("charge.dispute.funds_reinstated", dispute, "deposit.disputed"),
+    ] {
+        let event = published("stripe", "deposit", &stripe(kind, object.clone()));
+        assert_eq!(
+            (&event["type"], &event["data"]["reverses"]),
+            (&json!("deposit.reinstated"), &json!(taken))
+        );
+        // By its type alone it is known for a payment.
+        let event = published("stripe", "payment", &stripe(kind, object));
+        assert_eq!((&event["type"], &event["data"]["reverses"]), (&json!("refund.failed"), &Value::Null));
+    }
+    let mollie = json!({"id": "event_1", "type": "refund.failed", "entityId": "re_1", "createdAt": "2025-11-25T10:00:00Z",
+        "_embedded": {"entity": {"id": "re_1", "paymentId": "tr_1", "amount": {"value": "4.00", "currency": "EUR"}}}});
+    let paypal = json!({"id": "WH-1", "event_type": "PAYMENT.REFUND.FAILED", "resource": {"id": "RF", "amount": {"currency_code": "EUR", "value": "4.00"},
+        "links": [{"rel": "up", "href": "https://api.paypal.com/v2/payments/captures/CAP"}]}});
+    for (provider, body) in [("mollie", mollie), ("paypal", paypal)] {
+        let event = published(provider, "deposit", &body);
+        assert_eq!(event["data"]["reverses"], "deposit.refunded", "{provider}: {event}");
+    }
+}
+
+/// What goes back of a capture names the capture: so a deposit by PayPal is the capture, be there an authorization or not.
+#[test]
+fn a_refund_of_an_authorized_paypal_deposit_names_the_payment_that_was_booked() {
+    let amount = json!({"currency_code": "EUR", "value": "100.00"});
+    let capture = json!({"id": "WH-1", "event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": "CAP", "amount": amount, "custom_id": "acct-1",
+        "final_capture": true, "supplementary_data": {"related_ids": {"authorization_id": "AUTH"}}}});
+    let refund = json!({"id": "WH-2", "event_type": "PAYMENT.CAPTURE.REFUNDED", "resource": {"id": "RF", "amount": amount,
+        "links": [{"rel": "up", "href": "https://api.paypal.com/v2/payments/captures/CAP"}]}});
+    let payment = |purpose: &str, body: &Value| -> Value {
+        let endpoint = endpoint("paypal", purpose, PAYPAL);
+        let request = Request::new(Vec::<(String, String)>::new(), body.to_string().into_bytes());
+        let items = endpoint.provider.map(&request, &endpoint.terms).unwrap();
+        let Outcome::Accepted(accepted) = &items[0].outcome else { panic!("{:?}", items[0]) };
+        let event: Value = serde_json::from_slice(&accepted.body).unwrap();
+        event["data"]["payment_id"].clone()
+    };
+    assert_eq!((payment("deposit", &capture), payment("deposit", &refund)), (json!("CAP"), json!("CAP")));
+    // Money out by an authorization is a hold, whose captures and end name the authorization; docs/providers/paypal.md says what a refund needs.
+    assert_eq!(payment("payment", &capture), "AUTH");
+}

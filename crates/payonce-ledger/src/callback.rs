@@ -191,7 +191,7 @@ pub struct Callback {
     pub assigned_to: Option<AccountId>,
     /// The payment it belongs to; always present where [`Kind::needs_payment_id`].
     pub payment_id: Option<PaymentId>,
-    /// The provider's id of the money movement, where it has one; always present where [`Kind::reverses`] something.
+    /// The provider's id of the money movement, where it has one; always present where it takes one back.
     pub operation_id: Option<OperationId>,
     /// How much.
     pub amount: Amount,
@@ -207,6 +207,8 @@ pub struct Callback {
     pub to: Option<AccountId>,
     /// `data.direction` of an adjustment.
     pub direction: Option<Direction>,
+    /// `data.reverses` of a reinstatement: the kind of the movement with its `operation_id` that it takes back, and no other.
+    pub reverses: Option<Kind>,
     /// When it happened, by the provider's clock, in microseconds since 1970-01-01T00:00:00Z. Recorded; decided on only among several
     /// adjustments of one authorization, of which the latest holds.
     pub occurred_at_us: Option<i64>,
@@ -216,11 +218,11 @@ pub struct Callback {
 
 impl Callback {
     /// The hash of a canonical form of exactly the members that count (contract §2): type, subject, payment_id, operation_id,
-    /// amount, currency, final; then, where present, cumulative, expires_at (microseconds since 1970), to, direction, each after its
+    /// amount, currency, final; then, where present, cumulative, expires_at (microseconds since 1970), to, direction, reverses, each after its
     /// name. Every text is written as its length in bytes (big-endian `u32`) and itself; an absent one of the first seven has the
     /// length `u32::MAX` and no text. So no two different contents have one canonical form, and the spelling of the JSON, `time`
     /// and unknown members do not count. `final` is `true` or `false` for a capture; for a void, whose default is to release all, it
-    /// is `false` where all is released and `partial` where not. The last four are not written where they are absent, and hashes of
+    /// is `false` where all is released and `partial` where not. The last five are not written where they are absent, and hashes of
     /// versions that did not know them stay what they were.
     #[must_use]
     pub fn canonical_fingerprint(&self) -> Fingerprint {
@@ -260,6 +262,10 @@ impl Callback {
         if let Some(direction) = self.direction {
             write(Some("direction"));
             write(Some(direction.as_str()));
+        }
+        if let Some(reverses) = self.reverses {
+            write(Some("reverses"));
+            write(Some(reverses.as_str()));
         }
         Fingerprint(hash.finalize().into())
     }
@@ -310,10 +316,16 @@ impl Callback {
         Some(OperationKey { source: self.key.source.clone(), kind: self.kind, operation_id })
     }
 
+    /// The kind of the movement that this one takes back: by its type, or because it says so.
+    #[must_use]
+    pub fn reversed_kind(&self) -> Option<Kind> {
+        self.kind.reverses().or(self.reverses)
+    }
+
     /// The movement that this one takes back.
     #[must_use]
     pub fn reversed_key(&self) -> Option<OperationKey> {
-        let kind = self.kind.reverses()?;
+        let kind = self.reversed_kind()?;
         Some(OperationKey { source: self.key.source.clone(), kind, operation_id: self.operation_id.clone()? })
     }
 
@@ -342,6 +354,7 @@ impl Callback {
             expires_at_us: None,
             to: None,
             direction: None,
+            reverses: None,
             occurred_at_us: Some(expires_at_us),
             fingerprint: Fingerprint([0; 32]),
         }

@@ -26,8 +26,8 @@ impl fmt::Display for Correction {
     /// In words, for the audit log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, account_id, direction, amount, currency } = self;
-        let (direction, amount) = (direction.as_str(), amount.minor_units());
-        write!(f, "{direction} {amount} {currency} (minor units), account {account_id}, id {id}")
+        let (direction, amount) = (direction.as_str(), currency.money(amount.minor_units()));
+        write!(f, "{direction} {amount}, account {account_id}, id {id}")
     }
 }
 
@@ -51,6 +51,7 @@ impl Correction {
             expires_at_us: None,
             to: None,
             direction: Some(self.direction),
+            reverses: None,
             occurred_at_us,
             fingerprint: Fingerprint([0; 32]),
         }

@@ -31,6 +31,37 @@ impl Currency {
             _ => 2,
         }
     }
+
+    /// Minor units as decimal text: `-1999` of CNY is `-19.99`, of JPY `-1999`, of KWD `-1.999`.
+    #[must_use]
+    pub fn decimal(self, minor_units: impl Into<i128>) -> String {
+        let (sign, whole, fraction) = self.parts(minor_units.into());
+        format!("{sign}{whole}{fraction}")
+    }
+
+    /// The same for people: thousands apart, with the code, such as `-1,019.99 CNY`.
+    #[must_use]
+    pub fn money(self, minor_units: impl Into<i128>) -> String {
+        let (sign, whole, fraction) = self.parts(minor_units.into());
+        let mut apart = String::new();
+        for (at, digit) in whole.char_indices() {
+            if at > 0 && (whole.len() - at) % 3 == 0 {
+                apart.push(',');
+            }
+            apart.push(digit);
+        }
+        format!("{sign}{apart}{fraction} {self}")
+    }
+
+    /// Sign, digits before the point, and the point with what follows it.
+    fn parts(self, minor_units: i128) -> (&'static str, String, String) {
+        let digits = self.minor_digits() as usize;
+        let sign = if minor_units < 0 { "-" } else { "" };
+        let mut whole = format!("{:0width$}", minor_units.unsigned_abs(), width = digits + 1);
+        let fraction = whole.split_off(whole.len().saturating_sub(digits));
+        let point = if fraction.is_empty() { "" } else { "." };
+        (sign, whole, format!("{point}{fraction}"))
+    }
 }
 
 impl fmt::Display for Currency {
@@ -66,6 +97,26 @@ mod tests {
         assert!(CODES.is_sorted());
         for code in CODES {
             assert_eq!(Currency::parse(code).map(Currency::as_str), Some(code));
+        }
+    }
+
+    #[test]
+    fn money_has_the_digits_of_its_currency_and_thousands_apart() {
+        for (minor_units, code, decimal, money) in [
+            (-1_999, "CNY", "-19.99", "-19.99 CNY"),
+            (5, "EUR", "0.05", "0.05 EUR"),
+            (100_118_820, "EUR", "1001188.20", "1,001,188.20 EUR"),
+            (99_999, "EUR", "999.99", "999.99 EUR"),
+            (178_017, "JPY", "178017", "178,017 JPY"),
+            (0, "JPY", "0", "0 JPY"),
+            (519_354, "KWD", "519.354", "519.354 KWD"),
+            (i64::MIN, "CLF", "-922337203685477.5808", "-922,337,203,685,477.5808 CLF"),
+        ] {
+            let currency = Currency::parse(code).unwrap();
+            assert_eq!(
+                (currency.decimal(minor_units), currency.money(minor_units)),
+                (decimal.into(), money.into())
+            );
         }
     }
 

@@ -26,7 +26,14 @@ impl Running {
             return Ok(());
         }
         self.sum = self.sum.checked_add(amount).ok_or_else(|| {
-            Obstacle::Refused(Reason::AmountOverflow, format!("the sum {}, this {amount}", self.sum))
+            Obstacle::Refused(
+                Reason::AmountOverflow,
+                format!(
+                    "the sum {}, this {}",
+                    callback.currency.money(self.sum),
+                    callback.currency.money(amount)
+                ),
+            )
         })?;
         Ok(())
     }
@@ -115,7 +122,7 @@ impl Deposit {
     }
 
     /// Whether what was taken back is within what came, and what came again within what was taken.
-    pub(super) fn check_bounds(&self) -> Result<(), Obstacle> {
+    pub(super) fn check_bounds(&self, currency: Currency) -> Result<(), Obstacle> {
         if self.is_too_long {
             let detail = format!(
                 "its payment_id has over {DEPOSIT_ROWS_MAX} rows of deposits: one id for many payments? Put it right by `payonce adjust`"
@@ -128,6 +135,8 @@ impl Deposit {
             return Err(Obstacle::Needs("its deposit"));
         }
         if taken.saturating_sub(reinstated) > brought || reinstated > taken {
+            let [brought, taken, reinstated] =
+                [brought, taken, reinstated].map(|units| currency.money(units));
             let detail = format!(
                 "deposited {brought}, taken back {taken}, reinstated {reinstated}, this one included"
             );

@@ -226,7 +226,14 @@ impl Facts {
         let mut facts = *self;
         let added = |sum: i64| {
             sum.checked_add(amount).ok_or_else(|| {
-                Obstacle::Refused(Reason::AmountOverflow, format!("the payment's sum {sum}, this {amount}"))
+                Obstacle::Refused(
+                    Reason::AmountOverflow,
+                    format!(
+                        "the payment's sum {}, this {}",
+                        callback.currency.money(sum),
+                        callback.currency.money(amount)
+                    ),
+                )
             })
         };
         match callback.kind {
@@ -277,27 +284,37 @@ impl Facts {
 
     /// Whether the sums stay within their bounds: captures within the highest total ever authorized (and `over_capture_percent` of it
     /// more; `None`: they are not asked about), refunds within all that was ever captured or debited, and what came back of either within it. The bounds only grow, so what is too much now may fit later.
-    pub(super) fn check_bounds(&self, over_capture_percent: Option<u32>) -> Result<(), Obstacle> {
+    pub(super) fn check_bounds(
+        &self,
+        over_capture_percent: Option<u32>,
+        currency: Currency,
+    ) -> Result<(), Obstacle> {
+        let money = |minor_units: i64| currency.money(minor_units);
         let authorized = i128::from(self.authorizations.max(self.adjusted_max));
         let capturable = over_capture_percent.map(|percent| authorized * (100 + i128::from(percent)) / 100);
         let captured = self.captured_ever().saturating_sub(self.captures_failed);
         if capturable.is_some_and(|capturable| i128::from(captured) > capturable) {
-            let detail = format!("authorized {authorized}, captured with this one {captured}");
+            let detail = format!(
+                "authorized {}, captured with this one {}",
+                currency.money(authorized),
+                money(captured)
+            );
             return Err(Obstacle::TooMuch(Reason::OverCapture, detail));
         }
         if captured < 0 {
             let (ever, failed) = (self.captured_ever(), self.captures_failed);
-            let detail = format!("captured {ever}, taken back with this one {failed}");
+            let detail = format!("captured {}, taken back with this one {}", money(ever), money(failed));
             return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
         }
         let refundable = self.captured_ever().saturating_add(self.debited);
         if self.refunded() > refundable {
-            let detail = format!("captured {refundable}, refunded with this one {}", self.refunded());
+            let detail =
+                format!("captured {}, refunded with this one {}", money(refundable), money(self.refunded()));
             return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
         }
         if self.refunded() < 0 {
             let (ever, failed) = (self.refunds.max(self.refunds_total), self.refunds_failed);
-            let detail = format!("refunded {ever}, taken back with this one {failed}");
+            let detail = format!("refunded {}, taken back with this one {}", money(ever), money(failed));
             return Err(Obstacle::TooMuch(Reason::OverRefund, detail));
         }
         Ok(())
@@ -314,13 +331,21 @@ impl Facts {
 }
 
 /// What comes back is known, and no less than this.
-fn within_reversed(callback: &Callback, reversed: Option<i64>, what: &'static str) -> Result<(), Obstacle> {
+pub(super) fn within_reversed(
+    callback: &Callback,
+    reversed: Option<i64>,
+    what: &'static str,
+) -> Result<(), Obstacle> {
     let amount = callback.amount.minor_units();
     match reversed {
         None => Err(Obstacle::Needs(what)),
         Some(reversed) if reversed < amount => Err(Obstacle::Refused(
             Reason::InvalidTransition,
-            format!("{what} was of {reversed}, this is of {amount}"),
+            format!(
+                "{what} was of {}, this is of {}",
+                callback.currency.money(reversed),
+                callback.currency.money(amount)
+            ),
         )),
         Some(_) => Ok(()),
     }

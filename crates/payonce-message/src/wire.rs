@@ -3,14 +3,14 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Visitor};
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::mask::mask_text;
 use payonce_ledger::{
-    AccountId, Amount, Callback, Currency, Direction, EXPIRY_ID, EventId, Fingerprint, Key, Kind,
-    OPERATOR_SOURCE, OperationId, PaymentId, Reason, Source, TextError,
+    AccountId, Amount, Callback, Currency, EXPIRY_ID, EventId, Fingerprint, Key, Kind, OPERATOR_SOURCE,
+    OperationId, PaymentId, Reason, Source, TextError,
 };
 
 /// Largest message body in bytes (contract §2).
@@ -122,7 +122,7 @@ struct Data<'a> {
     payment_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     operation_id: Option<Cow<'a, str>>,
-    /// serde_json gives an `i64` only for an integer token: a fraction, an exponent or a string is an error, never rounded.
+    #[serde(deserialize_with = "whole_units")]
     amount: i64,
     #[serde(borrow)]
     currency: Cow<'a, str>,
@@ -135,7 +135,28 @@ struct Data<'a> {
     #[serde(borrow)]
     to: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    direction: Option<Cow<'a, str>>,
+    reverses: Option<Cow<'a, str>>,
+}
+
+/// An amount. serde_json takes none but an integer token for one: a fraction, an exponent or a string is an error, never rounded.
+fn whole_units<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    struct Whole;
+    impl Visitor<'_> for Whole {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number of minor units, such as 1250 for 12.50 EUR")
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, units: i64) -> Result<i64, E> {
+            Ok(units)
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, units: u64) -> Result<i64, E> {
+            i64::try_from(units).map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(units), &self))
+        }
+    }
+    deserializer.deserialize_i64(Whole)
 }
 
 /// Bytes from the queue → a checked callback. A UTF-8 byte order mark in front is passed over (RFC 8259 §8.1 lets a reader do so): the
@@ -242,14 +263,13 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
             Some(_) => {}
         }
     }
-    let direction = data
-        .direction
-        .map(|text| {
-            Direction::parse(&text).ok_or_else(|| {
-                invalid(format!("data.direction: found {text:?}, expected \"credit\" or \"debit\""))
-            })
-        })
-        .transpose()?;
+    // Of any other type it is a member that means nothing.
+    let reverses = data.reverses.filter(|_| kind == Kind::DepositReinstated);
+    let reverses =
+        reverses.map(|text| reversed(&text).ok_or_else(|| invalid(not_reversed(&text)))).transpose()?;
+    if reverses.is_some() && operation_id.is_none() {
+        return Err(invalid("data.operation_id: missing, expected that of what data.reverses is".to_owned()));
+    }
 
     Ok(Callback {
         key: key.clone(),
@@ -264,11 +284,22 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
         is_cumulative: data.is_cumulative.unwrap_or(false),
         expires_at_us,
         to,
-        direction,
+        // Of what operators post, which does not come this way.
+        direction: None,
+        reverses,
         occurred_at_us,
         fingerprint: Fingerprint([0; 32]),
     }
     .sealed())
+}
+
+/// What a reinstatement can take back.
+fn reversed(name: &str) -> Option<Kind> {
+    Kind::parse(name).filter(|kind| matches!(kind, Kind::DepositRefunded | Kind::DepositDisputed))
+}
+
+fn not_reversed(found: &str) -> String {
+    format!("data.reverses: found {found:?}, expected \"deposit.refunded\" or \"deposit.disputed\"")
 }
 
 /// What operators post does not come over the queue: there anybody who may publish could claim to be one.

@@ -61,6 +61,8 @@ pub enum Obstacle {
     Closed,
     /// It can be closed only where both are 0. Minor units.
     HasMoney {
+        /// The account's currency.
+        currency: Currency,
         /// The balance.
         balance: i64,
         /// What authorizations hold of it.
@@ -158,7 +160,7 @@ async fn decide_and_write(transaction: &mut PgConnection, order: &Order<'_>) -> 
         | (AccountStatus::Closed, AccountStatus::Closed) => Some(Obstacle::Already),
         (AccountStatus::Closed, AccountStatus::Frozen) => Some(Obstacle::Closed),
         (AccountStatus::Open | AccountStatus::Frozen, AccountStatus::Closed) => {
-            (balance != 0 || held != 0).then_some(Obstacle::HasMoney { balance, held })
+            (balance != 0 || held != 0).then_some(Obstacle::HasMoney { currency, balance, held })
         }
         (AccountStatus::Open, AccountStatus::Frozen)
         | (AccountStatus::Frozen | AccountStatus::Closed, AccountStatus::Open) => None,

@@ -10,10 +10,11 @@ use super::{
     StoreError,
     actions::{self, Begun, Line, Verb},
     apply::{self, Applied, Batch},
+    columns::unreadable,
     proposals::{self, Objection},
     quarantine, server,
 };
-use payonce_ledger::{CaseId, Key, Reason};
+use payonce_ledger::{CaseId, Currency, Key, Reason};
 
 /// The line that an act is written to.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,8 @@ pub enum Acted<T> {
 pub enum Adjusted {
     /// It is posted. The account after it, in minor units.
     Posted {
+        /// The account's currency.
+        currency: Currency,
         /// The balance before it.
         before: i64,
         /// The balance.
@@ -80,9 +83,10 @@ impl fmt::Display for Adjusted {
     /// In words, for the person and the audit log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Posted { balance, held, version, is_repeat, .. } => {
+            Self::Posted { currency, balance, held, version, is_repeat, .. } => {
+                let (balance, held) = (currency.money(*balance), currency.money(*held));
                 let when = if *is_repeat { "posted already" } else { "posted" };
-                write!(f, "{when}: balance {balance}, held {held} (minor units), version {version}")
+                write!(f, "{when}: balance {balance}, held {held}, version {version}")
             }
             Self::OtherContent => {
                 f.write_str("nothing was posted: the id was used for another adjustment; use another")
@@ -253,19 +257,15 @@ pub async fn note(
 /// # Errors
 /// [`StoreError`].
 pub async fn posted(connection: &mut PgConnection, key: &Key) -> Result<Option<Adjusted>, StoreError> {
-    let row: Option<(i64, i64, i64, i64)> = sqlx::query_as(
-        "select balance_after - balance_delta, balance_after, held_after, account_version from ledger
+    let row: Option<(String, i64, i64, i64, i64)> = sqlx::query_as(
+        "select currency, balance_after - balance_delta, balance_after, held_after, account_version from ledger
          where event_id = $2 and source = $1 and leg = 0",
     )
     .bind(key.source.as_str())
     .bind(key.event_id.as_str())
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|(before, balance, held, version)| Adjusted::Posted {
-        before,
-        balance,
-        held,
-        version,
-        is_repeat: true,
-    }))
+    let Some((code, before, balance, held, version)) = row else { return Ok(None) };
+    let currency = Currency::parse(&code).ok_or_else(|| unreadable("currency"))?;
+    Ok(Some(Adjusted::Posted { currency, before, balance, held, version, is_repeat: true }))
 }

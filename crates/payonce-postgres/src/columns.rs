@@ -54,6 +54,7 @@ pub(super) fn callback(row: &PgRow) -> Result<Callback, StoreError> {
         expires_at_us: None,
         to: None,
         direction: None,
+        reverses: None,
         occurred_at_us: occurred_at.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000).ok()),
         fingerprint: fingerprint(row)?,
     };

@@ -81,7 +81,7 @@ impl fmt::Display for Filter {
             parts.push(format!("first seen since {since}"));
         }
         if let Some((amount, currency)) = self.amount {
-            parts.push(format!("of {amount} {} in minor units", currency.as_str()));
+            parts.push(format!("of {}", currency.money(amount)));
         }
         if let Some(text) = &self.text {
             parts.push(format!("with the text {text:?}"));

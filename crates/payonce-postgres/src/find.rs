@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, FromRow, PgConnection};
+use time::OffsetDateTime;
 
 use super::{
     StoreError,
     operation_index::{has_operation, in_ledger_operation},
-    references::{self, NamedValue},
+    references::{self, NamedValue, Within},
+    rows::each,
 };
 
 /// What goes by an id.
@@ -38,6 +40,29 @@ pub struct Hit {
     /// The reference that led to it; `None`: an id did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<NamedValue>,
+    /// Of an event.
+    #[serde(flatten)]
+    pub facts: Option<Facts>,
+}
+
+/// What is known of an event: its ledger row of the account that it named, or else its newest case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+pub struct Facts {
+    /// When it was applied, or became a case.
+    #[serde(with = "time::serde::rfc3339")]
+    pub recorded_at: OffsetDateTime,
+    /// `applied`, or the state of the case.
+    pub state: String,
+    /// What it reported.
+    #[sqlx(rename = "type")]
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The account; this and the rest are missing where the message could not be read so far.
+    pub account_id: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    /// ISO 4217 code.
+    pub currency: Option<String>,
 }
 
 /// Things that go by an id.
@@ -131,11 +156,17 @@ const LOOK_UPS: [(Kind, &str); 9] = [
 ];
 
 /// Everything whose id begins with `text`: events by their own ids and by those of their operations, payments, accounts, and events by their
-/// references; at most `limit` of each kind. `text` is 1 to 200 bytes.
+/// references; at most `limit` of each kind. `text` is 1 to 200 bytes. With a time `within`: events alone with just this reference that were recorded
+/// then, because ids are not kept by time.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Result<Found, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    text: &str,
+    within: Within,
+    limit: i64,
+) -> Result<Found, StoreError> {
     let mut transaction = connection.begin_with("begin read only").await?;
     // In the order of the index or not at all: ids are chosen by whoever writes to the queue, who may use one a million times.
     sqlx::raw_sql(
@@ -148,7 +179,8 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
     let mut has_more = false;
     // By kind, source and id, whether it is exact: one thing has entries in several indexes.
     let mut things: BTreeMap<(Kind, String, Option<String>), bool> = BTreeMap::new();
-    for (kind, sql) in LOOK_UPS {
+    let look_ups = LOOK_UPS.into_iter().filter(|_| within.is_always());
+    for (kind, sql) in look_ups {
         let rows: Vec<(Option<String>, Option<String>, Option<String>)> =
             sqlx::query_as(sql).bind(text).bind(&end).bind(entries_max).fetch_all(&mut *transaction).await?;
         has_more |= i64::try_from(rows.len()).is_ok_and(|rows| rows == entries_max);
@@ -161,7 +193,7 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
             *things.entry((kind, id, source)).or_default() |= found_by == text;
         }
     }
-    let referenced = references::find(&mut transaction, text, &end, entries_max).await?;
+    let referenced = references::find(&mut transaction, text, &end, within, entries_max).await?;
     has_more |= i64::try_from(referenced.len()).is_ok_and(|found| found > limit);
     transaction.rollback().await?;
     let mut found = Found { hits: Vec::new(), has_more };
@@ -174,6 +206,7 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
                 id: id.clone(),
                 is_exact: *is_exact,
                 reference: None,
+                facts: None,
             })
             .collect();
         hits.sort_by_key(|hit| !hit.is_exact);
@@ -193,9 +226,48 @@ pub async fn find(connection: &mut PgConnection, text: &str, limit: i64) -> Resu
         source: Some(one.source),
         id: one.event_id,
         reference: Some(one.reference),
+        facts: None,
     }));
     found.hits.sort_by_key(|hit| !hit.is_exact);
+    add_facts(connection, &mut found.hits).await?;
     Ok(found)
+}
+
+/// To each event what is known of it.
+async fn add_facts(connection: &mut PgConnection, hits: &mut [Hit]) -> Result<(), StoreError> {
+    let mut events: Vec<&mut Hit> = hits.iter_mut().filter(|hit| hit.kind == Kind::Event).collect();
+    // Of the cases of one key, which anybody may make, a hundred are looked at.
+    let facts: Vec<FactsRow> = sqlx::query_as(
+        "select k.n, coalesce(l.recorded_at, q.first_seen_at) as recorded_at, case when l.recorded_at is null then q.state else 'applied' end as state,
+                coalesce(l.type, q.type) as type, coalesce(l.account_id, q.account_id) as account_id, coalesce(l.amount, q.amount) as amount,
+                coalesce(l.currency, q.currency) as currency
+         from (select unnest($1::text[]) as event_id, unnest($2::text[]) as source, unnest($3::bigint[]) as n) k
+              left join lateral (
+                  select * from ledger l where l.event_id = k.event_id and l.source = k.source and l.leg = 0 offset 0) l on true
+              left join lateral (
+                  select * from (select * from quarantine q where q.event_id = k.event_id and q.source = k.source limit 100) q
+                  order by id desc limit 1) q on true
+         where l.recorded_at is not null or q.id is not null",
+    )
+    .bind(each(&events, |hit| hit.id.as_str()))
+    .bind(each(&events, |hit| hit.source.as_deref().unwrap_or_default()))
+    .bind((0..).take(events.len()).collect::<Vec<i64>>())
+    .fetch_all(connection)
+    .await?;
+    for FactsRow { n, facts } in facts {
+        if let Some(hit) = usize::try_from(n).ok().and_then(|n| events.get_mut(n)) {
+            hit.facts = Some(facts);
+        }
+    }
+    Ok(())
+}
+
+/// The facts of the event with this number.
+#[derive(FromRow)]
+struct FactsRow {
+    n: i64,
+    #[sqlx(flatten)]
+    facts: Facts,
 }
 
 /// The smallest text that is larger than all that begin with this one: by bytes, which for UTF-8 is by code points.

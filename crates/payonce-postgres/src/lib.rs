@@ -44,6 +44,7 @@ mod openings;
 mod operation_index;
 mod payloads;
 mod payment_facts;
+pub mod payment_story;
 pub mod proposals;
 pub mod providers;
 pub mod quarantine;

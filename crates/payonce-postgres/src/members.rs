@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, columns::unreadable};
-use payonce_ledger::{AccountId, Adjustment, Callback, Direction, Facts};
+use payonce_ledger::{AccountId, Adjustment, Callback, Direction, Facts, Kind};
 
 /// Members of a callback that have no column of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub(super) struct Members {
     to: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     direction: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reverses: Option<String>,
     /// The account that the callback names, where that is not the row's; null: it names none.
     #[serde(skip_serializing_if = "Option::is_none", with = "nullable")]
     subject: Option<Option<String>>,
@@ -69,6 +71,7 @@ pub(super) fn of(callback: &Callback, account_id: Option<&AccountId>) -> Option<
         expires_at_us: callback.expires_at_us,
         to: callback.to.as_ref().map(|to| to.as_str().to_owned()),
         direction: callback.direction.map(|direction| direction.as_str().to_owned()),
+        reverses: callback.reverses.map(|kind| kind.as_str().to_owned()),
         subject: (!names_the_rows).then(|| names.map(|id| id.as_str().to_owned())),
         is_assigned: callback.assigned_to.is_some(),
     })
@@ -97,6 +100,8 @@ pub(super) fn restore(callback: &mut Callback, json: Option<&str>) -> Result<(),
         .direction
         .map(|text| Direction::parse(&text).ok_or_else(|| unreadable("members")))
         .transpose()?;
+    callback.reverses =
+        members.reverses.map(|text| Kind::parse(&text).ok_or_else(|| unreadable("members"))).transpose()?;
     Ok(())
 }
 

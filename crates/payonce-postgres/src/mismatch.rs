@@ -25,7 +25,7 @@ pub struct Field {
 
 /// The members that make two messages with one key the same callback (contract §2), in the order in which they are shown; each with its SQL,
 /// in which `{final}` is what the table says of `final`.
-const MEMBERS: [(&str, &str); 11] = [
+const MEMBERS: [(&str, &str); 12] = [
     ("type", "type"),
     ("subject", "case when members ? 'subject' then members ->> 'subject' else account_id end"),
     ("payment_id", "payment_id"),
@@ -39,11 +39,14 @@ const MEMBERS: [(&str, &str); 11] = [
     ("cumulative", "members ->> 'cumulative'"),
     (
         "expires_at",
-        "to_char(timestamptz 'epoch' + (members ->> 'expires_at_us')::bigint * interval '1 microsecond',
+        // In two parts: an interval times a bigint is a double, which has not every microsecond from the year 2255 on.
+        "to_char(timestamptz 'epoch' + (members ->> 'expires_at_us')::bigint / 1000000 * interval '1 second'
+                     + (members ->> 'expires_at_us')::bigint % 1000000 * interval '1 microsecond',
                  'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
     ),
     ("to", "members ->> 'to'"),
     ("direction", "members ->> 'direction'"),
+    ("reverses", "members ->> 'reverses'"),
 ];
 
 fn content(is_final: &str) -> String {
@@ -62,8 +65,10 @@ pub async fn fields(connection: &mut PgConnection, detail: &CaseDetail) -> Resul
     let of_ledger = content("(type = 'payment.voided')::text");
     let in_index = in_ledger_operation!();
     let of_case = content("is_final::text");
+    let columns: Vec<String> = (1..=MEMBERS.len()).map(|at| format!("f[{at}]")).collect();
+    let columns = columns.join(", ");
     let first = format!(
-        "select f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11] from (
+        "select {columns} from (
              (select 1 as rank, array[{of_ledger}] as f from ledger
               where event_id = $2 and source = $1 and leg = 0 limit 1)
              union all

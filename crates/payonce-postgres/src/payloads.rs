@@ -50,6 +50,7 @@ fn hash(is_final: &str) -> String {
         ("expires_at", "l.members ->> 'expires_at_us'"),
         ("to", "l.members ->> 'to'"),
         ("direction", "l.members ->> 'direction'"),
+        ("reverses", "l.members ->> 'reverses'"),
     ]
     .map(|(name, expression)| named(name, expression));
     format!("sha256({} || {})", always.join(" || "), rare.join(" || "))

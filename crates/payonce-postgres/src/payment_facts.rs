@@ -6,6 +6,7 @@ use super::checks::{Check, Since};
 /// The payments that `$of` (a condition on rows `l` of `$rows`, the ledger or its view by payment) chooses, and what does not follow from their rows. A payment with a row of before schema 14 is
 /// left out: until then rows did not keep `final`, and a failure closed its payment.
 macro_rules! broken {
+    // Microseconds since 1970 as numeric, which is exact: an interval times a bigint is a double, and wrong from the year 2255 on.
     ($rows:literal, $of:literal) => {
         concat!(
             "with k as (
@@ -24,9 +25,9 @@ macro_rules! broken {
                         coalesce(sum(amount) filter (where type = 'payment.voided' and final = 'false'), 0) as released,
                         coalesce(bool_or(type = 'payment.voided' and final is distinct from 'false' and not expiry), false) as is_voided,
                         coalesce(bool_or(type = 'payment.captured' and final = 'true'), false) as is_final,
-                        coalesce(max(occurred_at) filter (where type = 'payment.voided' and expiry)
-                                 >= coalesce(max(timestamptz 'epoch' + (members ->> 'expires_at_us')::bigint * interval '1 microsecond')
-                                             filter (where type = 'payment.authorized'), '-infinity'), false) as is_expired,
+                        coalesce(max(extract(epoch from occurred_at) * 1000000) filter (where type = 'payment.voided' and expiry)
+                                 >= coalesce(max((members ->> 'expires_at_us')::numeric) filter (where type = 'payment.authorized'), '-infinity'),
+                                 false) as is_expired,
                         coalesce(bool_or(type = 'payment.failed'), false) as has_failed,
                         max((members ->> 'expires_at_us')::bigint) filter (where type = 'payment.authorized') as expires_at_us
                  from (select l.*, coalesce(l.members ? 'cumulative', false) as cumulative, l.members ->> 'final' as final,
@@ -53,7 +54,7 @@ macro_rules! broken {
                            f.source, f.payment_id, p.state, p.currency, p.version, f.state, f.currency, f.rows)
              from f left join payments p on p.source = f.source and p.payment_id = f.payment_id
              where p.state is distinct from f.state or p.currency is distinct from f.currency or p.version is distinct from f.rows
-                or p.expires_at is distinct from timestamptz 'epoch' + f.expires_at_us * interval '1 microsecond'
+                or extract(epoch from p.expires_at) * 1000000 is distinct from f.expires_at_us::numeric
                 or case when p.facts is null
                         then f.adjusted is not null or f.captures_total > 0 or f.captures_failed > 0 or f.refunds_total > 0
                              or f.refunds_failed > 0 or f.released > 0 or f.expires_at_us is not null

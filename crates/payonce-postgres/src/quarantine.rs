@@ -17,7 +17,7 @@ pub use super::{
     case_lists::{count, count_listed, count_up_to, list, text_read_to},
     filter::{Filter, Page, TEXT_READ_MAX},
 };
-use payonce_ledger::{Callback, CaseEnd, CaseId, Plan, Snapshot, StoredCase, Unwritten};
+use payonce_ledger::{Callback, CaseEnd, CaseId, Currency, Plan, Snapshot, StoredCase, Unwritten};
 use payonce_message::mask::{mask, mask_text};
 use payonce_message::signature::Headers;
 
@@ -111,7 +111,13 @@ impl fmt::Display for Sums {
         let mut parts: Vec<String> = self
             .money
             .iter()
-            .map(|(currency, amount)| format!("{amount} {currency} in minor units"))
+            .map(|(code, amount)| {
+                let currency = Currency::parse(code);
+                currency.map_or_else(
+                    || format!("{amount} {code} (minor units)"),
+                    |currency| currency.money(*amount),
+                )
+            })
             .collect();
         if self.unreadable > 0 {
             parts.push(format!("{} of an unknown amount", self.unreadable));
@@ -377,7 +383,7 @@ mod tests {
             Sums { cases, money, unreadable, ..Sums::default() }.to_string()
         };
         assert_eq!(said(0, &[], 0), "0 cases");
-        assert_eq!(said(1, &[("EUR", 5)], 0), "1 case: 5 EUR in minor units");
+        assert_eq!(said(1, &[("EUR", 5)], 0), "1 case: 0.05 EUR");
         assert_eq!(said(2, &[], 2), "2 cases: 2 of an unknown amount");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::{StoreError, apply::Batch, rows::each};
 use payonce_ledger::Outcome;
@@ -28,6 +29,23 @@ pub struct NamedValue {
     pub name: String,
     /// What the callback said.
     pub value: String,
+}
+
+/// When something was recorded: from one time, included, to before another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Within {
+    /// `None`: from the beginning.
+    pub since: Option<OffsetDateTime>,
+    /// `None`: up to now.
+    pub before: Option<OffsetDateTime>,
+}
+
+impl Within {
+    /// Whether no time is meant.
+    #[must_use]
+    pub const fn is_always(self) -> bool {
+        self.since.is_none() && self.before.is_none()
+    }
 }
 
 /// Keeps the references of what this batch has stored; of a duplicate nothing is stored. Another writer that keeps the same ones of the same
@@ -91,21 +109,30 @@ pub(super) async fn of_event(
 }
 
 /// Events with a reference that begins with `text` and ends before `end`: those of just this one first, the newest first, then the others by
-/// their references. Each of two look-ups reads at most `limit` entries of an index.
+/// their references. Each of two look-ups reads at most `limit` entries of an index. With a time `within`, those of just this one alone.
 pub(super) async fn find(
     connection: &mut PgConnection,
     text: &str,
     end: &str,
+    within: Within,
     limit: i64,
 ) -> Result<Vec<Referenced>, StoreError> {
     const EXACT: &str = "select name, value, source, event_id from callback_references
-         where value = $1 and value < $2 order by recorded_at desc limit $3";
+         where value = $1 and value < $2 and recorded_at >= coalesce($4::timestamptz, '-infinity')
+           and recorded_at < coalesce($5::timestamptz, 'infinity')
+         order by recorded_at desc limit $3";
     const LONGER: &str = "select name, value, source, event_id from callback_references
-         where value > $1 and value < $2 order by value limit $3";
+         where value > $1 and value < $2 and $4::timestamptz is null and $5::timestamptz is null order by value limit $3";
     let mut found = Vec::new();
     for sql in [EXACT, LONGER] {
-        let rows: Vec<(String, String, String, String)> =
-            sqlx::query_as(sql).bind(text).bind(end).bind(limit).fetch_all(&mut *connection).await?;
+        let rows: Vec<(String, String, String, String)> = sqlx::query_as(sql)
+            .bind(text)
+            .bind(end)
+            .bind(limit)
+            .bind(within.since)
+            .bind(within.before)
+            .fetch_all(&mut *connection)
+            .await?;
         found.extend(rows.into_iter().map(|(name, value, source, event_id)| Referenced {
             reference: NamedValue { name, value },
             source,

@@ -170,31 +170,6 @@ pub struct AccountStory {
     pub entries: Vec<LedgerRow>,
 }
 
-/// All that is known of a payment.
-#[derive(Debug, Clone, Serialize)]
-pub struct PaymentStory {
-    /// The provider.
-    pub source: String,
-    /// The provider's id of the payment.
-    pub payment_id: String,
-    /// `authorized`, `captured`, `succeeded`, `voided` or `failed`; null while nothing is applied, as are account and currency.
-    pub state: Option<String>,
-    /// The account.
-    pub account_id: Option<String>,
-    /// ISO 4217 code.
-    pub currency: Option<String>,
-    /// Minor units.
-    pub authorized: i64,
-    /// Minor units; of a direct debit, what was debited.
-    pub captured: i64,
-    /// Minor units.
-    pub refunded: i64,
-    /// Its ledger rows, newest first.
-    pub entries: Vec<LedgerRow>,
-    /// Its cases, ended ones included.
-    pub quarantined: Vec<CaseRow>,
-}
-
 /// A line of the counts, over all workers and all time.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct TotalRow {
@@ -303,64 +278,6 @@ pub async fn account(
         status,
         version,
         entries,
-    }))
-}
-
-/// A payment with its ledger rows and cases. `None`: no callback about it was ever settled.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn payment(
-    connection: &mut PgConnection,
-    source: &str,
-    payment_id: &str,
-) -> Result<Option<PaymentStory>, StoreError> {
-    let found: Option<(String, String, String, i64, i64, i64)> = sqlx::query_as(
-        "select state, account_id, currency, authorized, captured, refunded
-         from payments where source = $1 and payment_id = $2",
-    )
-    .bind(source)
-    .bind(payment_id)
-    .fetch_optional(&mut *connection)
-    .await?;
-    let entries: Vec<LedgerRow> = sqlx::query_as(
-        "select source, event_id, leg, type, account_id, account_version, payment_id, operation_id, amount, currency, balance_delta,
-                held_delta, balance_after, held_after, occurred_at, recorded_at
-         from ledger_of_payments where source = $1 and payment_id = $2 order by account_version desc",
-    )
-    .bind(source)
-    .bind(payment_id)
-    .fetch_all(&mut *connection)
-    .await?;
-    let quarantined: Vec<CaseRow> = sqlx::query_as(concat!(
-        "select ",
-        case_row!(),
-        " from quarantine where source = $1 and payment_id = $2 order by id"
-    ))
-    .bind(source)
-    .bind(payment_id)
-    .fetch_all(&mut *connection)
-    .await?;
-    if found.is_none() && entries.is_empty() && quarantined.is_empty() {
-        return Ok(None);
-    }
-    let (state, account_id, currency, authorized, captured, refunded) = match found {
-        Some((state, account_id, currency, authorized, captured, refunded)) => {
-            (Some(state), Some(account_id), Some(currency), authorized, captured, refunded)
-        }
-        None => (None, None, None, 0, 0, 0),
-    };
-    Ok(Some(PaymentStory {
-        source: source.to_owned(),
-        payment_id: payment_id.to_owned(),
-        state,
-        account_id,
-        currency,
-        authorized,
-        captured,
-        refunded,
-        entries,
-        quarantined,
     }))
 }
 

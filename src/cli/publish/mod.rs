@@ -37,6 +37,8 @@ use lines::Line;
 const UNCONFIRMED_MAX: usize = 1_000;
 /// Lines that are taken at once.
 const LINES_PER_TURN_MAX: usize = 256;
+/// After so long without anything settled, `--wait` says so.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 /// How often a wait for the broker is looked at.
 const PATIENCE_LOOK: Duration = Duration::from_secs(1);
 /// Cases that are shown one by one.
@@ -122,7 +124,20 @@ async fn settle(followed: &mut Followed, wait_max: Duration) -> Result<Outcome, 
     let total = u64::try_from(followed.total()).ok();
     let progress = progress::bar(total, "{wide_bar} {pos}/{len} settled, {elapsed}");
     let told = progress.clone();
+    // Whoever waits for workers that do not run has to hear of it before publish_wait_max_ms is over.
+    let tell = async {
+        tokio::time::sleep(QUIET_MAX).await;
+        if told.position() == 0 {
+            eprintln!(
+                "Nothing is settled after {} s. Does a worker run? Waiting for up to {} s (publish_wait_max_ms); Ctrl-C ends the wait, not the callbacks.",
+                QUIET_MAX.as_secs(),
+                wait_max.as_secs()
+            );
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = tell => {}
         waited = followed.wait(wait_max, |n| told.set_position(n.try_into().unwrap_or(0))) => waited?,
         () = interrupted() => {}
     }
@@ -366,7 +381,7 @@ fn report(sending: &Sending, outcome: Option<&Outcome>, json: bool) -> Result<()
         outcome.into_iter().for_each(print_outcome);
         if sending.unfollowed > 0 {
             say!(
-                "{} sent that is no callback: it has no key to follow it by. `payonce quarantine list --reason malformed` shows what became of it.",
+                "Not followed: {} without a key, because what was sent is no callback. `payonce quarantine list --reason malformed` shows what became of them.",
                 table::count(sending.unfollowed, "line")
             );
         }
@@ -389,9 +404,10 @@ fn report(sending: &Sending, outcome: Option<&Outcome>, json: bool) -> Result<()
 
 fn print_outcome(outcome: &Outcome) {
     say!(
-        "Settled: {} applied, {} rejected as duplicates, {} waiting, {} in quarantine.",
+        "Settled: {} applied, {} rejected as {}, {} waiting, {} in quarantine.",
         outcome.applied,
         outcome.duplicates,
+        if outcome.duplicates == 1 { "a duplicate" } else { "duplicates" },
         outcome.waiting,
         outcome.quarantined
     );

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{CertificateAt, Kind, Provider, Refused, by_table, json};
 use crate::ingress::{
     amount::decimal,
-    mapping::{Fact, Item, Means, Reading, Row, Step, Terms, nothing, row},
+    mapping::{Fact, Item, Means, Purpose, Reading, Row, Step, Terms, nothing, row},
     members::{amount_problem, at, currency, decimal_at, needed, rfc3339, text},
     request::Request,
     verify::{Cause, Certificate, from_base64},
@@ -109,7 +109,7 @@ const ROWS: [Row; 27] = [
     row(
         "PAYMENT.CAPTURE.COMPLETED",
         Means::Money(Step::Succeeded),
-        "amount; operation the capture's id. With related_ids.authorization_id: a capture of that hold, final by final_capture",
+        "amount; operation the capture's id. With related_ids.authorization_id and purpose payment: a capture of that hold, final by final_capture",
     ),
     row(
         "PAYMENT.CAPTURE.DENIED",
@@ -299,7 +299,10 @@ fn fact(event: &Value, mut step: Step, terms: &Terms) -> Reading {
         if step == Step::Succeeded {
             step = Step::CapturedOfHold;
             is_final = object.get("final_capture").and_then(Value::as_bool);
-            payment_id = authorization;
+            // A deposit is each capture by itself: what goes back of it names the capture, and never the authorization.
+            if terms.purpose != Some(Purpose::Deposit) {
+                payment_id = authorization;
+            }
         }
     }
     let custom = || terms.account.cut(text(object, "custom").filter(|_| is_v1)?);

@@ -44,7 +44,7 @@ use crate::{
     store::{
         StoreError, actions, audit_log,
         case_groups::{self, CaseMoney},
-        debts, mismatch,
+        debts, mismatch, payment_story,
         quarantine::{self, Page},
         report,
         workers::WorkerRow,
@@ -412,7 +412,8 @@ pub(super) async fn event(State(pool): State<Arc<Pool>>, RawQuery(query): RawQue
 
 pub(super) async fn payment(State(pool): State<Arc<Pool>>, RawQuery(query): RawQuery) -> Answer {
     let (source, id) = named(query.as_deref())?;
-    let story = pool.reader.run(async |connection| report::payment(connection, &source, &id).await).await?;
+    let story =
+        pool.reader.run(async |connection| payment_story::show(connection, &source, &id).await).await?;
     found(story, "payment")
 }
 

@@ -141,7 +141,17 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
 
 /// Two contents under one key, side by side.
 fn difference(fields: &[Field]) -> Markup {
-    let value = |value: &Option<String>| id_or_dash(value.as_deref());
+    let code = |of: fn(&Field) -> &Option<String>| {
+        fields.iter().find(|field| field.field == "currency").and_then(|field| of(field).as_deref())
+    };
+    // An amount with its currency: one alone is minor units, which nobody could tell.
+    let value = |field: &Field, of: fn(&Field) -> &Option<String>| {
+        let amount = of(field).as_deref().filter(|_| field.field == "amount");
+        match amount.and_then(|amount| Some(money(amount.parse::<i64>().ok()?, code(of)?))) {
+            Some(money) => html! { (visible(&money)) },
+            None => id_or_dash(of(field).as_deref()),
+        }
+    };
     html! {
         section.card {
             h2 { "Difference" }
@@ -152,8 +162,8 @@ fn difference(fields: &[Field]) -> Markup {
                         @for field in fields {
                             tr {
                                 td { (field.field) }
-                                td { (value(&field.first)) }
-                                td { (value(&field.received)) }
+                                td { (value(field, |field| &field.first)) }
+                                td { (value(field, |field| &field.received)) }
                                 td { @if field.differs { strong { "differs" } } }
                             }
                         }

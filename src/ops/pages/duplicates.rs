@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::overview::chart;
 use crate::{
-    ledger::{Layer, Reason},
+    ledger::{Layer, OPERATOR_SOURCE, Reason},
     ops::{
         Pool, clock,
         history::{Range, SERIES},
@@ -83,6 +83,8 @@ pub(in crate::ops) async fn seen(pool: &Pool, range: Range) -> Result<Seen, Stor
             .or_insert_with(|| SourceRow { source: row.source.clone(), ..SourceRow::default() });
         source.count(&row.kind, &row.label, row.n);
     }
+    // Corrections are by people here, not by a provider.
+    sources.remove(OPERATOR_SOURCE);
     let mut sources: Vec<SourceRow> = sources.into_values().collect();
     sources.sort_by_key(|row| Reverse((row.totals.duplicates(), row.totals.received)));
     sources.truncate(usize::try_from(ROWS_MAX).unwrap_or(usize::MAX));
@@ -132,16 +134,16 @@ fn mismatches(cases: &[CaseRow]) -> Markup {
     html! {
         section.card data-state=(if cases.is_empty() { "up" } else { "down" }) {
             div.head {
-                h2 { "Conflicting payloads (same event id)" }
+                h2 { "Conflicting payloads (same event or operation id)" }
                 a href="/quarantine?reason=payload_mismatch" { "All of them" }
             }
             @if cases.is_empty() {
                 p.good { "None is open: every rejected duplicate had the same content as the first delivery." }
             } @else {
-                p.problem { "These are not duplicates: the same event id was received with another amount, account or type. Nothing of them is applied; ask the provider which one is right." }
+                p.problem { "These are not duplicates: an event or operation id that is known was received with another amount, account or type. Nothing of these is applied; a case shows what differs. Ask the provider which one is right." }
                 div.scroll tabindex="0" role="region" aria-label="Open payload mismatches" {
                     table {
-                        thead { tr { th { "Case" } th { "Event" } th { "Source" } th { "What differs" } th { "First seen" } } }
+                        thead { tr { th { "Case" } th { "Event" } th { "Source" } th { "Detail" } th { "First seen" } } }
                         tbody {
                             @for case in cases {
                                 tr {
@@ -165,6 +167,7 @@ fn layers(totals: &Totals, range: Range) -> Markup {
     html! {
         section.card {
             h2 { "By detection layer, " (range.title) }
+            div.scroll tabindex="0" role="region" aria-label="Detection layers" {
             table {
                 thead { tr { th { "Layer" } th.n { "Duplicates" } th { "Share" } } }
                 tbody {
@@ -178,6 +181,7 @@ fn layers(totals: &Totals, range: Range) -> Markup {
                     }
                 }
                 tfoot { tr { th { "All" } td.n { (number(all)) } td {} } }
+            }
             }
         }
     }

@@ -14,6 +14,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::overview::chart;
 use crate::{
+    ledger::OPERATOR_SOURCE,
     ops::{
         Pool,
         api::{Answer, answer},
@@ -118,7 +119,8 @@ pub(in crate::ops) async fn all(pool: &Pool) -> Result<All, StoreError> {
         provider.provider.clone_from(&endpoint.provider);
         provider.endpoints.insert(path.clone(), endpoint.clone());
     }
-    for row in settled {
+    // Corrections are by people here.
+    for row in settled.iter().filter(|row| row.source != OPERATOR_SOURCE) {
         entry(&mut found, &row.source).settled = Some(row.clone());
     }
     for kind in unmapped {
@@ -238,7 +240,7 @@ pub(super) fn list(All { rows, edge, at }: &All) -> Markup {
         div.scroll tabindex="0" role="region" aria-label="Providers" {
             table {
                 thead { tr {
-                    th { "Source" } th { "Provider" } th { "State" } th { "Last webhook" } th.n { "Last full hour" } th.n { "Same hour last week" }
+                    th { "Source" } th { "Provider" } th { "State" } th { "Last heard of" } th.n { "Last full hour" } th.n { "Same hour last week" }
                     th.n { "Duplicates, 24 h" } th.n { "Refused, " (window(edge)) } th.n { "Unmapped, open" }
                 } }
                 tbody {
@@ -313,7 +315,7 @@ fn traffic(provider: &Provider) -> Markup {
         section.card {
             h2 { "Traffic" }
             dl.facts {
-                dt { "Last webhook" } dd { (when(provider.last_webhook())) }
+                dt { "Last heard of" } dd { (when(provider.last_webhook())) }
                 dt { "Callbacks in the last full hour" } dd { (this) }
                 dt { "In the same hour last week" } dd { (last) }
                 @if let Some(row) = settled {

@@ -19,7 +19,8 @@ use crate::{
     parameters::{Parameters, Wrong},
     store::{
         audit_log::CaseAct,
-        report::{self, AccountStory, CaseRow, EventStory, LedgerRow, PaymentStory},
+        payment_story::{self, PaymentStory},
+        report::{self, AccountStory, CaseRow, EventStory, LedgerRow},
     },
 };
 
@@ -82,8 +83,10 @@ pub(in crate::ops) async fn payment(
         Ok(asked) => asked,
         Err(wrong) => return frame.wrong(&now, Place::Find, &wrong),
     };
-    let read =
-        pool.reader.run(async |connection| report::payment(connection, &asked.source, &asked.id).await).await;
+    let read = pool
+        .reader
+        .run(async |connection| payment_story::show(connection, &asked.source, &asked.id).await)
+        .await;
     match read {
         Ok(Some(story)) => frame.page(&now, Place::Find, "Payment", payment_body(&story)),
         Ok(None) => frame.not_found(
@@ -238,13 +241,14 @@ fn payment_body(story: &PaymentStory) -> Markup {
         section.card {
             h2 { "Status" }
             dl.facts {
-                dt { "State" } dd { (state(story.state.as_deref().unwrap_or("nothing applied yet"))) }
+                // Of a fee alone there are rows and no state.
+                @if story.state.is_some() || story.entries.is_empty() {
+                    dt { "State" } dd { (state(story.state.as_deref().unwrap_or("nothing applied yet"))) }
+                }
                 @if let Some(account) = &story.account_id { dt { "Account" } dd { a href=(link("/account", &[("id", account)])) { (id(account)) } } }
-                @if let Some(currency) = &story.currency { dt { "Currency" } dd { (currency) } }
-                @let currency = story.currency.as_deref().unwrap_or_default();
-                dt { "Authorized" } dd { (decimal_of(story.authorized, currency)) }
-                dt { "Captured" } dd { (decimal_of(story.captured, currency)) }
-                dt { "Refunded" } dd { (decimal_of(story.refunded, currency)) }
+                @if let Some(currency) = &story.currency {
+                    @for (name, amount) in story.sums() { dt { (name) } dd { (money(amount, currency)) } }
+                }
             }
         }
         section.card { h2 { "Timeline" } (timeline(moments)) }

@@ -136,7 +136,7 @@ impl<'a> BatchState<'a> {
         let mut tracks_movements = false;
         let mut tracks_deposits = HashSet::new();
         for callback in stored.chain(callbacks) {
-            tracks_movements |= callback.kind.reverses().is_some() || callback.named_account().is_none();
+            tracks_movements |= callback.reversed_kind().is_some() || callback.named_account().is_none();
             if takes_deposit_back(callback) {
                 tracks_deposits.extend(callback.payment_key());
             }

@@ -3,7 +3,8 @@
 use super::{BatchState, Decision};
 use crate::{
     Account, AccountId, Callback, Deposit, Direction, Entry, Facts, Kind, Leg, Movement, OperationKey,
-    Payment, PaymentKey, Reason, Refusal, payment::Obstacle,
+    Payment, PaymentKey, Reason, Refusal,
+    payment::{Obstacle, within_reversed},
 };
 
 /// What callbacks of one payment, one deposit, or none change besides accounts.
@@ -184,7 +185,7 @@ impl<'a> BatchState<'a> {
                     // What was captured under another setting stands, and what comes of it is not measured by this one.
                     let captures = callbacks.iter().any(|it| it.kind == Kind::PaymentCaptured);
                     facts
-                        .check_bounds(captures.then_some(self.rules.over_capture_percent))
+                        .check_bounds(captures.then_some(self.rules.over_capture_percent), callback.currency)
                         .map_err(|obstacle| self.stopped_by(callback, obstacle))?;
                 }
                 Ok(Whole::Payment(key.clone(), Payment { facts, ..payment.clone() }))
@@ -192,11 +193,18 @@ impl<'a> BatchState<'a> {
             Whole::Deposit(key, deposit) => {
                 let mut deposit = deposit.clone();
                 for callback in callbacks {
+                    if let Some(key) = callback.reversed_key() {
+                        let reversed = self.reversed_amount(&key, callback, callbacks);
+                        within_reversed(callback, reversed, "what its operation_id names")
+                            .map_err(|obstacle| self.stopped_by(callback, obstacle))?;
+                    }
                     deposit =
                         deposit.add(callback).map_err(|obstacle| self.stopped_by(callback, obstacle))?;
                 }
                 if let Some(callback) = callbacks.iter().find(|it| it.kind != Kind::DepositSucceeded) {
-                    deposit.check_bounds().map_err(|obstacle| self.stopped_by(callback, obstacle))?;
+                    deposit
+                        .check_bounds(callback.currency)
+                        .map_err(|obstacle| self.stopped_by(callback, obstacle))?;
                 }
                 Ok(Whole::Deposit(key.clone(), deposit))
             }
@@ -241,14 +249,20 @@ impl<'a> BatchState<'a> {
     }
 
     fn refused_by(&self, account: &Account, refusal: Refusal) -> Decision {
+        let money = |minor_units: i64| account.currency.money(minor_units);
         match refusal {
             Refusal::Overflow => Decision::Case(
                 Reason::AmountOverflow,
-                format!("balance {}, held {}: the change would leave 64 bits", account.balance, account.held),
+                format!(
+                    "balance {}, held {}: the change would leave 64 bits",
+                    money(account.balance),
+                    money(account.held)
+                ),
             ),
-            Refusal::Insufficient { available, needed } => {
-                self.short(Reason::InsufficientFunds, format!("available {available}, needed {needed}"))
-            }
+            Refusal::Insufficient { available, needed } => self.short(
+                Reason::InsufficientFunds,
+                format!("available {}, needed {}", money(available), money(needed)),
+            ),
             Refusal::Status(status) => {
                 Decision::Case(Reason::InvalidTransition, format!("the account is {}", status.as_str()))
             }

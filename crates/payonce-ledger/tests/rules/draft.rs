@@ -31,6 +31,7 @@ pub struct Content {
     pub expires_at_us: Option<i64>,
     pub to: Option<String>,
     pub direction: Option<Direction>,
+    pub reverses: Option<Kind>,
 }
 
 /// On one line: failing streams are long.
@@ -48,6 +49,9 @@ impl fmt::Debug for Draft {
         }
         if let Some(direction) = content.direction {
             write!(f, " {}", direction.as_str())?;
+        }
+        if let Some(reverses) = content.reverses {
+            write!(f, " reverses {}", reverses.as_str())?;
         }
         if content.is_final != kind.is_final_by_default() {
             f.write_str(if content.is_final { " final" } else { " partial" })?;
@@ -80,6 +84,7 @@ impl Draft {
                 expires_at_us: None,
                 to: (kind == Kind::TransferSucceeded).then(|| "other".to_owned()),
                 direction: (kind == Kind::AdjustmentPosted).then_some(Direction::Credit),
+                reverses: None,
             },
             at_us: (kind == Kind::PaymentAuthorizationAdjusted).then_some(0),
         }
@@ -87,6 +92,12 @@ impl Draft {
 
     pub fn account(mut self, account: &str) -> Self {
         self.content.account = Some(account.to_owned());
+        self
+    }
+
+    /// Takes back the movement of this kind with its operation id.
+    pub fn reverses(mut self, kind: Kind) -> Self {
+        self.content.reverses = Some(kind);
         self
     }
 
@@ -170,6 +181,7 @@ impl Draft {
             expires_at_us: content.expires_at_us,
             to: content.to.as_ref().map(account),
             direction: content.direction,
+            reverses: content.reverses,
             occurred_at_us: self.at_us,
             fingerprint: Fingerprint([0; 32]),
         }
@@ -192,6 +204,7 @@ impl Draft {
                 expires_at_us: callback.expires_at_us,
                 to: callback.to.as_ref().map(ToString::to_string),
                 direction: callback.direction,
+                reverses: callback.reverses,
             },
             at_us: callback.occurred_at_us,
         }

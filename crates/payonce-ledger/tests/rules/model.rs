@@ -357,9 +357,13 @@ impl Model {
                     return Err(Not::NeedsCallback);
                 }
                 Kind::RefundSucceeded if !authorized && debits == 0 => return Err(Not::NeedsCallback),
-                Kind::PaymentCaptureFailed | Kind::RefundFailed => {
+                Kind::PaymentCaptureFailed | Kind::RefundFailed | Kind::DepositReinstated
+                    if callback.content.kind != Kind::DepositReinstated
+                        || callback.content.reverses.is_some() =>
+                {
+                    let taken_back = callback.content.kind.reverses().or(callback.content.reverses);
                     let reversed = all.iter().find(|draft| {
-                        Some(draft.content.kind) == callback.content.kind.reverses()
+                        Some(draft.content.kind) == taken_back
                             && draft.content.operation == callback.content.operation
                     });
                     match reversed {

@@ -306,6 +306,19 @@ fn every_story_of_the_contract_ends_alike_in_all_its_orders() {
             ],
             "acct -15",
         ),
+        // A refund that failed gives back what it took, beside another that succeeded.
+        (
+            &[
+                deposit(10_000).payment("top-up"),
+                event("a", Kind::DepositRefunded, 3_000).payment("top-up").operation("re_a"),
+                event("b", Kind::DepositRefunded, 2_000).payment("top-up").operation("re_b"),
+                event("failed", Kind::DepositReinstated, 2_000)
+                    .payment("top-up")
+                    .operation("re_b")
+                    .reverses(Kind::DepositRefunded),
+            ],
+            "acct 7000",
+        ),
         // A deposit that is announced as charge and as intent is credited once.
         (
             &[
@@ -582,7 +595,14 @@ fn story() -> impl Strategy<Value = Vec<Draft>> {
                 events.push(event("", Kind::DepositDisputed, amount - part).operation("d0"));
             }
             if disputes && wins {
-                events.push(event("", Kind::DepositReinstated, amount - part).operation("w0"));
+                // By another id, or by the dispute's own, which is then what it takes back.
+                events.push(if twice {
+                    event("", Kind::DepositReinstated, amount - part).operation("w0")
+                } else {
+                    event("", Kind::DepositReinstated, amount - part)
+                        .operation("d0")
+                        .reverses(Kind::DepositDisputed)
+                });
                 if twice {
                     events.push(event("", Kind::DepositDisputed, amount - part).operation("d1"));
                 }
@@ -791,4 +811,28 @@ fn a_payment_and_a_deposit_with_one_id_have_nothing_in_common() {
         let end = End::of(in_batches(&order, &[1]).view());
         assert_eq!(end.in_words(), "acct 2 held 1, authorized 1/0/0, back waiting_for_payment", "{order:?}");
     }
+}
+
+/// What failed had taken nothing: another refund or dispute of the deposit, which its amount would fit, is not what it gives back. An event that
+/// does not say what it takes back is bounded by all of them (contract §2).
+#[test]
+fn a_refund_that_failed_and_never_succeeded_gives_nothing_back() {
+    let of = |event: Draft| event.payment("top-up");
+    for taken in [Kind::DepositRefunded, Kind::DepositDisputed] {
+        let other = of(event("other", taken, 3_000)).operation("re_a");
+        let failed = of(event("failed", Kind::DepositReinstated, 2_000)).operation("re_b");
+        for order in orders(&[of(deposit(10_000)), other.clone(), failed.clone().reverses(taken)]) {
+            let end = End::of(in_batches(&order, &[1]).view());
+            assert_eq!(end.in_words(), "acct 7000, failed waiting_for_payment", "{order:?}");
+            let end = End::of(in_batches(&order, &[3]).view());
+            assert_eq!(end.in_words(), "acct 7000, failed waiting_for_payment", "{order:?}");
+        }
+        all_orders_end(&[of(deposit(10_000)), other, failed], "acct 9000");
+    }
+    // Nor more than it took.
+    let taken = of(event("taken", Kind::DepositRefunded, 1_000)).operation("re_a");
+    let more =
+        of(event("more", Kind::DepositReinstated, 1_001)).operation("re_a").reverses(Kind::DepositRefunded);
+    let end = End::of(in_batches(&[of(deposit(10_000)), taken, more], &[1]).view());
+    assert_eq!(end.in_words(), "acct 9000, more invalid_transition");
 }

@@ -119,6 +119,10 @@ fn new(accounts: Accounts) -> impl Strategy<Value = Draft> {
                 && matches!(kind, Kind::PaymentCaptured | Kind::RefundSucceeded | Kind::DepositRefunded);
             let operation = operation.or(kind.reverses().map(|_| of % 3));
             draft.content.operation = operation.map(|operation| format!("op-{account}-{operation}"));
+            if kind == Kind::DepositReinstated && is_odd && draft.content.operation.is_some() {
+                let taken = if is_second { Kind::DepositDisputed } else { Kind::DepositRefunded };
+                draft.content.reverses = Some(taken);
+            }
             if draft.content.kind == Kind::TransferSucceeded {
                 let other = 1 + usize::from(is_second);
                 draft = draft.to(&format!("acct-{}", (account + other) % ACCOUNTS));
