@@ -120,7 +120,7 @@ pub(super) async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 
 pub(super) fn not_open(id: &str) -> Failure {
     Failure::No(format!(
-        "account {id}: not open. Callbacks for it may still be on the queue, or in `payonce quarantine list --account {id}`; \
+        "account {id}: not open. Callbacks for it may still be on the queue, or in `payonce quarantine list --state all --account {id}`; \
          ids are case-sensitive",
         id = table::safe(id)
     ))

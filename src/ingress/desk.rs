@@ -279,11 +279,11 @@ impl Desk {
                 }
                 return no(Counted::BadSignature, 401);
             }
-            Err(Refused::Malformed(_)) => {
+            Err(Refused::Malformed(why)) => {
                 if self.is_to_be_said(endpoint, "malformed") {
                     warn!(
                         endpoint = endpoint.path,
-                        bytes, "a webhook was refused: not what this provider sends"
+                        bytes, why, "a webhook was refused: not what this provider sends"
                     );
                 }
                 return no(Counted::Malformed, 400);

@@ -10,7 +10,7 @@ use super::{
     request::Request,
     secrets::Secrets,
 };
-use crate::config::EndpointConfig;
+use crate::{config::EndpointConfig, ledger::OPERATOR_SOURCE};
 
 /// Longest path, in bytes.
 const PATH_BYTES_MAX: usize = 200;
@@ -140,6 +140,11 @@ fn terms(config: &EndpointConfig, kind: &Kind) -> Result<Terms, String> {
     }
     if !is_id(&config.source) {
         return Err("source: expected 1 to 200 bytes without control characters".to_owned());
+    }
+    if config.source == OPERATOR_SOURCE {
+        return Err(format!(
+            "source: {OPERATOR_SOURCE} is that of `payonce adjust`; no worker believes it on the queue"
+        ));
     }
     let purpose = match config.purpose.as_deref() {
         Some("deposit") => Some(Purpose::Deposit),

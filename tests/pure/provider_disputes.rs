@@ -15,6 +15,15 @@ pub(crate) fn endpoint(provider: &str, purpose: &str, secret: &str) -> Endpoint 
 
 /// The same, or why these secrets are none.
 pub(crate) fn try_endpoint(provider: &str, purpose: &str, secret: &str) -> Result<Endpoint, String> {
+    of_source("/providers/here", provider, purpose, secret)
+}
+
+pub(crate) fn of_source(
+    source: &str,
+    provider: &str,
+    purpose: &str,
+    secret: &str,
+) -> Result<Endpoint, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secrets");
     fs::write(&path, secret).unwrap();
@@ -22,7 +31,7 @@ pub(crate) fn try_endpoint(provider: &str, purpose: &str, secret: &str) -> Resul
     Endpoint::open(&EndpointConfig {
         path: "/here".to_owned(),
         provider: provider.to_owned(),
-        source: "/providers/here".to_owned(),
+        source: source.to_owned(),
         purpose: Some(purpose.to_owned()),
         account: None,
         account_until: None,

@@ -2,6 +2,7 @@
 //! what payonce makes of it.
 
 use payonce::ingress::{
+    mapping::Outcome,
     providers::Refused,
     request::Request,
     verify::{Cause, Mac, to_base64, to_hex},
@@ -9,7 +10,7 @@ use payonce::ingress::{
 use serde_json::{Value, json};
 
 use crate::{
-    provider_disputes::{ADYEN_KEY, becomes, endpoint, try_endpoint},
+    provider_disputes::{ADYEN_KEY, becomes, endpoint, of_source, try_endpoint},
     provider_vectors,
 };
 
@@ -412,4 +413,40 @@ fn braintrees_pairs_are_read_in_whatever_order_and_its_payload_with_or_without_i
             "{signature} {payload:?}"
         );
     }
+}
+
+/// A description that was cut in the midst of an emoji is signed as it is, and the payment is no less true.
+#[test]
+fn half_a_character_or_a_byte_order_mark_loses_no_payment() {
+    let deposit = endpoint("stripe", "deposit", "s");
+    let body = |description: &str| {
+        let intent =
+            intent(500, "eur").to_string().replacen('{', &format!("{{\"description\":\"{description}\","), 1);
+        stripe("payment_intent.succeeded", &Value::Null).to_string().replace("null", &intent)
+    };
+    for (description, is_read) in [
+        ("caf\\ud83d", true),
+        ("\\udc00\\ud83d\\u0041", true),
+        ("\\ud83d\\ude00", true),
+        ("\\\\ud83d", true),
+        ("\\ud83d\\ud83d\\ude00", true),
+        ("\\ud83g", false),
+        ("\\x", false),
+    ] {
+        for mark in ["", "\u{feff}"] {
+            let body = format!("{mark}{}", body(description));
+            let request = Request::new(Vec::<(String, String)>::new(), body.clone().into_bytes());
+            let items = deposit.provider.map(&request, &deposit.terms);
+            let is_money = items.is_ok_and(|items| matches!(&items[0].outcome, Outcome::Accepted(_)));
+            assert_eq!(is_money, is_read, "{body}");
+        }
+    }
+}
+
+/// No worker believes on the queue what says that it comes from payonce's own operators: found at the start, not by the first webhook.
+#[test]
+fn no_endpoint_publishes_as_payonces_own_operators() {
+    let refused = of_source("urn:payonce:operator", "stripe", "deposit", "s").err();
+    assert!(refused.is_some_and(|words| words.contains("is that of `payonce adjust`")));
+    assert!(of_source("urn:payonce:operators", "stripe", "deposit", "s").is_ok());
 }

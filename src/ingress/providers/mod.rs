@@ -216,11 +216,40 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
     KINDS.into_iter().find(|kind| kind.name == name)
 }
 
-/// The body as JSON whose outermost value is an object.
+/// The body as JSON whose outermost value is an object. A text that was cut in the midst of a character beyond U+FFFF, as a description is that
+/// ends with half an emoji, is no text of Rust's: the half that is left is read as U+FFFD. A byte order mark is passed over.
 fn json(body: &[u8]) -> Result<serde_json::Value, String> {
-    let value: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let value: serde_json::Value = serde_json::from_slice(body)
+        .or_else(|error| serde_json::from_slice(&without_halves(body)).map_err(|_| error))
+        .map_err(|error| format!("the body is not JSON: {error}"))?;
     if value.is_object() { Ok(value) } else { Err("the body is not a JSON object".to_owned()) }
+}
+
+/// The same JSON, in which each escape of a surrogate without its other half (RFC 8259, 8.2) is that of U+FFFD.
+fn without_halves(json: &[u8]) -> Vec<u8> {
+    let escaped = |at: usize| {
+        let digits = json.get(at..)?.strip_prefix(b"\\u")?.get(..4)?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut whole = Vec::with_capacity(json.len());
+    let mut at = 0;
+    while let Some(byte) = json.get(at) {
+        let length = match escaped(at) {
+            Some(0xd800..=0xdbff) if matches!(escaped(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                whole.extend_from_slice(b"\\ufffd");
+                at += 6;
+                continue;
+            }
+            Some(_) => 6,
+            None if *byte == b'\\' => 2,
+            None => 1,
+        };
+        whole.extend(json.get(at..).into_iter().flatten().take(length));
+        at += length;
+    }
+    whole
 }
 
 /// Bodies with one element each of the array `member` of the outermost object, in the bytes that came.
