@@ -209,12 +209,14 @@ pub fn becomes(purpose: Purpose, capture: Capture, step: Step) -> Becomes {
 /// Which movement a reinstatement takes back: the one with its operation id, be there others of the payment that it would fit. A refund that
 /// failed and never succeeded took nothing, and its failure gives nothing back.
 fn reversed(kind: Type, step: Step) -> Option<Type> {
-    match step {
-        Step::RefundFailed => Some(Type::DepositRefunded),
-        Step::Reinstated => Some(Type::DepositDisputed),
-        _ => None,
+    let is = |expected| kind == Type::DepositReinstated && step == expected;
+    if is(Step::RefundFailed) {
+        Some(Type::DepositRefunded)
+    } else if is(Step::Reinstated) {
+        Some(Type::DepositDisputed)
+    } else {
+        None
     }
-    .filter(|_| kind == Type::DepositReinstated)
 }
 
 /// One row of a provider's table: an event by name, and what it means. docs/providers shows the same rows.
