@@ -36,7 +36,7 @@ async fn a_parameter_that_cannot_be_used_is_named_with_what_is_expected() {
         ("quarantine?from=2026-02-01&to=2026-01-31", "to: comes before from"),
         (
             "quarantine?amount=12",
-            "amount: \"12\" is no money: expected an amount and its currency, such as 634.83 EUR",
+            "amount: \"12\" is not an amount of money: expected an amount and its currency, such as 1,634.83 EUR",
         ),
         ("quarantine?amount=1.234+EUR", "amount: \"1.234\" is no amount of EUR: expected"),
         ("quarantine?text=", "text: expected 1 to 200 bytes"),

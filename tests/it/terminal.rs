@@ -219,7 +219,7 @@ async fn a_failure_says_what_to_do() {
         (vec!["publish", "Cargo.toml"], Some(no_broker), 3, ["PAYONCE_AMQP_URL", "Does the server run"]),
         (vec!["quarantine", "show", "17"], None, 1, ["17", "payonce quarantine list"]),
         (vec!["event", "/providers/test", "x"], None, 1, ["x of /providers/test", "queue"]),
-        (vec!["account", "x"], None, 1, ["account x", "payonce quarantine list --account"]),
+        (vec!["account", "x"], None, 1, ["account x", "payonce quarantine list --state all --account"]),
         (vec!["quarantine", "replay"], None, 2, ["which cases", "--all"]),
         (vec!["publish", "/nowhere"], None, 2, ["/nowhere", "No such file"]),
     ] {
