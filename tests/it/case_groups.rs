@@ -136,3 +136,25 @@ async fn a_group_without_a_source_leads_to_its_cases_and_to_no_others() {
     dashboard.stop().await;
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_case_that_needs_a_person_says_what_to_do_and_one_that_has_ended_does_not() {
+    let world = World::new().await;
+    sqlx::raw_sql(
+        "insert into quarantine (source, event_id, reason, detail, body, state, attempts, fingerprint, resolved_at)
+         select '/providers/test', 'evt_' || n, reason, 'd', '', state, 1, sha256(n::text::bytea), case when state = 'discarded' then now() end
+         from (values (1, 'unknown_account', 'open'), (2, 'waiting_for_payment', 'waiting'), (3, 'unknown_account', 'discarded')) c(n, reason, state)",
+    )
+    .execute(&mut world.connect().await)
+    .await
+    .unwrap();
+    let dashboard = Dashboard::start(&world).await;
+    for (case, words) in [(1, Some("assign the right one")), (2, Some("it is applied by itself")), (3, None)]
+    {
+        let page = dashboard.get(&format!("/quarantine/{case}")).await.body;
+        assert_eq!(page.contains("What to do: "), words.is_some(), "{page}");
+        assert!(words.is_none_or(|words| page.contains(words)), "{words:?} is not in {page}");
+    }
+    dashboard.stop().await;
+    world.close().await;
+}

@@ -11,6 +11,7 @@ use maud::{Markup, html};
 use super::{audit_log, case_work::note_form, quarantine::act_bar};
 use crate::{
     answers::money,
+    ledger::Reason,
     ops::{
         Pool,
         access::Action,
@@ -62,6 +63,9 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
         p.path { a href="/quarantine" { "Quarantine" } " / " (case.id) }
         h1 { "Case " (case.id) " " (state(&case.state)) }
         p.lead { strong { (case.reason) } ": " (visible(&case.detail)) }
+        @if let Some(reason) = Reason::parse(&case.reason).filter(|_| matches!(case.state.as_str(), "open" | "waiting")) {
+            p.note.next { strong { "What to do: " } (next_step(reason)) }
+        }
         @if !fields.is_empty() { (difference(fields)) }
         div.columns {
             section.card {
@@ -135,6 +139,60 @@ fn body(frame: &Frame, detail: &CaseDetail, fields: &[Field], actions: &[ActionR
             @if frame.may(Action::WorkCases) { (note_form(frame, case.id)) }
             @if actions.is_empty() { p.note { "Nobody has worked this case yet." } }
             @else { (audit_log::table(actions)) }
+        }
+    }
+}
+
+/// What a case of this reason needs, for whoever has it before them at 3 am.
+fn next_step(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Malformed => {
+            "the publisher sent what is no callback. Ask for it to be fixed and sent again, then discard this."
+        }
+        Reason::UnsupportedType => {
+            "a type that payonce does not book. Book it by payonce adjust where it is money, then discard this."
+        }
+        Reason::BadSignature => {
+            "if its key was missing or is new, put it into keys_file and replay. If nobody of yours sent it, discard it."
+        }
+        Reason::PayloadMismatch => {
+            "ask the provider which of the two contents is right. If it is the first, discard this; if this one, correct the difference by payonce adjust, then discard it."
+        }
+        Reason::UnknownAccount => {
+            "if the account's first deposit is late, replay when it is there. If the account is mistyped, assign the right one."
+        }
+        Reason::CurrencyMismatch => {
+            "ask the provider: the account has another currency. Assign it to an account in this one, or discard it."
+        }
+        Reason::InsufficientFunds => {
+            "replay when the account has the money. If it should not have been taken, discard it and tell the provider."
+        }
+        Reason::InvalidTransition => {
+            "compare it with the payment's story: something before it says otherwise. Ask the provider; then replay or discard."
+        }
+        Reason::OverCapture => {
+            "more was captured than was authorized. Ask the provider; over_capture_percent allows tips. Then replay or discard."
+        }
+        Reason::OverRefund => {
+            "more would go back than came. Look for a capture or deposit that is missing, and replay when it is there; else discard."
+        }
+        Reason::AmountOverflow => {
+            "the sum would not fit into 64 bits: surely a wrong amount. Ask the provider, and discard it."
+        }
+        Reason::WaitingExpired => {
+            "what it waited for did not come. Ask the provider for that, and replay when it is there; a refund that failed and never succeeded took nothing: discard it."
+        }
+        Reason::DeliveryLimit => {
+            "a worker ended over it, or it could not be read: the detail says which, the worker's log why. Replay when that is fixed."
+        }
+        Reason::Unmapped => {
+            "the ingress could not tell its money. Fix what the detail names in the endpoint's configuration, and replay: it is mapped again."
+        }
+        Reason::WaitingForPayment => {
+            "nothing: it is applied by itself when the callback that it needs comes. It is an open case after waiting_max_ms."
+        }
+        Reason::WaitingForFunds => {
+            "nothing: it is applied by itself when money or the account is there. It is an open case after order_wait_ms."
         }
     }
 }
