@@ -90,7 +90,9 @@ impl Deposit {
     const fn state(&self) -> &'static str {
         if self.disputed > self.reinstated {
             "disputed"
-        } else if self.refunded > 0 && self.refunded + self.disputed - self.reinstated >= self.deposited {
+        } else if self.refunded > 0
+            && self.refunded.saturating_add(self.disputed).saturating_sub(self.reinstated) >= self.deposited
+        {
             "refunded"
         } else {
             "deposited"
