@@ -276,6 +276,11 @@ async fn a_newcomer_is_told_which_file_to_name_and_no_file_is_written_twice_over
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     };
     let init = ["ingress", "init", "stripe", "--purpose", "deposit"];
+    // What is refused half-way leaves no secret, so that the same command can be given again.
+    let nowhere = [&init[..], &["--keys-file", "missing/keys.toml"]].concat();
+    let (code, said) = run(&nowhere, "whsec_x\n").await;
+    assert!(code == Some(2) && said.contains("missing/keys.toml"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{said}");
     assert_eq!(run(&init, "whsec_x\n").await.0, Some(0));
     let written = std::fs::read_to_string(folder.path().join("payonce.toml")).unwrap();
     let square = "key\nnotification_url = https://example.com/square\n";

@@ -80,6 +80,29 @@ async fn waiting_says_what_became_of_each_callback() {
     world.close().await;
 }
 
+/// Long before the wait is over, and it goes on.
+#[tokio::test]
+async fn waiting_without_a_worker_says_so_and_ends_well_once_one_runs() {
+    let world = World::new().await;
+    let file = file_of(&[Event::deposit("d1", "a", 100)]);
+    let mut child = publish(&world, &file, &["--wait"]).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = async {
+        while let Some(line) = said.next_line().await.unwrap() {
+            if line.contains("Does a worker run?") {
+                return;
+            }
+        }
+        panic!("it ended without a word");
+    };
+    tokio::time::timeout(DEADLINE, told).await.expect("it says so");
+    let worker = world.worker().await;
+    let output = ended(child).await;
+    assert_eq!((output.status.code(), &report(&output)["settled"]["applied"]), (Some(0), &json!(1)));
+    worker.stop().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn waiting_without_a_worker_ends_and_says_so() {
     let world = World::new().await;

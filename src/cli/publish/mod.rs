@@ -128,11 +128,13 @@ async fn settle(followed: &mut Followed, wait_max: Duration) -> Result<Outcome, 
     let tell = async {
         tokio::time::sleep(QUIET_MAX).await;
         if told.position() == 0 {
-            eprintln!(
-                "Nothing is settled after {} s. Does a worker run? Waiting for up to {} s (publish_wait_max_ms); Ctrl-C ends the wait, not the callbacks.",
-                QUIET_MAX.as_secs(),
-                wait_max.as_secs()
-            );
+            told.suspend(|| {
+                eprintln!(
+                    "Nothing is settled after {} s. Does a worker run? Waiting for up to {} s (publish_wait_max_ms); Ctrl-C ends the wait, not the callbacks.",
+                    QUIET_MAX.as_secs(),
+                    wait_max.as_secs()
+                );
+            });
         }
         std::future::pending::<()>().await;
     };
