@@ -283,21 +283,10 @@ impl Model {
         self.ledger.iter().filter(is_it).cloned().collect()
     }
 
-    /// Whose it is.
+    /// Whose it is: whose it says, else whose its payment or deposit is. That another type has its operation id says nothing.
     fn subject(&self, callback: &Draft) -> Option<String> {
-        let content = &callback.content;
         let of_payment = || self.of(callback).first().map(|row| row.account.clone());
-        let of_movement = || {
-            let is_it = |row: &&Row| {
-                row.callback.source == callback.source
-                    && content.operation.is_some()
-                    && row.callback.content.operation == content.operation
-            };
-            // Of several the kind that stands first in the contract's table.
-            let found = self.ledger.iter().filter(is_it).min_by_key(|row| row.callback.content.kind);
-            found.map(|row| row.account.clone())
-        };
-        content.account.clone().or_else(of_payment).or_else(of_movement)
+        callback.content.account.clone().or_else(of_payment)
     }
 
     /// Applies these callbacks of one payment, all or none.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::{
     book::Book,
     draft::{Draft, build},
-    model::{View, is_same_operation},
+    model::{Model, View, is_same_operation},
     properties::opened,
     streams::{Accounts, OPENED, cut, cuts, stream},
 };
@@ -153,7 +153,10 @@ fn what_names_no_account_waits_for_its_payment_whatever_else_has_its_operation()
         for batch in cut(&build(&order.map(|at| all[at].clone())), &sizes) {
             book.take(batch);
         }
+        let mut model = Model::default();
+        model.take_all(&order.map(|at| all[at].clone()));
         assert_eq!(reasons(&book.view()), [Reason::WaitingForPayment], "{order:?} {sizes:?}");
+        assert_eq!(reasons(&model.view()), [Reason::WaitingForPayment], "{order:?}");
     }
 }
 
