@@ -114,12 +114,11 @@ impl DryRun {
         let mut fates = self.take(snapshot, &[], cases, &plan);
         // What waits and goes on waiting is not in the plan.
         let goes_on = cases.iter().filter(|case| plan.resolved_cases.iter().all(|one| one.id != case.id));
-        for StoredCase { id, reason, callback } in goes_on {
-            let account_id = callback.named_account().cloned();
+        for StoredCase { id, reason, account_id, .. } in goes_on {
             let detail = "it goes on waiting".to_owned();
             let end = End::Case { id: *id, reason: *reason, detail };
             let account = self.account(account_id.as_ref(), snapshot);
-            fates.push(Fate { of: Of::Case(*id), end, account_id, account });
+            fates.push(Fate { of: Of::Case(*id), end, account_id: account_id.clone(), account });
         }
         fates
     }

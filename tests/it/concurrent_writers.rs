@@ -306,6 +306,30 @@ async fn what_waits_without_an_account_is_not_taken_for_one_of_an_unknown_accoun
     world.close().await;
 }
 
+/// It waited for its payment first, and nobody knew whose that is: from when it waits for money it is found by whoever brings that, also at
+/// this moment, and no sweep is needed.
+#[tokio::test]
+async fn what_waits_without_an_account_and_lacks_money_in_the_end_is_released_by_the_money() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 10)]).await;
+    let adjusted = Event::payment("payment.authorization_adjusted", "adj", "", "p", 15).nameless();
+    apply_now(&mut first, &[adjusted]).await;
+    let money = Event::deposit("a2", "a", 5);
+    let late = load_and_decide(&mut second, std::slice::from_ref(&money)).await;
+    apply_now(&mut first, &[Event::payment("payment.authorized", "auth", "a", "p", 5)]).await;
+    let case = (Some("adj".to_owned()), "waiting_for_funds".to_owned(), "waiting".to_owned(), 1);
+    assert_eq!(world.cases().await, [case]);
+    let counted = "select cases - (select count(*) from quarantine q where q.account_id = a.account_id) from accounts a";
+    assert_eq!(world.number(counted).await, 0);
+    assert_eq!(world.number("select cases from accounts").await, 1);
+    assert_eq!(apply(&mut second, &late).await.expect("the account is lost").lost.len(), 1);
+    apply_now(&mut second, &[money]).await;
+    assert_eq!(world.account("a").await, Some((15, 15, 4)));
+    world.audit().await;
+    world.close().await;
+}
+
 /// One writer does not know the payment yet, and stores the case of the copy that it has without an account.
 #[tokio::test]
 async fn an_account_does_not_count_a_case_that_another_writer_stored_without_it() {

@@ -130,6 +130,8 @@ pub struct StoredCase {
     pub id: CaseId,
     /// Why it is there.
     pub reason: Reason,
+    /// The account that its row is about, where that was known when it was written.
+    pub account_id: Option<AccountId>,
     /// The callback, as it was when it came; or with the account that a person has assigned.
     pub callback: Callback,
 }
@@ -261,7 +263,8 @@ pub enum CaseEnd {
 pub struct ResolvedCase {
     /// The case.
     pub id: CaseId,
-    /// The account its callback is about, where that is known.
+    /// The account its callback is about, where that is known. From here on it is that of a row that is not ended: what waits for money is
+    /// found by it.
     pub account_id: Option<AccountId>,
     /// How.
     pub end: CaseEnd,

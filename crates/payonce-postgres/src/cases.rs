@@ -324,6 +324,7 @@ pub(super) async fn update(
             // What was decided before somebody assigned the case is about another account: it is decided again.
             "update quarantine q
              set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
+                 account_id = case when r.state in ('open', 'waiting') then coalesce(r.account_id, q.account_id) else q.account_id end,
                  resolved_at = case when r.state in ('open', 'waiting') then null else clock_timestamp() end,
                  resolved_by = case when r.state in ('open', 'waiting') then null else $6 end,
                  resolved_why = r.why,

@@ -18,6 +18,7 @@ pub(super) fn stored_case(row: &PgRow) -> Result<StoredCase, StoreError> {
     Ok(StoredCase {
         id: CaseId(row.try_get("id")?),
         reason: column(row, "reason", Reason::parse)?,
+        account_id: optional(row, "account_id", |text| AccountId::new(text).ok())?,
         callback: callback(row)?,
     })
 }

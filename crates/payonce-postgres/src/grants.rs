@@ -68,8 +68,8 @@ pub const WORKER_RIGHTS: &[(&str, &str)] = &[
     ),
     (
         "quarantine",
-        "select, insert, update (reason, detail, state, attempts, last_seen_at, resolved_at, resolved_by, resolved_why, \
-         waits_since)",
+        "select, insert, update (reason, detail, state, account_id, attempts, last_seen_at, resolved_at, resolved_by, \
+         resolved_why, waits_since)",
     ),
     ("callback_references", "insert (event_id, source, name, value)"),
     ("tallies", "select, insert, update (n)"),

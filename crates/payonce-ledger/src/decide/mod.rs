@@ -7,9 +7,9 @@ mod waiting;
 use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 
 use super::{
-    Account, AccountChange, AccountId, Callback, CaseCopies, CaseId, CaseState, Deposit, Entry, Fingerprint,
-    Key, Layer, Movement, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey, Plan, Reason,
-    ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
+    Account, AccountChange, AccountId, Callback, CaseCopies, CaseEnd, CaseId, CaseState, Deposit, Entry,
+    Fingerprint, Key, Layer, Movement, NewCase, OperationKey, Outcome, Payment, PaymentChange, PaymentKey,
+    Plan, Reason, ResolvedCase, Rules, Snapshot, StoredCase, Unopened,
 };
 
 /// Decides a batch, callback by callback, in its order. Deciding never fails: every callback gets exactly one [`Outcome`].
@@ -99,6 +99,7 @@ struct PaymentWork {
 struct BatchState<'a> {
     snapshot: &'a Snapshot,
     callbacks: &'a [Callback],
+    cases: &'a [StoredCase],
     rules: &'a Rules,
     /// Whether what is decided at this moment may wait for funds. What is new may until its batch ends, whatever the rules: what it
     /// lacks may be in the same batch.
@@ -144,6 +145,7 @@ impl<'a> BatchState<'a> {
         let mut state = Self {
             snapshot,
             callbacks,
+            cases,
             rules,
             waits_for_funds: true,
             tracks_movements,
@@ -298,6 +300,7 @@ impl<'a> BatchState<'a> {
                 }
             });
         }
+        self.count_found_accounts(&mut plan.unopened);
         plan.entries = self.entries;
         plan.resolved_cases = self.resolved.into_values().collect();
         plan.accounts = self
@@ -322,6 +325,24 @@ impl<'a> BatchState<'a> {
         plan.unopened.sort_by(|a, b| a.account_id.cmp(&b.account_id));
         plan.unopened.dedup();
         plan
+    }
+
+    /// A stored case that turns out to be about an account is a new one to that account.
+    fn count_found_accounts(&mut self, unopened: &mut Vec<Unopened>) {
+        let stored = self.snapshot.waiting.iter().chain(self.cases);
+        let found: Vec<AccountId> = stored
+            .filter_map(|case| {
+                let resolved = self.resolved.get(&case.id)?;
+                let now =
+                    resolved.account_id.as_ref().filter(|now| case.account_id.as_ref() != Some(*now))?;
+                matches!(resolved.end, CaseEnd::Open(..)).then(|| (case.id, now.clone()))
+            })
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .collect();
+        for account_id in found {
+            self.count_case(&account_id, unopened);
+        }
     }
 
     /// A new case changes its account too, so that a concurrent writer who decides a copy of the same callback at this moment, or

@@ -230,6 +230,11 @@ impl Unwritten {
 
     pub(super) fn stored(&self, id: CaseId) -> Option<StoredCase> {
         let case = self.cases.get(&id)?;
-        Some(StoredCase { id, reason: case.reason, callback: case.callback.clone() })
+        Some(StoredCase {
+            id,
+            reason: case.reason,
+            account_id: case.account_id.clone(),
+            callback: case.callback.clone(),
+        })
     }
 }

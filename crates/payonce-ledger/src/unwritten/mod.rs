@@ -100,7 +100,10 @@ impl Unwritten {
             (case.state, case.reason) = match &resolved.end {
                 CaseEnd::Applied => (CaseState::Replayed, case.reason),
                 CaseEnd::Duplicate(_) => (CaseState::Discarded, case.reason),
-                CaseEnd::Open(reason, _) => (state_of(*reason), *reason),
+                CaseEnd::Open(reason, _) => {
+                    case.account_id = resolved.account_id.clone().or(case.account_id);
+                    (state_of(*reason), *reason)
+                }
             };
             self.put_case(resolved.id, case);
         }
@@ -179,21 +182,22 @@ impl Unwritten {
 /// delivery came.
 fn decided_on(id: CaseId, snapshot: &Snapshot, callbacks: &[Callback], cases: &[StoredCase]) -> Option<Case> {
     let case = snapshot.waiting.iter().chain(&snapshot.assigned).chain(cases).find(|case| case.id == id);
-    let found = case.map(|case| (&case.callback, case.reason, state_of(case.reason)));
-    let (callback, reason, state) = found.or_else(|| {
+    let found =
+        case.map(|case| (&case.callback, case.account_id.as_ref(), case.reason, state_of(case.reason)));
+    let (callback, account_id, reason, state) = found.or_else(|| {
         callbacks.iter().find_map(|callback| {
             let known = snapshot.known.get(&callback.key)?;
             known.iter().find_map(|known| match known {
                 Known::Case { id: of, fingerprint, reason, state }
                     if *of == id && *fingerprint == callback.fingerprint =>
                 {
-                    Some((callback, *reason, *state))
+                    Some((callback, callback.named_account(), *reason, *state))
                 }
                 Known::Case { .. } | Known::Ledger(_) => None,
             })
         })
     })?;
-    Some(Case { callback: callback.clone(), account_id: callback.named_account().cloned(), reason, state })
+    Some(Case { callback: callback.clone(), account_id: account_id.cloned(), reason, state })
 }
 
 fn keep(ids: &mut BTreeSet<CaseId>, id: CaseId, is_in: bool) {

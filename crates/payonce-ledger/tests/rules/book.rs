@@ -44,6 +44,8 @@ pub struct Book {
     payments: HashMap<PaymentKey, Payment>,
     /// A case's id is its position plus one.
     cases: Vec<Case>,
+    /// How many cases an account was shown with that turned out to be another's: it counts them for ever.
+    cases_left: BTreeMap<AccountId, i64>,
     duplicates: usize,
 }
 
@@ -367,7 +369,12 @@ impl Book {
 
     fn stored_case(&self, at: usize) -> StoredCase {
         let case = &self.cases[at];
-        StoredCase { id: id(at), reason: case.reason, callback: case.callback.clone() }
+        StoredCase {
+            id: id(at),
+            reason: case.reason,
+            account_id: case.account_id.clone(),
+            callback: case.callback.clone(),
+        }
     }
 
     fn newest_case_about(&self, account_id: &AccountId) -> Option<i64> {
@@ -389,6 +396,7 @@ impl Book {
         plan.close_over_transfers(&mut lost);
         let is_lost = plan.callbacks_about(&lost);
         plan.drop_accounts(&lost);
+        check_sums(&plan, |id| self.cases[at(id)].account_id.as_ref());
         after.write_accounts(&plan);
         after.write_entries(&plan)?;
         after.write_payments(&plan)?;
@@ -490,6 +498,14 @@ impl Book {
                 CaseEnd::Applied => CaseState::Replayed,
                 CaseEnd::Duplicate(_) => CaseState::Discarded,
                 CaseEnd::Open(reason, _) => {
+                    if let Some(now) =
+                        resolved.account_id.clone().filter(|now| case.account_id.as_ref() != Some(now))
+                    {
+                        let before = case.account_id.replace(now);
+                        let open = before.filter(|account_id| self.accounts.contains_key(account_id));
+                        open.into_iter()
+                            .for_each(|account_id| *self.cases_left.entry(account_id).or_default() += 1);
+                    }
                     case.reason = *reason;
                     state_of(*reason)
                 }
@@ -527,7 +543,8 @@ impl Book {
             assert!(0 <= account.held, "{account_id}: {account:?}");
             let legs = self.ledger.iter().flat_map(Entry::legs).filter(|leg| leg.account_id == *account_id);
             assert_eq!(i64::try_from(legs.count()).unwrap(), account.version, "{account_id}");
-            assert_eq!(self.cases_about(account_id), account.cases, "{account_id}: cases");
+            let left = self.cases_left.get(account_id).copied().unwrap_or(0);
+            assert_eq!(self.cases_about(account_id) + left, account.cases, "{account_id}: cases");
         }
         for (key, Payment { facts, .. }) in &self.payments {
             assert!(0 <= facts.refunded() && 0 <= facts.held(), "{key:?}: {facts:?}");
@@ -625,6 +642,34 @@ fn is_same_version(one: &payonce_ledger::Leg, other: &payonce_ledger::Leg) -> bo
 fn check_shape(callbacks: &[Callback], plan: &Plan) {
     assert_eq!(plan.outcomes.len(), callbacks.len(), "one outcome per callback");
     assert_eq!(plan.subjects.len(), callbacks.len(), "one subject per callback");
+    for entry in &plan.entries {
+        let is_transfer = entry.callback.kind == Kind::TransferSucceeded;
+        assert_eq!(entry.second_leg.is_some(), is_transfer, "{entry:?}");
+    }
+    for case in &plan.new_cases {
+        assert_eq!(callbacks[case.index], case.callback, "a case is about its callback");
+        assert_eq!(plan.subjects[case.index], case.account_id, "{case:?}");
+        let told = if case.reason.is_waiting() {
+            Outcome::Waiting(case.reason)
+        } else {
+            Outcome::Quarantined(case.reason)
+        };
+        assert_eq!(plan.outcomes[case.index], told);
+        assert!(case.attempts >= 1 && !case.detail.is_empty(), "{case:?}");
+    }
+    let mut applied: Vec<&Key> = plan.entries.iter().map(|entry| &entry.callback.key).collect();
+    let told = callbacks.iter().zip(&plan.outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
+    for (callback, _) in told {
+        let at = applied.iter().position(|key| **key == callback.key).expect("applied means a ledger row");
+        applied.swap_remove(at);
+    }
+    let ended = plan.resolved_cases.iter().filter(|case| case.end == CaseEnd::Applied).count();
+    assert_eq!(applied.len(), ended, "a ledger row is a callback of the batch or a case that ends");
+}
+
+/// That each account of what is written is what its rows and its cases make it.
+#[track_caller]
+fn check_sums<'a>(plan: &Plan, account_of_row: impl Fn(CaseId) -> Option<&'a AccountId>) {
     let mut accounts: HashMap<&AccountId, Account> = HashMap::new();
     for change in &plan.accounts {
         let is_first = accounts.insert(&change.account_id, change.before).is_none();
@@ -632,8 +677,6 @@ fn check_shape(callbacks: &[Callback], plan: &Plan) {
         assert_eq!(change.before.currency, change.after.currency);
     }
     for entry in &plan.entries {
-        let is_transfer = entry.callback.kind == Kind::TransferSucceeded;
-        assert_eq!(entry.second_leg.is_some(), is_transfer, "{entry:?}");
         for leg in entry.legs() {
             let account = accounts.get_mut(&leg.account_id).expect("a leg changes its account");
             account.version += 1;
@@ -647,22 +690,17 @@ fn check_shape(callbacks: &[Callback], plan: &Plan) {
             assert_eq!((leg.balance_after, leg.held_after), (account.balance, account.held), "{entry:?}");
         }
     }
-    for case in &plan.new_cases {
-        assert_eq!(callbacks[case.index], case.callback, "a case is about its callback");
-        assert_eq!(plan.subjects[case.index], case.account_id, "{case:?}");
-        let told = if case.reason.is_waiting() {
-            Outcome::Waiting(case.reason)
-        } else {
-            Outcome::Quarantined(case.reason)
-        };
-        assert_eq!(plan.outcomes[case.index], told);
-        assert!(case.attempts >= 1 && !case.detail.is_empty(), "{case:?}");
-        let Some(account_id) = &case.account_id else { continue };
+    let new = plan.new_cases.iter().filter_map(|case| case.account_id.as_ref());
+    let found = plan.resolved_cases.iter().filter_map(|case| {
+        let is_unended = matches!(case.end, CaseEnd::Open(..));
+        case.account_id.as_ref().filter(|now| is_unended && account_of_row(case.id) != Some(now))
+    });
+    for account_id in new.chain(found) {
         match accounts.get_mut(account_id) {
             Some(account) => account.cases += 1,
             None => {
                 let mut guarded = plan.unopened.iter().map(|unopened| &unopened.account_id);
-                assert!(guarded.any(|id| id == account_id), "{case:?} is not guarded");
+                assert!(guarded.any(|id| id == account_id), "a case about {account_id} is not guarded");
             }
         }
     }
@@ -676,14 +714,6 @@ fn check_shape(callbacks: &[Callback], plan: &Plan) {
         assert!(change.after.version > change.expected.unwrap_or(0), "{change:?}");
         assert!(accounts.contains_key(&change.after.account_id), "{change:?} is not guarded by its account");
     }
-    let mut applied: Vec<&Key> = plan.entries.iter().map(|entry| &entry.callback.key).collect();
-    let told = callbacks.iter().zip(&plan.outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
-    for (callback, _) in told {
-        let at = applied.iter().position(|key| **key == callback.key).expect("applied means a ledger row");
-        applied.swap_remove(at);
-    }
-    let ended = plan.resolved_cases.iter().filter(|case| case.end == CaseEnd::Applied).count();
-    assert_eq!(applied.len(), ended, "a ledger row is a callback of the batch or a case that ends");
 }
 
 fn is_copy(one: &Callback, other: &Callback) -> bool {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use payonce_ledger::{
-    Account, CaseEnd, CaseId, CaseState, Currency, Kind, Known, Layer, Outcome, Plan, Reason, Rules,
-    Snapshot, StoredCase, decide,
+    Account, Callback, CaseEnd, CaseId, CaseState, Currency, Kind, Known, Layer, Outcome, Plan, Reason,
+    Rules, Snapshot, StoredCase, decide,
 };
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
@@ -108,7 +108,11 @@ fn authorize_with_waiting(waiting: &[Draft]) -> Plan {
     snapshot.accounts.insert(authorization.account_id.clone().unwrap(), account);
     let cases = build(waiting).into_iter().zip(1..);
     let reason = Reason::WaitingForPayment;
-    snapshot.waiting = cases.map(|(callback, id)| StoredCase { id: CaseId(id), reason, callback }).collect();
+    let stored = |(callback, id): (Callback, i64)| {
+        let account_id = callback.account_id.clone();
+        StoredCase { id: CaseId(id), reason, account_id, callback }
+    };
+    snapshot.waiting = cases.map(stored).collect();
     decide(&snapshot, &[authorization], &Rules::default())
 }
 

@@ -160,6 +160,26 @@ fn what_names_no_account_waits_for_its_payment_whatever_else_has_its_operation()
     }
 }
 
+/// It waits for its payment first, of which nobody knows whose it is, and then for money of the account that turns out to be its own:
+/// whoever brings that money releases it, and no sweep is needed.
+#[test]
+fn what_names_no_account_and_waits_for_money_in_the_end_is_released_by_the_money() {
+    let all = [
+        Draft::new("opening", Kind::DepositSucceeded, 10),
+        Draft::new("more", Kind::PaymentAuthorizationAdjusted, 15).nameless(),
+        Draft::new("hold", Kind::PaymentAuthorized, 5),
+        Draft::new("money", Kind::DepositSucceeded, 5),
+    ];
+    for sizes in [[1], [2], [4]] {
+        let mut book = Book::default();
+        for batch in cut(&build(&all), &sizes) {
+            book.take(batch);
+        }
+        assert_eq!(reasons(&book.view()), [], "{sizes:?}");
+        assert_eq!(book.ledger().len(), 4, "{sizes:?}");
+    }
+}
+
 /// Neither batch sees the other's callback, and the refund names no account whose guard could say so.
 #[test]
 fn a_debit_and_its_refund_that_were_stored_at_one_moment_are_applied_when_the_time_is_up() {

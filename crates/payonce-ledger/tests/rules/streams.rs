@@ -205,7 +205,9 @@ fn apply(change: Change, draft: &mut Draft) {
         // The payment of the same number belongs to that account.
         content.payment.get_or_insert(of.replace("acct", "pay"));
     }
-    if content.kind.reverses().is_some() {
+    // Of any other type it is an unknown member.
+    content.reverses = content.reverses.filter(|_| content.kind == Kind::DepositReinstated);
+    if content.kind.reverses().or(content.reverses).is_some() {
         content.operation.get_or_insert(of.replace("acct", "op") + "-0");
     }
     if !content.kind.finds_account() {
