@@ -10,6 +10,7 @@ use super::{
     StoreError,
     actions::{self, Begun, Line, Verb},
     apply::{self, Applied, Batch},
+    closing,
     columns::unreadable,
     proposals::{self, Objection},
     quarantine, server,
@@ -158,14 +159,13 @@ pub async fn post(
             return Ok(Acted::Objected(objection));
         }
     };
-    let applied = apply::write(&mut transaction, batch).await?;
-    if !applied.lost.is_empty() {
+    let written = apply::write(&mut transaction, batch).await?;
+    if !written.applied.lost.is_empty() {
         return Err(StoreError::Conflict("a concurrent writer changed the account first".to_owned()));
     }
     settle(&mut transaction, entry, action).await?;
     actions::end(&mut transaction, action, &adjusted.to_string(), &adjusted.outcome()).await?;
-    apply::commit(transaction).await?;
-    Ok(Acted::Done(applied))
+    Ok(Acted::Done(written.commit(transaction).await?))
 }
 
 /// What is left to do of cases whose proposal was approved.
@@ -230,7 +230,8 @@ pub async fn approve_cases(
             actions::end(&mut transaction, action, &words, &outcome).await?;
         }
     }
-    apply::commit(transaction).await?;
+    server::confirm(&mut transaction).await?;
+    closing::commit(transaction).await?;
     Ok(Acted::Done(Approved { action, left, changed }))
 }
 

@@ -2,23 +2,21 @@
 //!
 //! Concurrent writers write the same tables, so every transaction takes its locks in one order: accounts by id, then ledger keys, payments,
 //! cases, references, duplicates, each sorted. Every number of changed rows is compared with the plan; where they differ the transaction
-//! is rolled back, and the caller looks again. The last statement before the commit reads a row: PostgreSQL answers COMMIT
-//! with a silent ROLLBACK in an aborted transaction, but refuses any other statement there.
+//! is rolled back, and the caller looks again. The last statement is `closing`'s.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::{Connection as _, PgConnection, Postgres, Row, Transaction};
+use sqlx::{Connection as _, PgConnection, Row};
 
 use super::{
     StoreError,
-    audit::not_in_ledger,
     cases::{self, Resolver, Undecodable},
-    counts::{Counts, Tally, record_duplicates, record_tallies},
+    closing::Written,
+    counts::{Counts, Tally},
     members,
     openings::guard_openings,
     references,
     rows::{each, expect_rows, occurred_at, timestamp},
-    server,
 };
 use crate::crash::{self, Point};
 use payonce_ledger::{
@@ -105,28 +103,18 @@ pub struct Applied {
 /// again from the load is right in both cases.
 pub async fn apply(connection: &mut PgConnection, batch: Batch<'_>) -> Result<Applied, StoreError> {
     let mut transaction = connection.begin().await?;
-    let applied = write(&mut transaction, batch).await?;
-    commit(transaction).await?;
-    Ok(applied)
+    let written = write(&mut transaction, batch).await?;
+    written.commit(transaction).await
 }
 
-/// Commits a transaction that has written a batch.
-pub(super) async fn commit(mut transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
-    server::confirm(&mut transaction).await?;
-    crash::hit(Point::BeforeCommit).await?;
-    transaction.commit().await?;
-    Ok(crash::hit(Point::AfterCommit).await?)
-}
-
-/// As [`apply`], in a transaction that writes more.
-pub(super) async fn write(
+/// As [`apply`], in a transaction that writes more; [`Written::commit`] ends it.
+pub(super) async fn write<'a>(
     transaction: &mut PgConnection,
-    mut batch: Batch<'_>,
-) -> Result<Applied, StoreError> {
+    mut batch: Batch<'a>,
+) -> Result<Written<'a>, StoreError> {
     if batch.locking == Locking::Skip {
         wait_shortly(transaction).await?;
     }
-    prove(transaction, batch.remembered).await?;
     let lost = guard_openings(transaction, &batch.plan).await?;
     let (lost, locked) = change_accounts(transaction, &batch.plan, batch.locking, lost).await?;
     let lost_callbacks = batch.plan.callbacks_about(&lost);
@@ -148,36 +136,15 @@ pub(super) async fn write(
         references::insert(transaction, &batch, &lost_callbacks).await?;
     }
     let counts = Counts::of(&batch, &lost_callbacks, &known_cases);
-    record_duplicates(transaction, &counts.duplicates).await?;
-    record_tallies(transaction, batch.writer, &counts.tallies).await?;
-    Ok(Applied {
+    let applied = Applied {
         lost,
         locked,
         lost_callbacks,
         locked_callbacks,
         tallies: counts.tallies,
         amounts: counts.amounts,
-    })
-}
-
-/// Redis can be restored, emptied, or written to by somebody else, and this database can be restored to a time before a marker: so a copy
-/// is rejected only for a row that this transaction sees. The commit then confirms that row too: it is written before this one's
-/// commit record, on this server.
-async fn prove(transaction: &mut PgConnection, remembered: &[Remembered]) -> Result<(), StoreError> {
-    // Copies that count as the batch's have the key and content of one that does not.
-    let first = remembered.iter().filter(|copy| copy.layer == Layer::Redis);
-    let first: Vec<_> = first.map(|copy| (copy.key.clone(), copy.fingerprint)).collect();
-    if first.is_empty() {
-        return Ok(());
-    }
-    let unproved = not_in_ledger(transaction, &first).await?.len();
-    if unproved == 0 {
-        return Ok(());
-    }
-    Err(StoreError::Conflict(format!(
-        "{unproved} done markers in Redis have no ledger row: this database was restored or has lost commits, or Redis was restored or \
-         written to by somebody else"
-    )))
+    };
+    Ok(Written { applied, writer: batch.writer, duplicates: counts.duplicates, remembered: batch.remembered })
 }
 
 /// Until the end of this transaction.

@@ -158,15 +158,15 @@ pub async fn assign(
         remembered: &[],
         locking: Locking::Wait,
     };
-    let applied = apply::write(&mut transaction, batch).await?;
-    if !applied.lost.is_empty() {
+    let written = apply::write(&mut transaction, batch).await?;
+    if !written.applied.lost.is_empty() {
         return Err(StoreError::Conflict("a concurrent writer changed an account first".to_owned()));
     }
     actions::add_cases(&mut transaction, action, &[id]).await?;
     acts::settle(&mut transaction, entry, action).await?;
     let (words, outcome) = (assignment.with(&replayed), assignment.outcome(&replayed));
     actions::end(&mut transaction, action, &words, &outcome).await?;
-    apply::commit(transaction).await?;
+    written.commit(transaction).await?;
     Ok(Acted::Done((assignment, replayed)))
 }
 

@@ -1,14 +1,10 @@
-//! The counts that are committed with a batch: `tallies` (how many, per minute) and `duplicates` (per callback).
+//! The counts that are committed with a batch: `tallies` (how many, per minute) and `duplicates` (per callback). Written by `closing`.
 
 use std::collections::{BTreeMap, HashSet};
 
-use sqlx::PgConnection;
-
 use super::{
-    StoreError,
     apply::Batch,
     cases::{Content, Undecodable, content},
-    rows::each,
 };
 use payonce_ledger::{Entry, Fingerprint, Key, Layer, Outcome, Reason};
 
@@ -26,7 +22,7 @@ pub enum TallyKind {
 }
 
 impl TallyKind {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Duplicate => "duplicate",
@@ -146,50 +142,4 @@ impl Counts {
         let source = key.map(|key| key.source.as_str().to_owned()).unwrap_or_default();
         *self.tallies.entry(Tally { kind, source, label }).or_default() += n;
     }
-}
-
-pub(super) async fn record_duplicates(
-    transaction: &mut PgConnection,
-    duplicates: &BTreeMap<(Key, Layer), i64>,
-) -> Result<(), StoreError> {
-    if duplicates.is_empty() {
-        return Ok(());
-    }
-    let duplicates: Vec<_> = duplicates.iter().collect();
-    sqlx::query(
-        "insert into duplicates (source, event_id, layer, copies)
-         select unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bigint[])",
-    )
-    .bind(each(&duplicates, |((key, _), _)| key.source.as_str()))
-    .bind(each(&duplicates, |((key, _), _)| key.event_id.as_str()))
-    .bind(each(&duplicates, |((_, layer), _)| layer.as_str()))
-    .bind(each(&duplicates, |(_, copies)| **copies))
-    .execute(&mut *transaction)
-    .await?;
-    Ok(())
-}
-
-/// Adds to the counts of this minute.
-pub(super) async fn record_tallies(
-    transaction: &mut PgConnection,
-    writer: &str,
-    tallies: &BTreeMap<Tally, i64>,
-) -> Result<(), StoreError> {
-    if !tallies.is_empty() {
-        let tallies: Vec<_> = tallies.iter().collect();
-        sqlx::query(
-            "insert into tallies as t (minute, writer, kind, source, label, n)
-             select date_trunc('minute', now()), $1, n.kind, n.source, n.label, n.n
-             from unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) as n(kind, source, label, n)
-             on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n",
-        )
-        .bind(writer)
-        .bind(each(&tallies, |(tally, _)| tally.kind.as_str()))
-        .bind(each(&tallies, |(tally, _)| tally.source.as_str()))
-        .bind(each(&tallies, |(tally, _)| tally.label))
-        .bind(each(&tallies, |(_, n)| **n))
-        .execute(&mut *transaction)
-        .await?;
-    }
-    Ok(())
 }

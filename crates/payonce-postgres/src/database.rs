@@ -230,15 +230,19 @@ impl Database {
     }
 }
 
-/// Callbacks that one set of plans serves. A plan knows its tables as they were when it was made.
+/// Callbacks that the first plans of a session serve. A plan knows its tables as they were when it was made, so those that follow serve as
+/// many as all before them together: what a session writes at most doubles a table meanwhile.
 const CALLBACKS_PER_PLAN: usize = 1_000;
+
+/// Callbacks that any plans serve at most.
+const CALLBACKS_PER_PLAN_MAX: usize = 1_000_000;
 
 /// A lane's own connection, opened when it is needed.
 pub struct Connection {
     database: Arc<Database>,
     open: Option<PgConnection>,
-    /// Callbacks that its plans have served, where it keeps them.
-    served: Option<usize>,
+    /// Callbacks that this session has served, and how many it will have when its plans are made anew, where it keeps them.
+    served: Option<(usize, usize)>,
 }
 
 impl Connection {
@@ -248,8 +252,8 @@ impl Connection {
         Self { database, open: None, served: None }
     }
 
-    /// To be called before a batch of so many callbacks: lets this session keep its plans, and throws them away after every thousand
-    /// callbacks, before tables that were empty have grown.
+    /// To be called before a batch of so many callbacks: lets this session keep its plans, and throws them away after a thousand callbacks, after
+    /// two thousand, four thousand and so on, before tables that were empty have grown.
     ///
     /// A plan for each batch's own values would be no better, and where batches are small, making it costs more than carrying it
     /// out: 386 µs for the look-up of keys in quarantine.
@@ -257,15 +261,17 @@ impl Connection {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn renew_plans(&mut self, callbacks: usize) -> Result<(), StoreError> {
-        let served = match self.served {
-            Some(served) if self.open.is_some() && served < CALLBACKS_PER_PLAN => served,
-            Some(_) | None => {
+        let (served, until) = match self.served {
+            Some((served, until)) if self.open.is_some() && served < until => (served, until),
+            before => {
                 let renew = "set plan_cache_mode = force_generic_plan; discard plans";
+                // Of a session that is gone nothing is kept: `run` opens another, which begins anew.
+                let served = before.filter(|_| self.open.is_some()).map_or(0, |(served, _)| served);
                 self.run(async |connection| Ok(sqlx::raw_sql(renew).execute(connection).await?)).await?;
-                0
+                (served, served + served.clamp(CALLBACKS_PER_PLAN, CALLBACKS_PER_PLAN_MAX))
             }
         };
-        self.served = Some(served.saturating_add(callbacks));
+        self.served = Some((served.saturating_add(callbacks), until));
         Ok(())
     }
 

@@ -20,6 +20,7 @@ pub mod case_sums;
 pub mod case_work;
 mod cases;
 mod checks;
+mod closing;
 mod columns;
 mod counts;
 pub mod crash;

@@ -7,7 +7,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use sqlx::{PgConnection, Row};
+use sqlx::{
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use tracing::warn;
 
 use super::StoreError;
@@ -29,6 +33,19 @@ const NEEDED: [(&str, &str, &str); 3] = [
 
 /// The session's own name, by which it knows itself again.
 const SESSION: &str = "payonce.session";
+
+/// What [`confirm`] selects: one row, in a transaction that can be committed.
+macro_rules! confirmation {
+    () => {
+        "system_identifier::text as system, left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline,
+                (pg_current_wal_flush_lsn() - '0/0')::bigint as log_bytes,
+                current_setting('synchronous_commit') as synchronous_commit,
+                current_setting('transaction_isolation') as transaction_isolation,
+                coalesce(current_setting('payonce.session', true), '') <> '' as is_prepared
+         from pg_control_system()"
+    };
+}
+pub(super) use confirmation;
 
 /// How far the writable server of each cluster has come, by system identifier, as far as this process has seen. It holds one entry for each
 /// cluster that an address of this process has ever led to.
@@ -161,18 +178,19 @@ pub(super) async fn check_history(
 /// # Errors
 /// [`StoreError::Unfit`] or [`StoreError::Unavailable`]; the transaction must not be committed then.
 pub(super) async fn confirm(transaction: &mut PgConnection) -> Result<(), StoreError> {
+    confirm_with(transaction, sqlx::query(concat!("select ", confirmation!()))).await.map(drop)
+}
+
+/// As [`confirm`], by a statement that does more and ends with [`confirmation`]: what it does costs no round trip of its own. Returns its row.
+///
+/// # Errors
+/// As [`confirm`].
+pub(super) async fn confirm_with(
+    transaction: &mut PgConnection,
+    last: Query<'_, Postgres, PgArguments>,
+) -> Result<PgRow, StoreError> {
     let before = seen();
-    let row = sqlx::query(
-        "select system_identifier::text as system, left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline,
-                (pg_current_wal_flush_lsn() - '0/0')::bigint as log_bytes,
-                current_setting('synchronous_commit') as synchronous_commit,
-                current_setting('transaction_isolation') as transaction_isolation,
-                coalesce(current_setting($1, true), '') <> '' as is_prepared
-         from pg_control_system()",
-    )
-    .bind(SESSION)
-    .fetch_one(transaction)
-    .await?;
+    let row = last.fetch_one(transaction).await?;
     if !row.try_get::<bool, _>("is_prepared")? {
         return Err(in_transaction_mode());
     }
@@ -185,7 +203,8 @@ pub(super) async fn confirm(transaction: &mut PgConnection) -> Result<(), StoreE
     }
     let timeline = u32::from_str_radix(row.try_get("timeline")?, 16)
         .map_err(|_| StoreError::Unavailable("the server shows no timeline".to_owned()))?;
-    compare(&before, row.try_get("system")?, Position { timeline, log_bytes: row.try_get("log_bytes")? })
+    compare(&before, row.try_get("system")?, Position { timeline, log_bytes: row.try_get("log_bytes")? })?;
+    Ok(row)
 }
 
 fn seen() -> BTreeMap<String, Position> {

@@ -14,15 +14,13 @@
 //! | decide | none: `payonce-ledger` is pure | |
 //! | apply | `begin` | always |
 //! | apply | a shorter lock timeout, and the accounts whose rows are free | where locked ones are skipped |
-//! | apply | ledger rows of copies that done markers name | where needed |
 //! | apply | a lock on openings, and whether the account is still missing | where an account is missing |
 //! | apply | accounts: locked in the order of their ids, then changed where their version is the expected one | where money moves |
 //! | apply | ledger rows, refused by the unique keys where they are there | where money moves |
 //! | apply | payments, changed and new | where needed, each |
 //! | apply | cases: new ones, ended ones, and the count of what waits | where needed, each |
 //! | apply | references of callbacks | where `reference_fields` names some and a callback has one |
-//! | apply | duplicates, and the counts of outcomes | where needed; always |
-//! | apply | a row that says which history this is, read last | always |
+//! | apply | duplicates and the counts of outcomes; ledger rows of copies that done markers name; which history this is: one statement, the last | always |
 //! | apply | `commit` | always |
 //!
 //! Between the load and the commit a concurrent writer may change anything: each row that the plan rests on is guarded by its version or a unique
