@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{ConnectOptions, Connection as _, PgConnection, postgres::PgConnectOptions};
@@ -230,19 +230,19 @@ impl Database {
     }
 }
 
-/// Callbacks that the first plans of a session serve. A plan knows its tables as they were when it was made, so those that follow serve as
-/// many as all before them together: what a session writes at most doubles a table meanwhile.
+/// Plans serve at least so many callbacks. A plan knows its tables as they were when it was made.
 const CALLBACKS_PER_PLAN: usize = 1_000;
 
-/// Callbacks that any plans serve at most.
-const CALLBACKS_PER_PLAN_MAX: usize = 1_000_000;
+/// And they live at least so long: under a backlog, where a thousand callbacks are one batch, making them took a twentieth of the time. What a
+/// flood of cases makes slow with old plans is over after this time and a batch.
+const PLANS_LIVE: Duration = Duration::from_millis(250);
 
 /// A lane's own connection, opened when it is needed.
 pub struct Connection {
     database: Arc<Database>,
     open: Option<PgConnection>,
-    /// Callbacks that this session has served, and how many it will have when its plans are made anew, where it keeps them.
-    served: Option<(usize, usize)>,
+    /// Callbacks that its plans have served, and since when, where it keeps them.
+    served: Option<(usize, Instant)>,
 }
 
 impl Connection {
@@ -252,8 +252,8 @@ impl Connection {
         Self { database, open: None, served: None }
     }
 
-    /// To be called before a batch of so many callbacks: lets this session keep its plans, and throws them away after a thousand callbacks, after
-    /// two thousand, four thousand and so on, before tables that were empty have grown.
+    /// To be called before a batch of so many callbacks: lets this session keep its plans, and throws them away after a thousand callbacks and a
+    /// quarter of a second, before tables that were empty have grown.
     ///
     /// A plan for each batch's own values would be no better, and where batches are small, making it costs more than carrying it
     /// out: 386 µs for the look-up of keys in quarantine.
@@ -261,17 +261,17 @@ impl Connection {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn renew_plans(&mut self, callbacks: usize) -> Result<(), StoreError> {
-        let (served, until) = match self.served {
-            Some((served, until)) if self.open.is_some() && served < until => (served, until),
-            before => {
+        let are_good =
+            |(served, since): &(usize, Instant)| *served < CALLBACKS_PER_PLAN || since.elapsed() < PLANS_LIVE;
+        let (served, since) = match self.served.filter(are_good) {
+            Some(kept) if self.open.is_some() => kept,
+            Some(_) | None => {
                 let renew = "set plan_cache_mode = force_generic_plan; discard plans";
-                // Of a session that is gone nothing is kept: `run` opens another, which begins anew.
-                let served = before.filter(|_| self.open.is_some()).map_or(0, |(served, _)| served);
                 self.run(async |connection| Ok(sqlx::raw_sql(renew).execute(connection).await?)).await?;
-                (served, served + served.clamp(CALLBACKS_PER_PLAN, CALLBACKS_PER_PLAN_MAX))
+                (0, Instant::now())
             }
         };
-        self.served = Some((served.saturating_add(callbacks), until));
+        self.served = Some((served.saturating_add(callbacks), since));
         Ok(())
     }
 
