@@ -200,6 +200,11 @@ async fn what_is_done_over_the_api_takes_every_part_of_the_filter_and_nothing_el
         let (status, answer) = post("discard", wrong.clone()).await;
         assert!(matches!(status, 400 | 422), "{wrong}: {answer}");
     }
+    // Spaces around an id are part of it.
+    for other in [json!({ "source": " /providers/test" }), json!({ "source": "/providers/test " })] {
+        let (status, answer) = post("discard", other.clone()).await;
+        assert!(matches!(status, 200 | 202), "{other}: {answer}");
+    }
     assert_eq!(left().await, [1, 2, 3, 4, 5]);
     assert_eq!(post("take", json!({ "ids": [2], "assignee": "anna" })).await.0, 200);
     for (part, expected) in [

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use payonce::{
-    ledger::{AccountId, AccountStatus, Callback, Plan, decide},
+    ledger::{AccountId, AccountStatus, Callback, CaseId, Expires, Plan, decide, decide_cases},
     store::{
         self, Applied, Batch, Database, PgConnection, Resolver, StoreError,
         accounts::{self, Order, Ordered},
@@ -326,6 +326,46 @@ async fn what_waits_without_an_account_and_lacks_money_in_the_end_is_released_by
     assert_eq!(apply(&mut second, &late).await.expect("the account is lost").lost.len(), 1);
     apply_now(&mut second, &[money]).await;
     assert_eq!(world.account("a").await, Some((15, 15, 4)));
+    world.audit().await;
+    world.close().await;
+}
+
+/// A movement of another account has the operation id of what waits for its payment: it says nothing, and that account counts no case.
+#[tokio::test]
+async fn a_movement_with_its_operation_id_does_not_say_whose_a_case_is() {
+    let world = World::new().await;
+    let mut connection = world.connect().await;
+    let other = Event::deposit("o1", "other", 100).operation("op");
+    let adjusted =
+        Event::payment("payment.authorization_adjusted", "adj", "", "p", 15).nameless().operation("op");
+    for event in [other, adjusted, Event::deposit("a1", "a", 10)] {
+        apply_now(&mut connection, &[event]).await;
+    }
+    assert_eq!(world.number("select count(*) from quarantine where account_id is null").await, 1);
+    apply_now(&mut connection, &[Event::payment("payment.authorized", "auth", "a", "p", 5)]).await;
+    assert_eq!(world.number("select count(*) from quarantine where account_id = 'a'").await, 1);
+    assert_eq!(world.number("select cases from accounts where account_id = 'other'").await, 0);
+    world.audit().await;
+    world.close().await;
+}
+
+/// A person's replay read the case before another writer found its account and counted it there, and the account after that.
+#[tokio::test]
+async fn a_case_whose_account_was_found_meanwhile_is_not_counted_twice() {
+    let world = World::new().await;
+    let (mut first, mut second) = (world.connect().await, world.connect().await);
+    apply_now(&mut first, &[Event::deposit("a1", "a", 10)]).await;
+    let adjusted = Event::payment("payment.authorization_adjusted", "adj", "", "p", 15).nameless();
+    apply_now(&mut first, &[adjusted]).await;
+    let id = CaseId(world.number("select id from quarantine").await);
+    let (before, _) = quarantine::load_cases(&mut second, &[id]).await.expect("the case");
+    apply_now(&mut first, &[Event::payment("payment.authorized", "auth", "a", "p", 5)]).await;
+    let (_, after) = quarantine::load_cases(&mut second, &[id]).await.expect("the case");
+    let plan = decide_cases(&after, &before, &Default::default(), Expires::Nothing);
+    let stale = Decided { callbacks: Vec::new(), bodies: Vec::new(), plan };
+    let refused = apply(&mut second, &stale).await.expect_err("it has an account");
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused}");
+    assert_eq!(world.number("select cases from accounts").await, 1);
     world.audit().await;
     world.close().await;
 }

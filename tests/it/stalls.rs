@@ -388,6 +388,13 @@ async fn a_right_that_is_taken_away_is_named_and_turns_no_payment_into_a_case() 
         store::check_worker_rights(&mut limited.connect().await).await.expect_err("a right is missing");
     let words = refused.to_string();
     assert!(words.contains("INSERT on ledger") && words.contains("--grant-worker"), "{words}");
+    // One column that is new in a version, and that the grants of the version before do not name.
+    by_owner(format!("grant insert on ledger to {role}")).await;
+    by_owner(format!("revoke update (account_id) on quarantine from {role}")).await;
+    let refused =
+        store::check_worker_rights(&mut limited.connect().await).await.expect_err("a right is missing");
+    let words = refused.to_string();
+    assert!(words.contains("UPDATE (account_id) on quarantine") && !words.contains("ledger"), "{words}");
     store::grant(&mut world.connect().await, &role, Grantee::Worker).await.unwrap();
     applied(&world, "select count(*) from ledger where event_id like 'p%'", 40).await;
     worker.stop().await;

@@ -75,6 +75,41 @@ async fn a_deposit_says_what_it_brought_and_what_was_taken_back_of_it() {
 }
 
 #[tokio::test]
+async fn a_refund_that_failed_ends_no_dispute_and_another_accounts_deposit_is_not_added() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let dashboard = Dashboard::start(&world).await;
+    let of = |kind, id: &str, amount| Event::new(kind, id, "acct-1", Some("pi_1"), amount).operation(id);
+    let events = [
+        of("deposit.succeeded", "d", 100_000),
+        of("deposit.refunded", "re_1", 20_000),
+        Event::new("deposit.reinstated", "back", "acct-1", Some("pi_1"), 20_000)
+            .operation("re_1")
+            .with("reverses", "deposit.refunded"),
+        of("deposit.disputed", "dp_1", 15_000),
+        // Of another account, with the same payment's id, and newer by its account's versions.
+        Event::deposit("x1", "acct-2", 1),
+        Event::deposit("x2", "acct-2", 1),
+        Event::new("deposit.succeeded", "other", "acct-2", Some("pi_1"), 7_000).operation("other"),
+    ];
+    for (at, event) in (1..).zip(events) {
+        world.publish(&[event]).await;
+        world.settled(at).await;
+    }
+    let story = dashboard.get("/api/v1/payment?source=/providers/test&id=pi_1").await.json();
+    assert_eq!((&story["state"], &story["account_id"]), (&json!("disputed"), &json!("acct-1")), "{story}");
+    for (name, amount) in
+        [("deposited", 100_000), ("refunded", 20_000), ("disputed", 15_000), ("reinstated", 20_000)]
+    {
+        assert_eq!(story["deposit"][name], json!(amount), "{name}: {story}");
+    }
+    worker.stop().await;
+    world.audit().await;
+    dashboard.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_customer_s_payment_of_a_day_is_found_with_its_amount_and_what_became_of_it() {
     let world = World::new().await;
     let worker = world.worker_with(&[FIELDS]).await;

@@ -146,6 +146,17 @@ fn an_event_of_a_batch_is_mapped_again_when_the_configuration_is_fixed_and_by_no
 }
 
 #[test]
+fn a_byte_order_mark_before_a_batch_loses_none_of_it() {
+    let items = [adyen_item("AUTHORISATION", "psp1", 0), adyen_item("MYSTERY", "psp2", 0)];
+    let plain = received(&adyen(None), &adyen_request(&items));
+    let mut marked = adyen_request(&items);
+    marked.body.splice(0..0, *b"\xef\xbb\xbf");
+    let marked = received(&adyen(None), &marked);
+    assert_eq!((marked.accepted, marked.unmapped.len()), (plain.accepted, plain.unmapped.len()));
+    assert_eq!((marked.messages.len(), marked.unmapped.len()), (2, 1));
+}
+
+#[test]
 fn a_request_that_names_its_events_twice_keeps_those_that_are_mapped() {
     let (first, second) = (adyen_item("MYSTERY", "psp1", 0), adyen_item("MYSTERY", "psp2", 0));
     let third = adyen_item("MYSTERY", "psp3", 0);

@@ -263,9 +263,11 @@ pub enum CaseEnd {
 pub struct ResolvedCase {
     /// The case.
     pub id: CaseId,
-    /// The account its callback is about, where that is known. From here on it is that of a row that is not ended: what waits for money is
-    /// found by it.
+    /// The account its callback is about, where that is known.
     pub account_id: Option<AccountId>,
+    /// Whether the case was of no account before, and is of this one from here on, because it has not ended: what waits for money is found by
+    /// it. Once known, a case's account is changed by people only.
+    pub is_found: bool,
     /// How.
     pub end: CaseEnd,
 }

@@ -134,8 +134,9 @@ struct Data<'a> {
     expires_at: Option<Cow<'a, str>>,
     #[serde(borrow)]
     to: Option<Cow<'a, str>>,
+    /// Read for one type only: of any other it may be anything.
     #[serde(borrow)]
-    reverses: Option<Cow<'a, str>>,
+    reverses: Option<&'a RawValue>,
 }
 
 /// An amount. serde_json takes none but an integer token for one: a fraction, an exponent or a string is an error, never rounded.
@@ -266,7 +267,7 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
     // Of any other type it is a member that means nothing.
     let reverses = data.reverses.filter(|_| kind == Kind::DepositReinstated);
     let reverses =
-        reverses.map(|text| reversed(&text).ok_or_else(|| invalid(not_reversed(&text)))).transpose()?;
+        reverses.map(|found| reversed(found).ok_or_else(|| invalid(not_reversed(found)))).transpose()?;
     if reverses.is_some() && operation_id.is_none() {
         return Err(invalid("data.operation_id: missing, expected that of what data.reverses is".to_owned()));
     }
@@ -294,12 +295,13 @@ fn decode_event(key: &Key, event: &Event<'_>) -> Result<Callback, (Reason, Strin
 }
 
 /// What a reinstatement can take back.
-fn reversed(name: &str) -> Option<Kind> {
-    Kind::parse(name).filter(|kind| matches!(kind, Kind::DepositRefunded | Kind::DepositDisputed))
+fn reversed(found: &RawValue) -> Option<Kind> {
+    let name: Cow<'_, str> = serde_json::from_str(found.get()).ok()?;
+    Kind::parse(&name).filter(|kind| matches!(kind, Kind::DepositRefunded | Kind::DepositDisputed))
 }
 
-fn not_reversed(found: &str) -> String {
-    format!("data.reverses: found {found:?}, expected \"deposit.refunded\" or \"deposit.disputed\"")
+fn not_reversed(found: &RawValue) -> String {
+    format!("data.reverses: found {found}, expected \"deposit.refunded\" or \"deposit.disputed\"")
 }
 
 /// What operators post does not come over the queue: there anybody who may publish could claim to be one.

@@ -321,17 +321,18 @@ pub(super) async fn update(
     }
     if !plan.resolved_cases.is_empty() {
         let resolved = sqlx::query(
-            // What was decided before somebody assigned the case is about another account: it is decided again.
+            // What was decided before somebody assigned the case, or before another writer found its account and counted it there, is decided
+            // again.
             "update quarantine q
              set state = r.state, reason = coalesce(r.reason, q.reason), detail = coalesce(r.detail, q.detail),
-                 account_id = case when r.state in ('open', 'waiting') then coalesce(r.account_id, q.account_id) else q.account_id end,
+                 account_id = case when r.is_found then r.account_id else q.account_id end,
                  resolved_at = case when r.state in ('open', 'waiting') then null else clock_timestamp() end,
                  resolved_by = case when r.state in ('open', 'waiting') then null else $6 end,
                  resolved_why = r.why,
                  waits_since = case when r.state = 'waiting' then clock_timestamp() else q.waits_since end
-             from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $7::text[])
-                  as r(id, state, reason, detail, why, account_id)
-             where q.id = r.id and q.state in ('waiting', 'open')
+             from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $7::text[], $8::boolean[])
+                  as r(id, state, reason, detail, why, account_id, is_found)
+             where q.id = r.id and q.state in ('waiting', 'open') and (q.account_id is null or not r.is_found)
                and (q.members is null or not q.members ? 'assigned' or q.account_id is not distinct from r.account_id)",
         )
         .bind(each(&plan.resolved_cases, |case| case.id.0))
@@ -356,6 +357,7 @@ pub(super) async fn update(
         }))
         .bind(resolver.by)
         .bind(each(&plan.resolved_cases, |case| case.account_id.as_ref().map(AccountId::as_str)))
+        .bind(each(&plan.resolved_cases, |case| case.is_found))
         .execute(&mut *transaction)
         .await?
         .rows_affected();

@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::StoreError;
+use super::{StoreError, rows::each};
 
 /// What a role is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,25 +154,48 @@ const API_RIGHTS: &[(&str, &str)] = &[
 
 /// What keeps the feed's index fresh, and forgets what subscribers have taken, with the owner's rights.
 const FEED_FUNCTIONS: &str = "summarize_ledger_txn, forget_settled_webhooks, forget_webhook";
+/// The rights of one table: verb and, where it is of some columns only, each of these.
+fn each_right(rights: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let mut is_in_columns = false;
+    let verbs = rights.split(move |c| {
+        is_in_columns = c == '(' || is_in_columns && c != ')';
+        c == ',' && !is_in_columns
+    });
+    verbs.map(str::trim).filter(|right| !right.is_empty()).flat_map(|right| {
+        let (verb, columns) =
+            right.split_once(" (").map_or((right, None), |(verb, columns)| (verb, Some(columns)));
+        let columns = columns.map(|columns| columns.trim_end_matches(')').split(',').map(str::trim));
+        match columns {
+            None => vec![(verb, None)],
+            Some(columns) => columns.map(|column| (verb, Some(column))).collect(),
+        }
+    })
+}
+
 /// Refuses a role that lacks a right that a worker needs, before it takes messages that it could not write.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], which names table, right and the command that gives it: it can be given while the worker waits.
 pub async fn check_worker_rights(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let needed = WORKER_RIGHTS.iter().flat_map(|(table, rights)| {
-        let verbs = ["select", "insert", "update"].into_iter().filter(move |verb| rights.contains(verb));
-        verbs.map(move |verb| (*table, verb))
-    });
-    let (tables, verbs): (Vec<&str>, Vec<&str>) = needed.unzip();
+    let needed: Vec<(&str, &str, Option<&str>)> = WORKER_RIGHTS
+        .iter()
+        .flat_map(|(table, rights)| each_right(rights).map(move |(verb, column)| (*table, verb, column)))
+        .collect();
     let missing: Vec<String> = sqlx::query_scalar(
-        "select upper(verb) || ' on ' || tab from unnest($1::text[], $2::text[]) as needed(tab, verb)
-         where not has_any_column_privilege(tab, verb)
+        "select upper(verb) || case when bool_and(is_missing) then ''
+                                    else ' (' || string_agg(col, ', ') filter (where is_missing) || ')' end || ' on ' || tab
+         from (select tab, verb, col,
+                      not case when col is null then has_any_column_privilege(tab, verb)
+                               else has_column_privilege(tab, col, verb) end as is_missing
+               from unnest($1::text[], $2::text[], $4::text[]) as needed(tab, verb, col)) needed
+         group by tab, verb having bool_or(is_missing)
          union all
          select 'USAGE on ' || $3 where not has_sequence_privilege($3, 'usage')",
     )
-    .bind(&tables)
-    .bind(&verbs)
+    .bind(each(&needed, |(table, ..)| *table))
+    .bind(each(&needed, |(_, verb, _)| *verb))
     .bind(CASE_IDS)
+    .bind(each(&needed, |(.., column)| *column))
     .fetch_all(connection)
     .await?;
     if missing.is_empty() {

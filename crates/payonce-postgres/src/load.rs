@@ -68,7 +68,7 @@ async fn load_stored(
 ) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     let mut accounts: HashSet<AccountId> = named_accounts(callbacks.iter());
-    let mut found = find_accounts(connection, callbacks, &mut snapshot).await?;
+    let mut found = find_accounts(connection, callbacks).await?;
     found.extend(unwritten.found_accounts(callbacks));
     accounts.extend(found.iter().cloned());
     let anything_waits = load_accounts(connection, &accounts, &mut snapshot).await?;
@@ -122,11 +122,10 @@ pub(super) fn named_accounts<'a>(callbacks: impl Iterator<Item = &'a Callback>) 
         .collect()
 }
 
-/// The accounts of callbacks that name none, by their payment or by the movement they name.
+/// The accounts of callbacks that name none, by their payment.
 async fn find_accounts(
     connection: &mut PgConnection,
     callbacks: &[Callback],
-    snapshot: &mut Snapshot,
 ) -> Result<Vec<AccountId>, StoreError> {
     let nameless: Vec<&Callback> =
         callbacks.iter().filter(|callback| callback.named_account().is_none()).collect();
@@ -135,7 +134,7 @@ async fn find_accounts(
     }
     let payments: HashSet<PaymentKey> =
         nameless.iter().filter_map(|callback| callback.payment_key()).collect();
-    let mut found: Vec<String> = sqlx::query_scalar(
+    let found: Vec<String> = sqlx::query_scalar(
         "select p.account_id
          from unnest($1::text[], $2::text[]) as k(source, payment_id),
               lateral (select account_id from payments p where p.payment_id = k.payment_id and p.source = k.source
@@ -147,23 +146,6 @@ async fn find_accounts(
     .bind(payments.iter().map(|key| key.payment_id.as_str()).collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
-    let operations: HashSet<(&Source, &OperationId)> = nameless
-        .iter()
-        .filter_map(|callback| Some((&callback.key.source, callback.operation_id.as_ref()?)))
-        .collect();
-    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "select {MOVEMENT}
-         from unnest($1::text[], $2::text[]) as k(source, operation_id),
-              lateral (select * from ledger l
-                       where l.operation_id = k.operation_id and l.source = k.source and l.leg = 0 and l.repeats_payment_id is null
-                         and coalesce(l.operation_id, l.payment_id) = k.operation_id limit 16) l"
-    )))
-    .bind(operations.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
-    .bind(operations.iter().map(|(_, operation_id)| operation_id.as_str()).collect::<Vec<_>>())
-    .fetch_all(&mut *connection)
-    .await?;
-    add_movements(&rows, snapshot)?;
-    found.extend(snapshot.movements.values().map(|movement| movement.account_id.as_str().to_owned()));
     found.iter().map(|text| AccountId::new(text).map_err(|_| unreadable("account_id"))).collect()
 }
 

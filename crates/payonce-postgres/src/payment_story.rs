@@ -66,29 +66,32 @@ pub struct Deposit {
     pub disputed: i64,
     /// What came back of both.
     pub reinstated: i64,
+    /// What of that came back of refunds, and ends no dispute.
+    #[serde(skip)]
+    refunds_undone: i64,
 }
 
 impl Deposit {
-    /// `None`: these are rows of something else.
-    fn of(entries: &[LedgerRow]) -> Option<Self> {
+    /// `entries`: those of its account. `refunds_undone`: what was reinstated of refunds.
+    fn of(entries: &[&LedgerRow], refunds_undone: i64) -> Self {
         let of_kind = |kind| {
             entries
                 .iter()
                 .filter(move |row| row.kind == kind)
                 .fold(0, |sum: i64, row| sum.saturating_add(row.balance_delta))
         };
-        let is_deposit = entries.iter().any(|row| row.kind.starts_with("deposit."));
-        is_deposit.then(|| Self {
+        Self {
             deposited: of_kind("deposit.succeeded"),
             refunded: -of_kind("deposit.refunded"),
             disputed: -of_kind("deposit.disputed"),
             reinstated: of_kind("deposit.reinstated"),
-        })
+            refunds_undone,
+        }
     }
 
-    /// In a word. What was reinstated first ends disputes.
+    /// In a word. What was reinstated first ends disputes, but for what says that it undoes a refund.
     const fn state(&self) -> &'static str {
-        if self.disputed > self.reinstated {
+        if self.disputed > self.reinstated.saturating_sub(self.refunds_undone) {
             "disputed"
         } else if self.refunded > 0
             && self.refunded.saturating_add(self.disputed).saturating_sub(self.reinstated) >= self.deposited
@@ -144,14 +147,24 @@ pub async fn show(
         }
         None => (None, None, None, 0, 0, 0),
     };
-    let deposit = Deposit::of(&entries);
-    let newest = entries.first();
+    // Several accounts' deposits can have one payment's id: it is the oldest one's, as where refunds are judged.
+    let of_deposit = entries.iter().filter(|row| row.kind.starts_with("deposit."));
+    let owner = of_deposit.min_by_key(|row| (row.recorded_at, &row.account_id));
+    let deposit = match owner {
+        None => None,
+        Some(owner) => {
+            let of_owner: Vec<&LedgerRow> =
+                entries.iter().filter(|row| row.account_id == owner.account_id).collect();
+            Some(Deposit::of(&of_owner, refunds_undone(connection, owner, payment_id).await?))
+        }
+    };
+    let shown = owner.or(entries.first());
     Ok(Some(PaymentStory {
         source: source.to_owned(),
         payment_id: payment_id.to_owned(),
         state: state.or_else(|| deposit.as_ref().map(|deposit| deposit.state().to_owned())),
-        account_id: account_id.or_else(|| newest.map(|row| row.account_id.clone())),
-        currency: currency.or_else(|| newest.map(|row| row.currency.clone())),
+        account_id: account_id.or_else(|| shown.map(|row| row.account_id.clone())),
+        currency: currency.or_else(|| shown.map(|row| row.currency.clone())),
         authorized,
         captured,
         refunded,
@@ -159,4 +172,22 @@ pub async fn show(
         entries,
         quarantined,
     }))
+}
+
+/// What of the reinstatements of this deposit says that it undoes a refund, in minor units.
+async fn refunds_undone(
+    connection: &mut PgConnection,
+    owner: &LedgerRow,
+    payment_id: &str,
+) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar(
+        "select coalesce(sum(balance_delta), 0)::bigint from ledger_of_payments
+         where source = $1 and payment_id = $2 and account_id = $3 and type = 'deposit.reinstated'
+               and members ->> 'reverses' = 'deposit.refunded'",
+    )
+    .bind(&owner.source)
+    .bind(payment_id)
+    .bind(&owner.account_id)
+    .fetch_one(connection)
+    .await?)
 }

@@ -219,11 +219,16 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
 /// The body as JSON whose outermost value is an object. A text that was cut in the midst of a character beyond U+FFFF, as a description is that
 /// ends with half an emoji, is no text of Rust's: the half that is left is read as U+FFFD. A byte order mark is passed over.
 fn json(body: &[u8]) -> Result<serde_json::Value, String> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let body = without_mark(body);
     let value: serde_json::Value = serde_json::from_slice(body)
         .or_else(|error| serde_json::from_slice(&without_halves(body)).map_err(|_| error))
         .map_err(|error| format!("the body is not JSON: {error}"))?;
     if value.is_object() { Ok(value) } else { Err("the body is not a JSON object".to_owned()) }
+}
+
+/// The body without a byte order mark in front.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// The same JSON, in which each escape of a surrogate without its other half (RFC 8259, 8.2) is that of U+FFFD.
@@ -256,7 +261,7 @@ fn without_halves(json: &[u8]) -> Vec<u8> {
 fn each_apart(body: &[u8], member: &str) -> Result<Vec<Vec<u8>>, String> {
     let not = |error: serde_json::Error| format!("{member}: {error}");
     // Of members with one name the last counts, as where the body is mapped.
-    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(not)?;
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(without_mark(body)).map_err(not)?;
     let array = members.get(member).ok_or_else(|| format!("{member}: missing"))?;
     let elements: Vec<&RawValue> = serde_json::from_str(array.get()).map_err(not)?;
     Ok(elements.iter().map(|one| format!("{{\"{member}\":[{one}]}}").into_bytes()).collect())

@@ -108,14 +108,10 @@ impl Asked {
         let expected = states().collect::<Vec<_>>().join(", ");
         let state = parameters.choice("state", |text| states().find(|state| *state == text), &expected)?;
         let state = state.unwrap_or("open");
-        // Spaces alone must not be any: whoever acts on what is found would act on more than was meant.
-        let id = |name| {
-            let id = parameters.id(name)?.map(str::trim);
-            if id == Some("") {
-                Err(Wrong(format!("{name}: nothing but spaces")))
-            } else {
-                Ok(id.map(str::to_owned))
-            }
+        // Spaces alone must not be any, and those around an id are part of it: whoever acts on what is found would act on something else.
+        let id = |name| match parameters.id(name)? {
+            Some(id) if id.trim().is_empty() => Err(Wrong(format!("{name}: nothing but spaces"))),
+            id => Ok(id.map(str::to_owned)),
         };
         let yes = |name| {
             Ok::<_, Wrong>(parameters.choice(name, |text| (text == "yes").then_some(()), "yes")?.is_some())

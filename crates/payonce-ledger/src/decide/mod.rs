@@ -137,7 +137,7 @@ impl<'a> BatchState<'a> {
         let mut tracks_movements = false;
         let mut tracks_deposits = HashSet::new();
         for callback in stored.chain(callbacks) {
-            tracks_movements |= callback.reversed_kind().is_some() || callback.named_account().is_none();
+            tracks_movements |= callback.reversed_kind().is_some();
             if takes_deposit_back(callback) {
                 tracks_deposits.extend(callback.payment_key());
             }
@@ -271,7 +271,7 @@ impl<'a> BatchState<'a> {
             Decision::CopyOfCase(id, _) => self.snapshot.assigned(*id).unwrap_or(callback),
             Decision::Applied | Decision::Duplicate(_) | Decision::Case(..) => callback,
         });
-        plan.subjects = decided.map(|callback| self.shown_subject(callback)).collect();
+        plan.subjects = decided.map(|callback| self.subject(callback)).collect();
         for (index, (decision, callback)) in decisions.into_iter().zip(self.callbacks).enumerate() {
             // How often this content came in this batch.
             let copies = self.copies_in_batch.get(&index).copied().unwrap_or(0).saturating_add(1);
@@ -329,18 +329,16 @@ impl<'a> BatchState<'a> {
 
     /// A stored case that turns out to be about an account is a new one to that account.
     fn count_found_accounts(&mut self, unopened: &mut Vec<Unopened>) {
-        let stored = self.snapshot.waiting.iter().chain(self.cases);
-        let found: Vec<AccountId> = stored
-            .filter_map(|case| {
-                let resolved = self.resolved.get(&case.id)?;
-                let now =
-                    resolved.account_id.as_ref().filter(|now| case.account_id.as_ref() != Some(*now))?;
-                matches!(resolved.end, CaseEnd::Open(..)).then(|| (case.id, now.clone()))
-            })
-            .collect::<BTreeMap<_, _>>()
-            .into_values()
-            .collect();
-        for account_id in found {
+        let mut found: BTreeMap<CaseId, AccountId> = BTreeMap::new();
+        for case in self.snapshot.waiting.iter().chain(self.cases).filter(|case| case.account_id.is_none()) {
+            if let Some(resolved) = self.resolved.get_mut(&case.id)
+                && let (CaseEnd::Open(..), Some(account_id)) = (&resolved.end, &resolved.account_id)
+            {
+                resolved.is_found = true;
+                found.insert(case.id, account_id.clone());
+            }
+        }
+        for account_id in found.into_values() {
             self.count_case(&account_id, unopened);
         }
     }

@@ -93,21 +93,6 @@ impl<'a> BatchState<'a> {
         }
     }
 
-    /// The account that a callback's case is shown with: as [`Self::subject`], and where its payment is unknown that of the movement which it
-    /// names. Nothing is judged by that one: the movement may have come later, and batches be cut elsewhere.
-    pub(super) fn shown_subject(&self, callback: &Callback) -> Option<AccountId> {
-        self.subject(callback).or_else(|| {
-            let operation_id =
-                callback.operation_id.clone().filter(|_| callback.named_account().is_none())?;
-            let source = callback.key.source.clone();
-            Kind::ALL.iter().find_map(|kind| {
-                let key =
-                    OperationKey { source: source.clone(), kind: *kind, operation_id: operation_id.clone() };
-                self.movement(&key).map(|movement| movement.account_id.clone())
-            })
-        })
-    }
-
     /// An open account in the callback's currency.
     fn account_to_post(&self, callback: &Callback, account_id: &AccountId) -> Result<Account, Decision> {
         let opens = callback.kind == Kind::DepositSucceeded && self.rules.deposit_opens;

@@ -251,7 +251,7 @@ impl<'a> BatchState<'a> {
             Decision::Case(reason, detail) => CaseEnd::Open(reason, detail),
         };
         let account_id = self.subject(callback);
-        self.resolved.insert(id, ResolvedCase { id, account_id, end });
+        self.resolved.insert(id, ResolvedCase { id, account_id, is_found: false, end });
     }
 
     /// A further delivery of what needs a person decides it again, whether its case is stored or of this batch.

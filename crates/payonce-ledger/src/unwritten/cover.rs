@@ -24,7 +24,7 @@ impl Unwritten {
         });
     }
 
-    /// The accounts of callbacks that name none, by payments, deposits and movements that are not stored.
+    /// The accounts of callbacks that name none, by payments and deposits that are not stored.
     #[must_use]
     pub fn found_accounts(&self, callbacks: &[Callback]) -> Vec<AccountId> {
         let mut found = Vec::new();
@@ -34,7 +34,6 @@ impl Unwritten {
                 let deposits = self.deposits.get(&key).into_iter().flatten();
                 found.extend(deposits.map(|deposit| deposit.account_id.clone()));
             }
-            found.extend(self.movements_named(callback).map(|(_, movement)| movement.account_id.clone()));
         }
         found
     }

@@ -101,7 +101,9 @@ impl Unwritten {
                 CaseEnd::Applied => (CaseState::Replayed, case.reason),
                 CaseEnd::Duplicate(_) => (CaseState::Discarded, case.reason),
                 CaseEnd::Open(reason, _) => {
-                    case.account_id = resolved.account_id.clone().or(case.account_id);
+                    if resolved.is_found {
+                        case.account_id.clone_from(&resolved.account_id);
+                    }
                     (state_of(*reason), *reason)
                 }
             };

@@ -44,8 +44,6 @@ pub struct Book {
     payments: HashMap<PaymentKey, Payment>,
     /// A case's id is its position plus one.
     cases: Vec<Case>,
-    /// How many cases an account was shown with that turned out to be another's: it counts them for ever.
-    cases_left: BTreeMap<AccountId, i64>,
     duplicates: usize,
 }
 
@@ -498,13 +496,11 @@ impl Book {
                 CaseEnd::Applied => CaseState::Replayed,
                 CaseEnd::Duplicate(_) => CaseState::Discarded,
                 CaseEnd::Open(reason, _) => {
-                    if let Some(now) =
-                        resolved.account_id.clone().filter(|now| case.account_id.as_ref() != Some(now))
-                    {
-                        let before = case.account_id.replace(now);
-                        let open = before.filter(|account_id| self.accounts.contains_key(account_id));
-                        open.into_iter()
-                            .for_each(|account_id| *self.cases_left.entry(account_id).or_default() += 1);
+                    if resolved.is_found {
+                        if case.account_id.is_some() {
+                            return Err(format!("{:?} has an account", resolved.id));
+                        }
+                        case.account_id.clone_from(&resolved.account_id);
                     }
                     case.reason = *reason;
                     state_of(*reason)
@@ -543,8 +539,7 @@ impl Book {
             assert!(0 <= account.held, "{account_id}: {account:?}");
             let legs = self.ledger.iter().flat_map(Entry::legs).filter(|leg| leg.account_id == *account_id);
             assert_eq!(i64::try_from(legs.count()).unwrap(), account.version, "{account_id}");
-            let left = self.cases_left.get(account_id).copied().unwrap_or(0);
-            assert_eq!(self.cases_about(account_id) + left, account.cases, "{account_id}: cases");
+            assert_eq!(self.cases_about(account_id), account.cases, "{account_id}: cases");
         }
         for (key, Payment { facts, .. }) in &self.payments {
             assert!(0 <= facts.refunded() && 0 <= facts.held(), "{key:?}: {facts:?}");
