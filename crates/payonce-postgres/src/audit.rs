@@ -140,6 +140,15 @@ pub async fn rows_since(connection: &mut PgConnection, since: OffsetDateTime) ->
     Ok(sqlx::query_scalar(sql).bind(since).fetch_one(connection).await?)
 }
 
+/// Whether the ledger has no row of this key and content, of a row `k` with `source`, `event_id` and `payload_sha256`.
+macro_rules! is_not_in_ledger {
+    () => {
+        "not exists (select from ledger l where l.event_id = k.event_id and l.source = k.source
+                       and l.payload_sha256 = k.payload_sha256 offset 0)"
+    };
+}
+pub(crate) use is_not_in_ledger;
+
 /// Of callbacks that done markers remember (key, payload hash), those that are not in the ledger with this content. One look at the
 /// index of keys for each, whatever PostgreSQL believes about the table.
 ///
@@ -149,12 +158,12 @@ pub async fn not_in_ledger(
     connection: &mut PgConnection,
     remembered: &[(Key, Fingerprint)],
 ) -> Result<Vec<Key>, StoreError> {
-    let missing: Vec<i64> = sqlx::query_scalar(
+    let missing: Vec<i64> = sqlx::query_scalar(concat!(
         "select k.ord
          from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as k(source, event_id, payload_sha256, ord)
-         where not exists (select from ledger l where l.event_id = k.event_id and l.source = k.source
-                             and l.payload_sha256 = k.payload_sha256 offset 0)",
-    )
+         where ",
+        is_not_in_ledger!()
+    ))
     .bind(each(remembered, |(key, _)| key.source.as_str()))
     .bind(each(remembered, |(key, _)| key.event_id.as_str()))
     .bind(each(remembered, |(_, fingerprint)| &fingerprint.0[..]))

@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Postgres, Row, Transaction};
 use super::{
     StoreError,
     apply::{Applied, Remembered},
+    audit::is_not_in_ledger,
     rows::each,
     server::{self, confirmation},
 };
@@ -59,8 +60,9 @@ impl Written<'_> {
                  on conflict (minute, writer, kind, source, label) do update set n = t.n + excluded.n)
              select (select count(*)
                      from unnest($10::text[], $11::text[], $12::bytea[]) as k(source, event_id, payload_sha256)
-                     where not exists (select from ledger l where l.event_id = k.event_id and l.source = k.source
-                                         and l.payload_sha256 = k.payload_sha256 offset 0)) as unproved,
+                     where ",
+            is_not_in_ledger!(),
+            ") as unproved,
                     ",
             confirmation!()
         ));

@@ -31,21 +31,31 @@ const NEEDED: [(&str, &str, &str); 3] = [
     ),
 ];
 
+macro_rules! session {
+    () => {
+        "payonce.session"
+    };
+}
+
 /// The session's own name, by which it knows itself again.
-const SESSION: &str = "payonce.session";
+const SESSION: &str = session!();
 
 /// What [`confirm`] selects: one row, in a transaction that can be committed.
 macro_rules! confirmation {
     () => {
-        "system_identifier::text as system, left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline,
-                (pg_current_wal_flush_lsn() - '0/0')::bigint as log_bytes,
-                current_setting('synchronous_commit') as synchronous_commit,
-                current_setting('transaction_isolation') as transaction_isolation,
-                coalesce(current_setting('payonce.session', true), '') <> '' as is_prepared
-         from pg_control_system()"
+        concat!(
+            "system_identifier::text as system, left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline,
+             (pg_current_wal_flush_lsn() - '0/0')::bigint as log_bytes,
+             current_setting('synchronous_commit') as synchronous_commit,
+             current_setting('transaction_isolation') as transaction_isolation,
+             coalesce(current_setting('",
+            $crate::server::session!(),
+            "', true), '') <> '' as is_prepared
+             from pg_control_system()"
+        )
     };
 }
-pub(super) use confirmation;
+pub(crate) use {confirmation, session};
 
 /// How far the writable server of each cluster has come, by system identifier, as far as this process has seen. It holds one entry for each
 /// cluster that an address of this process has ever led to.

@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Unwritten, is_unended};
-use crate::{
-    AccountId, Callback, CaseId, Deposit, Kind, Known, Movement, OperationKey, PaymentKey, Running, Snapshot,
-    StoredCase,
-};
+use crate::{AccountId, Callback, CaseId, Deposit, Known, PaymentKey, Running, Snapshot, StoredCase};
 
 /// Waiting callbacks of one payment or one account that a batch looks at, as many as it reads of stored ones.
 const WAITING_PER_KEY_MAX: usize = 64;
@@ -103,12 +100,6 @@ impl Unwritten {
         for (account_id, account) in &mut snapshot.accounts {
             *account = self.accounts.get(account_id).copied().unwrap_or(*account);
         }
-        // What waits is found by its payment alone, as the look-ups of what is stored find it.
-        for callback in callbacks.iter().filter(|callback| callback.named_account().is_none()) {
-            snapshot
-                .movements
-                .extend(self.movements_named(callback).map(|(key, movement)| (key, movement.clone())));
-        }
         for callback in callbacks.iter().chain(&waiting) {
             self.cover_accounts(callback, snapshot);
             if let Some(key) = callback.payment_key() {
@@ -138,20 +129,6 @@ impl Unwritten {
                 snapshot.accounts.insert(account_id, *account);
             }
         }
-    }
-
-    /// Movements, of any kind, that a callback names by its operation id.
-    fn movements_named(&self, callback: &Callback) -> impl Iterator<Item = (OperationKey, &Movement)> {
-        let id = callback.operation_id.clone().filter(|_| callback.named_account().is_none());
-        let source = callback.key.source.clone();
-        id.into_iter().flat_map(move |operation_id| {
-            let source = source.clone();
-            Kind::ALL.iter().filter_map(move |kind| {
-                let key =
-                    OperationKey { source: source.clone(), kind: *kind, operation_id: operation_id.clone() };
-                self.operations.get(&key).map(|row| (key, &row.movement))
-            })
-        })
     }
 
     fn cover_deposit(&self, key: PaymentKey, snapshot: &mut Snapshot) {
